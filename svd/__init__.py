@@ -1,0 +1,17 @@
+"""Stable Video Diffusion on MindSpore: from an image to a video, on Ascend, GPU and CPU."""
+
+from svd.runtime import cure_slow_convolution
+
+__version__ = "0.1.0"
+__all__ = ["load_pipeline"]
+
+cure_slow_convolution()  # has to come before the first `import mindspore`
+
+
+def __getattr__(name: str):
+    # MindSpore takes seconds to import: `--help` and error messages need not wait for it.
+    if name == "load_pipeline":
+        from svd.build import load_pipeline
+
+        return load_pipeline
+    raise AttributeError(f"module 'svd' has no attribute {name!r}")

@@ -1,0 +1,81 @@
+"""The autoencoder: owner of the latents' scale, and of decoding within a memory limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Optional
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from svd.autoencoder.decoder import Decoder
+from svd.autoencoder.encoder import Encoder
+from svd.autoencoder.windows import WindowedAxis, apply_in_windows
+from svd.config import AutoencoderConfig
+
+PEAK_COPIES = 6
+"""Arrays of the widest full-resolution layer that are alive at once in decoding, as measured on CPU."""
+
+
+class Autoencoder:
+    """Pixels in [-1, 1] <-> latents scaled for diffusion."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, config: AutoencoderConfig):
+        self.encoder, self.decoder, self.config = encoder, decoder, config
+
+    def encode(self, video: np.ndarray | Tensor) -> Tensor:
+        """[b t 3 h w] in [-1, 1] -> the mode of its latents, scaled, [b t c h/8 w/8]; frame by frame."""
+        frames = video if isinstance(video, Tensor) else Tensor(video.astype(np.float32))
+        modes = [self.encoder(frames[:, i])[:, : self.config.latent_channels] for i in range(frames.shape[1])]
+        return ops.stack(modes, 1) * self.config.scale_factor
+
+    def decode(
+        self,
+        latents: np.ndarray | Tensor,
+        chunk_size: Optional[int] = None,
+        overlap: Optional[int] = None,
+        tile_size: Optional[int] = None,
+        progress: Callable[[list], Iterable] = iter,
+    ) -> np.ndarray:
+        """Scaled latents [b t c h w] -> video [b t 3 8h 8w], float32, about [-1, 1].
+
+        Args:
+            latents: of any number of frames.
+            chunk_size: frames decoded at a time; all of them if None.
+            overlap: frames that neighbouring chunks share and cross-fade over; a third of a chunk if None.
+            tile_size: pixels of square tiles, overlapping by a quarter; whole frames if None.
+            progress: wraps the list of chunks, as tqdm does.
+        """
+        z = latents.asnumpy() if isinstance(latents, Tensor) else np.asarray(latents)
+        z = z.astype(np.float32) / np.float32(self.config.scale_factor)
+        frames = min(chunk_size or z.shape[1], z.shape[1])
+        shared = frames // 3 if overlap is None else min(overlap, frames - 1)
+        scale = self.config.downsampling
+        tile = max(tile_size // scale, 1) if tile_size else max(z.shape[-2:])
+        axes = [
+            WindowedAxis(1, frames, shared),
+            WindowedAxis(3, tile, tile // 4, scale),
+            WindowedAxis(4, tile, tile // 4, scale),
+        ]
+        return apply_in_windows(self._decode_window, z, axes, progress)
+
+    def decode_bytes_per_frame(self, height: int, width: int, tile_size: Optional[int] = None) -> int:
+        """Memory that decoding one frame of latents [h w] takes at its peak, in bytes.
+
+        The peak is at the full resolution, where the last level still has the channels of the level before.
+        """
+        scale = self.config.downsampling
+        pixels = min(height * scale, tile_size or height * scale) * min(width * scale, tile_size or width * scale)
+        mult = self.config.channel_mult
+        channels = self.config.channels * mult[min(1, len(mult) - 1)]
+        element = 2 if self.decoder.conv_in.weight.dtype == ms.float16 else 4
+        return int(PEAK_COPIES * pixels * channels * element)
+
+    def _decode_window(self, z: np.ndarray) -> np.ndarray:
+        """[b t c h w] -> [b t 3 8h 8w], all at once."""
+        z = np.ascontiguousarray(z)
+        if self.decoder.temporal:
+            return self.decoder(Tensor(z)).asnumpy()
+        images = self.decoder(Tensor(z.reshape((-1,) + z.shape[2:]))).asnumpy()
+        return images.reshape(z.shape[:2] + images.shape[1:])

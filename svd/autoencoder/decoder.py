@@ -1,0 +1,73 @@
+"""The decoders: frame by frame (Stable Diffusion's) and over time (Stable Video Diffusion's)."""
+
+from mindspore import Tensor, nn, ops
+
+from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_block
+from svd.config import AutoencoderConfig
+from svd.layers.axes import per_image
+from svd.layers.basic import GroupNorm, Upsample, conv2d
+
+
+class UpBlock(nn.Cell):
+    """A level of the decoder: residual blocks, then twice the resolution on all levels but the last."""
+
+    def __init__(self, in_channels: int, channels: int, num_res_blocks: int, upsample: bool, temporal: bool):
+        super().__init__()
+        widths = [in_channels] + [channels] * num_res_blocks
+        self.has_upsample = upsample
+        self.resnets = nn.CellList([residual_block(a, b, temporal) for a, b in zip(widths[:-1], widths[1:])])
+        if upsample:
+            self.upsample = Upsample(channels)
+
+    def construct(self, x: Tensor) -> Tensor:
+        for resnet in self.resnets:
+            x = resnet(x)
+        if self.has_upsample:
+            x = per_image(self.upsample, x)
+        return x
+
+
+class Decoder(nn.Cell):
+    """Latents [n c h w] -> images in [-1, 1], [n 3 8h 8w]; with config.decoder `temporal` [b t c h w] -> [b t 3 8h 8w].
+
+    The image decoder begins with a 1x1 convolution. The temporal one has temporal layers in every residual block and
+    ends with a convolution over time; its normalisations span the frames, so the result depends on which frames are
+    decoded together.
+    """
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        self.temporal = config.decoder == "temporal"
+        widths = [mult * config.channels for mult in reversed(config.channel_mult)]
+        in_widths = [widths[0]] + widths[:-1]
+        last = len(widths) - 1
+        if not self.temporal:
+            self.post_quant_conv = conv2d(config.latent_channels, config.latent_channels, 1)
+        self.conv_in = conv2d(config.latent_channels, widths[0])
+        self.mid = Middle(widths[0], self.temporal)
+        self.up_blocks = nn.CellList(
+            [
+                UpBlock(in_widths[i], width, config.num_res_blocks + 1, i < last, self.temporal)
+                for i, width in enumerate(widths)
+            ]
+        )
+        self.norm_out = GroupNorm(widths[-1], SPATIAL_EPS)
+        self.conv_out = conv2d(widths[-1], 3)
+        if self.temporal:
+            self.time_conv_out = conv2d(3, 3, (3, 1))
+
+    def construct(self, z: Tensor) -> Tensor:
+        out_dtype = z.dtype
+        x = z.astype(self.conv_in.weight.dtype)
+        if not self.temporal:
+            x = self.post_quant_conv(x)
+        x = self.mid(per_image(self.conv_in, x))
+        for block in self.up_blocks:
+            x = block(x)
+        x = ops.silu(per_image(self.norm_out, x))
+        x = per_image(self.conv_out, x)
+        if self.temporal:
+            b, t, c, h, w = x.shape
+            x = self.time_conv_out(x.swapaxes(1, 2).reshape((b, c, t, h * w)))
+            x = x.reshape((b, c, t, h, w)).swapaxes(1, 2)
+        return x.astype(out_dtype)

@@ -1,0 +1,49 @@
+"""What the encoder and the decoders share."""
+
+from mindspore import Tensor, nn
+
+from svd.layers.attention import attention
+from svd.layers.axes import per_image
+from svd.layers.basic import GroupNorm
+from svd.layers.resblock import ResBlock, VideoResBlock
+
+SPATIAL_EPS = 1e-6
+"""Epsilon of the autoencoder's normalisations in space (those in time have 1e-5)."""
+
+
+def residual_block(in_channels: int, out_channels: int, temporal: bool = False) -> nn.Cell:
+    """Stable Diffusion's block over images [n c h w], or SVD's over clips [b t c h w]."""
+    if temporal:
+        return VideoResBlock(in_channels, out_channels, spatial_eps=SPATIAL_EPS)
+    return ResBlock(in_channels, out_channels, eps=SPATIAL_EPS)
+
+
+class PixelAttention(nn.Cell):
+    """[n c h w] -> [n c h w]: single-head attention over the pixels of each frame, with its residual."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.flash = False
+        self.norm = GroupNorm(channels, SPATIAL_EPS)
+        self.to_q = nn.Dense(channels, channels)
+        self.to_k = nn.Dense(channels, channels)
+        self.to_v = nn.Dense(channels, channels)
+        self.to_out = nn.Dense(channels, channels)
+
+    def construct(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = self.norm(x).reshape((n, c, h * w)).swapaxes(1, 2)
+        y = self.to_out(attention(self.to_q(y), self.to_k(y), self.to_v(y), 1, self.flash))
+        return x + y.swapaxes(1, 2).reshape((n, c, h, w))
+
+
+class Middle(nn.Cell):
+    """Residual block, attention, residual block, over [n c h w] or, if temporal, over [b t c h w]."""
+
+    def __init__(self, channels: int, temporal: bool = False):
+        super().__init__()
+        self.resnets = nn.CellList([residual_block(channels, channels, temporal) for _ in range(2)])
+        self.attention = PixelAttention(channels)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.resnets[1](per_image(self.attention, self.resnets[0](x)))

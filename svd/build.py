@@ -1,0 +1,105 @@
+"""From configuration to objects: the only place where a `kind` becomes a class."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Optional
+
+import mindspore as ms
+from mindspore import nn
+from mindspore.nn.utils import no_init_parameters
+
+from svd import runtime
+from svd.autoencoder.autoencoder import Autoencoder
+from svd.autoencoder.decoder import Decoder
+from svd.autoencoder.encoder import Encoder
+from svd.checkpoint import holds, load_parameters, read_config
+from svd.conditioning.conditioner import Conditioner
+from svd.conditioning.image_encoder import ImageEncoder
+from svd.config import ModelConfig, load_config
+from svd.diffusion.denoiser import Denoiser
+from svd.diffusion.preconditioning import PRECONDITIONINGS
+from svd.networks.video_unet import VideoUNet
+from svd.pipelines.image_to_video import ImageToVideo
+from svd.precision import AmpLevel, compute_dtype, set_precision
+
+
+def build_networks(config: ModelConfig) -> dict[str, nn.Cell]:
+    """The networks that turn an image into a video, by the prefix of their parameters in a checkpoint.
+
+    Parameters have shapes but no values (they take no memory) until they are loaded or `init_parameters_data` is called.
+    """
+    with no_init_parameters():
+        return {
+            "network": VideoUNet(config.unet),
+            "conditioner.image_encoder": ImageEncoder(config.image_encoder),
+            "conditioner.autoencoder.encoder": Encoder(config.autoencoder, quant_conv=True),
+            "autoencoder.encoder": Encoder(config.autoencoder, quant_conv=config.autoencoder.decoder == "image"),
+            "autoencoder.decoder": Decoder(config.autoencoder),
+        }
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all that a checkpoint can hold: the networks, and the image decoder that comes with them."""
+    networks = build_networks(config)
+    with no_init_parameters():
+        networks["conditioner.autoencoder.decoder"] = Decoder(replace(config.autoencoder, decoder="image"))
+    return {
+        f"{prefix}.{parameter.name}": tuple(parameter.shape)
+        for prefix, network in networks.items()
+        for parameter in network.get_parameters()
+    }
+
+
+def load_pipeline(
+    config: Optional[str | Path | ModelConfig] = None,
+    checkpoint: str | Path = "",
+    device_target: str = "auto",
+    mode: int = 0,
+    amp_level: AmpLevel = "auto",
+) -> ImageToVideo:
+    """Build an image-to-video pipeline and load its weights.
+
+    Args:
+        config: a YAML file or a ModelConfig; what the checkpoint says of itself if None.
+        checkpoint: a file that svd_tools/convert.py wrote.
+        device_target: Ascend, GPU, CPU, or auto for the best one that is there.
+        mode: 0 for graph mode, 1 for pynative.
+        amp_level: O0 for float32, O2 for float16 inside the networks, auto for O2 on Ascend and O0 elsewhere.
+
+    Raises:
+        RuntimeSetupError: versions or device do not fit.
+        ConfigError: the configuration cannot be used.
+        CheckpointError: the checkpoint cannot be used, or is of another model.
+    """
+    device = runtime.setup(device_target, mode)
+    if config is None:
+        config = read_config(checkpoint)
+    elif not isinstance(config, ModelConfig):
+        config = load_config(config)
+    networks = build_networks(config)
+    if not holds(checkpoint, "autoencoder.encoder."):
+        del networks["autoencoder.encoder"]  # diffusers' layout has a single encoder, the conditioner's
+    dtype = compute_dtype(device, amp_level)
+    for prefix, network in networks.items():
+        network.set_train(False)
+        # The encoders see one image per video: float32 there costs nothing and keeps the latents exact.
+        exact = prefix.endswith("autoencoder.encoder")
+        set_precision(network, ms.float32 if exact else dtype, flash=device == "Ascend")
+    load_parameters(networks, checkpoint)
+    return assemble(config, networks, free_memory=lambda: runtime.free_memory(device))
+
+
+def assemble(config: ModelConfig, networks: dict[str, nn.Cell], free_memory) -> ImageToVideo:
+    """Put networks that have their values together into a pipeline."""
+    conditioner = Conditioner(
+        networks["conditioner.image_encoder"],
+        networks["conditioner.autoencoder.encoder"],
+        config.image_encoder.image_size,
+        config.unet.vector_dim,
+    )
+    denoiser = Denoiser(networks["network"], PRECONDITIONINGS[config.preconditioning])
+    encoder = networks.get("autoencoder.encoder", conditioner.encoder)
+    autoencoder = Autoencoder(encoder, networks["autoencoder.decoder"], config.autoencoder)
+    return ImageToVideo(config, conditioner, denoiser, autoencoder, free_memory)

@@ -1,0 +1,103 @@
+"""Reading this project's checkpoints: safetensors files with the configuration in their metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+from safetensors import SafetensorError, safe_open
+
+from svd.config import ModelConfig, parse_config
+
+FOREIGN = ("model.diffusion_model.", "first_stage_model.", "vision_model.", "down_blocks.", "encoder.")
+"""How names begin in checkpoints of other projects."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says what is wrong and what to do."""
+
+
+def _open(path: Path):
+    if path.is_dir() or path.suffix in (".ckpt", ".bin", ".pt", ".pth"):
+        raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(path)}")
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    try:
+        return safe_open(path, framework="np")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a complete safetensors file ({error}): copy it again") from error
+
+
+def _how_to_convert(path: Path) -> str:
+    return f"python svd_tools/convert.py --pt_weights_file {path} --config CONFIG --out_dir DIR"
+
+
+def read_config(path: str | Path) -> ModelConfig:
+    """The model's configuration from a checkpoint's metadata.
+
+    Raises:
+        CheckpointError: not a checkpoint of this project, or one without a configuration.
+    """
+    with _open(Path(path)) as file:
+        text = (file.metadata() or {}).get("config")
+    if text is None:
+        raise CheckpointError(f"{path} holds no configuration: say which with --SVD.config")
+    return parse_config(text)
+
+
+def holds(path: str | Path, prefix: str) -> bool:
+    """Whether the checkpoint has parameters whose names begin so."""
+    with _open(Path(path)) as file:
+        return any(name.startswith(prefix) for name in file.keys())
+
+
+def load_parameters(networks: dict[str, nn.Cell], path: str | Path) -> None:
+    """Fill the networks from a checkpoint; each parameter keeps the type it was given.
+
+    Args:
+        networks: by the prefix of their parameters' names.
+        path: a safetensors file; what it holds for other networks is left alone.
+
+    Raises:
+        CheckpointError: not a checkpoint of this project or of this model, truncated, or with a value that is not
+            finite; names are listed.
+    """
+    path = Path(path)
+    wanted = {f"{prefix}.{p.name}": p for prefix, cell in networks.items() for p in cell.get_parameters()}
+    with _open(path) as file:
+        _check_names(path, wanted, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})
+        for name, parameter in wanted.items():
+            parameter.set_data(_tensor(path, name, file.get_tensor(name), parameter.dtype))
+
+
+def _check_names(path: Path, wanted: dict[str, ms.Parameter], found: dict[str, tuple[int, ...]]) -> None:
+    missing = [name for name in wanted if name not in found]
+    if missing and any(name.startswith(FOREIGN) for name in found):
+        raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(path)}")
+    wrong = [
+        f"{name} {list(found[name])} instead of {list(parameter.shape)}"
+        for name, parameter in wanted.items()
+        if name in found and found[name] != tuple(parameter.shape)
+    ]
+    if missing or wrong:
+        problems = [f"{len(missing)} names missing ({_some(missing)})"] if missing else []
+        problems += [f"{len(wrong)} of another shape ({_some(wrong)})"] if wrong else []
+        raise CheckpointError(f"{path} is of another model than the configuration: {'; '.join(problems)}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _tensor(path: Path, name: str, array: np.ndarray, dtype: ms.Type) -> Tensor:
+    # One pass, and no second array of the size of the first: a sum is finite where all its terms are, unless it
+    # overflows, which is then looked at more closely.
+    if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+        raise CheckpointError(f"{path}: {name} holds values that are not finite (NaN or infinity)")
+    target = ms.dtype_to_nptype(dtype)
+    converted = array.astype(target, copy=False)
+    if target == np.float16 and array.dtype != np.float16 and np.isinf(converted).any():
+        raise CheckpointError(f"{path}: {name} does not fit float16: use --SVD.amp_level=O0")
+    return Tensor.from_numpy(np.ascontiguousarray(converted))

@@ -1,0 +1,97 @@
+"""What the network is told: the image, as an embedding and as latents, and three numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from numpy.typing import ArrayLike
+
+from svd.conditioning.clip_preprocess import clip_preprocess
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """One record for b clips of t frames."""
+
+    context: Tensor
+    """Image embeddings for cross-attention, [b n d]."""
+    concat: Tensor
+    """Latents of the image, joined to the noisy latents of every frame, [b t c h w]."""
+    vector: Tensor
+    """Embedded fps, motion bucket and augmentation, [b v]."""
+
+    def stack(self, other: Conditioning) -> Conditioning:
+        """These clips and then the other's, as one batch."""
+        return Conditioning(
+            ops.cat((self.context, other.context)),
+            ops.cat((self.concat, other.concat)),
+            ops.cat((self.vector, other.vector)),
+        )
+
+    def without_image(self) -> Conditioning:
+        """The unconditional record: image embedding and latents are zero, the numbers stay."""
+        return Conditioning(ops.zeros_like(self.context), ops.zeros_like(self.concat), self.vector)
+
+
+class Conditioner:
+    """Image and numbers -> Conditioning (SVD, appendix D.4).
+
+    Args:
+        image_encoder: preprocessed images [b 3 s s] -> embeddings [b d].
+        encoder: images [b 3 h w] in [-1, 1] -> moments of their latents [b 2c h/8 w/8].
+        image_size: s, in pixels.
+        vector_dim: size of the vector condition, shared equally by the three numbers.
+    """
+
+    def __init__(self, image_encoder: nn.Cell, encoder: nn.Cell, image_size: int, vector_dim: int):
+        self.image_encoder, self.encoder = image_encoder, encoder
+        self.image_size, self.vector_dim = image_size, vector_dim
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        num_frames: int,
+        fps: ArrayLike,
+        motion_bucket_id: ArrayLike,
+        noise_aug_strength: ArrayLike,
+        aug_noise: np.ndarray,
+    ) -> Conditioning:
+        """The conditioning of b clips.
+
+        Args:
+            image: float32 [b 3 h w] in [-1, 1].
+            num_frames: t.
+            fps: frames per second, one for all clips or [b]; the network is told fps - 1, as in training.
+            motion_bucket_id: 0 to 255, one or [b].
+            noise_aug_strength: standard deviation of the noise on the image, one or [b].
+            aug_noise: that noise at unit variance, [b 3 h w].
+        """
+        b = image.shape[0]
+        strength = np.broadcast_to(np.asarray(noise_aug_strength, np.float32), (b,))
+        noisy = image + strength.reshape(-1, 1, 1, 1) * aug_noise.astype(np.float32)
+        latents = self.encode_image(noisy)
+        concat = latents.expand_dims(1).broadcast_to((b, num_frames) + latents.shape[1:])
+        vector = self.embed_numbers(b, np.asarray(fps) - 1, motion_bucket_id, noise_aug_strength)
+        return Conditioning(self.embed_image(image), concat, vector)
+
+    def embed_image(self, image: np.ndarray) -> Tensor:
+        """[b 3 h w] in [-1, 1] -> image embeddings as a context of one token, [b 1 d]."""
+        return self.image_encoder(Tensor(clip_preprocess(image, self.image_size))).expand_dims(1)
+
+    def encode_image(self, image: np.ndarray) -> Tensor:
+        """[b 3 h w] in [-1, 1] -> latents (the mode, not scaled), [b c h/8 w/8]."""
+        moments = self.encoder(Tensor(image.astype(np.float32)))
+        return moments[:, : moments.shape[1] // 2]
+
+    def embed_numbers(self, clips: int, *numbers: ArrayLike) -> Tensor:
+        """Each number, one for all clips or [b], as sinusoids side by side: float32 [b v]."""
+        half = self.vector_dim // (2 * len(numbers))
+        frequencies = np.exp(-np.log(10000.0) * np.arange(half) / half)
+        columns = []
+        for number in numbers:
+            angles = np.broadcast_to(np.asarray(number, np.float64), (clips,))[:, None] * frequencies
+            columns += [np.cos(angles), np.sin(angles)]
+        return Tensor(np.concatenate(columns, axis=1), ms.float32)

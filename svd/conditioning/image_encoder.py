@@ -1,0 +1,67 @@
+"""The image tower of CLIP (OpenCLIP ViT-H/14 in SVD): the embedding that cross-attention sees."""
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Normal, initializer
+
+from svd.config import ImageEncoderConfig
+from svd.layers.attention import Attention
+from svd.layers.basic import LayerNorm
+
+
+class MLP(nn.Cell):
+    """[... c] -> 4c, exact GELU -> [... c]"""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.fc1 = nn.Dense(width, 4 * width)
+        self.fc2 = nn.Dense(4 * width, width)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.fc2(ops.gelu(self.fc1(x), approximate="none"))
+
+
+class EncoderLayer(nn.Cell):
+    """A pre-norm transformer layer over tokens [b n c]."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm1 = LayerNorm(width)
+        self.attn = Attention(width, heads, qkv_bias=True)
+        self.norm2 = LayerNorm(width)
+        self.mlp = MLP(width)
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class ImageEncoder(nn.Cell):
+    """Preprocessed images [b 3 s s] -> embeddings [b d], projected and not normalised."""
+
+    def __init__(self, config: ImageEncoderConfig):
+        super().__init__()
+        width, patch = config.width, config.patch_size
+        tokens = (config.image_size // patch) ** 2 + 1
+        self.patch_embedding = nn.Conv2d(3, width, patch, stride=patch, pad_mode="valid", has_bias=False)
+        embedding = Normal(width**-0.5)
+        self.class_embedding = Parameter(initializer(embedding, (width,), ms.float32), name="class_embedding")
+        self.position_embedding = Parameter(
+            initializer(embedding, (tokens, width), ms.float32), name="position_embedding"
+        )
+        self.norm_pre = LayerNorm(width)
+        self.layers = nn.CellList([EncoderLayer(width, config.heads) for _ in range(config.layers)])
+        self.norm_post = LayerNorm(width)
+        self.projection = nn.Dense(width, config.output_dim, has_bias=False)
+
+    def construct(self, pixels: Tensor) -> Tensor:
+        out_dtype, dtype = pixels.dtype, self.patch_embedding.weight.dtype
+        x = self.patch_embedding(pixels.astype(dtype))
+        b, c = x.shape[:2]
+        patches = x.reshape((b, c, -1)).swapaxes(1, 2)
+        first = self.class_embedding.astype(dtype).broadcast_to((b, 1, c))
+        x = ops.cat((first, patches), 1) + self.position_embedding.astype(dtype)
+        x = self.norm_pre(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.projection(self.norm_post(x[:, 0])).astype(out_dtype)

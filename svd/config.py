@@ -1,0 +1,272 @@
+"""Every setting of the model and of sampling: one documented dataclass per component, and `load_config`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Optional
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one line that says what to change."""
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass
+class UNetConfig:
+    """The spatio-temporal UNet (SVD, appendix D; the defaults are the published model: 1,524,623,082 parameters)."""
+
+    in_channels: int = 8
+    """Channels of the input: noisy latents and the latents of the conditioning image."""
+    out_channels: int = 4
+    """Channels of the output."""
+    model_channels: int = 320
+    """Channels of the first level."""
+    channel_mult: list[int] = field(default_factory=lambda: [1, 2, 4, 4])
+    """Channels of each level, as multiples of model_channels; each level halves the resolution."""
+    num_res_blocks: int = 2
+    """Residual blocks per level (the way up has one more)."""
+    attention_resolutions: list[int] = field(default_factory=lambda: [1, 2, 4])
+    """Down-sampling factors of the levels that have transformers."""
+    num_head_channels: int = 64
+    """Channels of each attention head."""
+    context_dim: int = 1024
+    """Channels of the cross-attention context."""
+    vector_dim: int = 768
+    """Channels of the vector condition: three embeddings of equal size (fps, motion bucket, augmentation)."""
+
+    def __post_init__(self):
+        _check(len(self.channel_mult) > 0, "unet.channel_mult must name at least one level")
+        levels = [2**i for i in range(len(self.channel_mult))]
+        _check(
+            set(self.attention_resolutions) <= set(levels),
+            f"unet.attention_resolutions must be among the levels' factors {levels}, got {self.attention_resolutions}",
+        )
+        _check(self.num_res_blocks > 0, "unet.num_res_blocks must be at least 1")
+        _check(self.vector_dim % 6 == 0, f"unet.vector_dim must be a multiple of 6, got {self.vector_dim}")
+        for mult in self.channel_mult:
+            channels = mult * self.model_channels
+            _check(
+                channels % self.num_head_channels == 0,
+                f"unet.num_head_channels {self.num_head_channels} does not divide a level's {channels} channels",
+            )
+
+
+@dataclass
+class AutoencoderConfig:
+    """The autoencoder of Stable Diffusion, with the decoder of choice."""
+
+    channels: int = 128
+    """Channels of the first level."""
+    channel_mult: list[int] = field(default_factory=lambda: [1, 2, 4, 4])
+    """Channels of each level, as multiples of channels; each level but the last halves the resolution."""
+    num_res_blocks: int = 2
+    """Residual blocks per level of the encoder (the decoder has one more)."""
+    latent_channels: int = 4
+    """Channels of the latents."""
+    scale_factor: float = 0.18215
+    """Latents are multiplied by it before diffusion and divided by it before decoding."""
+    decoder: Literal["temporal", "image"] = "temporal"
+    """`temporal` decodes a clip at once; `image` decodes every frame by itself (the svd_image_decoder files)."""
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels of the image per pixel of the latents, on each axis."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+
+@dataclass
+class ImageEncoderConfig:
+    """The image tower of CLIP (the defaults are OpenCLIP's ViT-H/14: 632,076,800 parameters)."""
+
+    width: int = 1280
+    """Channels of the tokens."""
+    layers: int = 32
+    """Transformer layers."""
+    heads: int = 16
+    """Attention heads."""
+    patch_size: int = 14
+    """Pixels of a patch, on each axis."""
+    image_size: int = 224
+    """Pixels of the input, on each axis; any image is resized to it."""
+    output_dim: int = 1024
+    """Channels of the embedding."""
+
+    def __post_init__(self):
+        _check(
+            self.width % self.heads == 0,
+            f"image_encoder.heads {self.heads} does not divide image_encoder.width {self.width}",
+        )
+        _check(
+            self.image_size % self.patch_size == 0,
+            f"image_encoder.patch_size {self.patch_size} does not divide image_encoder.image_size {self.image_size}",
+        )
+
+
+@dataclass
+class TrainedRange:
+    """What the model saw in training; outside of it the pipeline warns."""
+
+    fps: list[float] = field(default_factory=lambda: [6, 31])
+    """Frames per second (the reference warns outside the ids 5 to 30; the id is fps - 1)."""
+    motion_bucket_id: list[float] = field(default_factory=lambda: [0, 255])
+    """Motion bucket."""
+    noise_aug_strength: list[float] = field(default_factory=lambda: [0.011, 0.223])
+    """Standard deviation of the noise on the image: ln sigma ~ N(-3, 0.5^2), three deviations either side."""
+
+
+@dataclass
+class SamplingConfig:
+    """How a video is drawn; each field is also an argument of the pipeline and a flag `--SVD.<field>`."""
+
+    num_frames: int = 14
+    """Frames of the video."""
+    height: int = 576
+    """Pixels of the video's height."""
+    width: int = 1024
+    """Pixels of the video's width."""
+    fps: int = 7
+    """Frames per second: told to the network (as fps - 1) and written to the file."""
+    motion_bucket_id: float = 127
+    """How much motion is wanted: 0 (none) to 255 (most)."""
+    noise_aug_strength: float = 0.02
+    """Standard deviation of the noise added to the image (in [-1, 1]); more lets the video leave it further."""
+    sampling_steps: int = 25
+    """Steps of the sampler."""
+    sampler: Literal["euler", "heun", "dpmpp_2m"] = "euler"
+    """Solver; euler is the reference, heun calls the network twice a step."""
+    churn: float = 0.0
+    """S_churn of EDM's algorithm 2: fresh noise per step (euler and heun)."""
+    guidance: list[float] = field(default_factory=lambda: [1.0, 2.5])
+    """Smallest and largest guidance scale over the frames."""
+    guidance_shape: Literal["linear", "triangular"] = "linear"
+    """`linear` rises from the first frame to the last; `triangular` rises to the middle and falls (SV3D)."""
+    sigma_min: float = 0.002
+    """Smallest noise level of the Karras schedule."""
+    sigma_max: float = 700.0
+    """Largest noise level of the Karras schedule."""
+    rho: float = 7.0
+    """Curvature of the Karras schedule."""
+    decode_chunk_size: Optional[int] = None
+    """Frames decoded at a time; chosen from decode_memory_gb when it is not given."""
+    decode_overlap: Optional[int] = None
+    """Frames that neighbouring chunks share and cross-fade over; a third of a chunk when it is not given."""
+    decode_tile_size: Optional[int] = None
+    """Pixels of the square tiles that frames are decoded in, overlapping by a quarter; not tiled when not given."""
+    decode_memory_gb: Optional[float] = None
+    """Memory limit (10^9 bytes) for decoding; half of what is free when it is not given."""
+
+    def __post_init__(self):
+        _check(self.num_frames >= 2, f"num_frames must be at least 2 (a video), got {self.num_frames}")
+        for name in ("height", "width", "fps", "sampling_steps", "sigma_min", "sigma_max", "rho"):
+            _check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("motion_bucket_id", "noise_aug_strength", "churn"):
+            _check(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("decode_chunk_size", "decode_tile_size", "decode_memory_gb"):
+            value = getattr(self, name)
+            _check(value is None or value > 0, f"{name} must be positive, got {value}")
+        overlap = self.decode_overlap
+        _check(overlap is None or overlap >= 0, f"decode_overlap must not be negative, got {overlap}")
+        _check(
+            len(self.guidance) == 2,
+            f"guidance takes two numbers, the smallest and the largest scale, got {self.guidance}",
+        )
+        _check(
+            self.churn == 0 or self.sampler != "dpmpp_2m",
+            f"churn is for the samplers euler and heun, got {self.sampler}",
+        )
+        _check(self.sigma_min < self.sigma_max, f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
+
+
+@dataclass
+class ModelConfig:
+    """A whole image-to-video model: its networks, its noise model and how it is sampled by default."""
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
+    preconditioning: Literal["v_scaling", "edm", "vp_v"] = "v_scaling"
+    """Noise model: SVD's v-scaling with EDM's c_noise, EDM, or variance-preserving v-prediction."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    trained_range: TrainedRange = field(default_factory=TrainedRange)
+
+    def __post_init__(self):
+        _check(
+            self.image_encoder.output_dim == self.unet.context_dim,
+            f"image_encoder.output_dim {self.image_encoder.output_dim} must equal "
+            f"unet.context_dim {self.unet.context_dim}",
+        )
+        latents = self.autoencoder.latent_channels
+        _check(
+            self.unet.out_channels == latents and self.unet.in_channels == 2 * latents,
+            f"unet.out_channels must be autoencoder.latent_channels {latents} and unet.in_channels twice that",
+        )
+
+    @property
+    def size_multiple(self) -> int:
+        """What the height and the width of a video must be multiples of, in pixels."""
+        return self.autoencoder.downsampling * 2 ** (len(self.unet.channel_mult) - 1)
+
+
+def _read(path: Path):
+    """The YAML file with what its `base` (a path relative to it) says underneath."""
+    _check(path.is_file(), f"config {path} does not exist; the published models are in configs/")
+    try:
+        config = OmegaConf.load(path)
+    except Exception as error:  # the YAML reader's errors share no class
+        raise ConfigError(f"config {path} is not valid YAML: {_one_line(error)}") from error
+    _check(config is not None and OmegaConf.is_dict(config), f"config {path} is not a mapping of names to values")
+    base = config.pop("base", None)
+    return config if base is None else OmegaConf.merge(_read(path.parent / base), config)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def load_config(source: str | Path) -> ModelConfig:
+    """Read a model's configuration: a YAML file that states only what differs from the defaults.
+
+    Raises:
+        ConfigError: the file does not exist, is not YAML, has an unknown key, or a value of the wrong type.
+    """
+    return _structured(_read(Path(source)), f"config {source}")
+
+
+def parse_config(text: str) -> ModelConfig:
+    """The configuration that `dump_config` wrote."""
+    return _structured(OmegaConf.create(text), "the config in the checkpoint")
+
+
+def dump_config(config: ModelConfig) -> str:
+    """The whole configuration as YAML, every default stated."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _structured(config, where: str) -> ModelConfig:
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), config))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        known = _known_keys(key)
+        reason = str(error.msg if getattr(error, "msg", None) else error).splitlines()[0]
+        hint = f"; known here: {', '.join(known)}" if known and "not in" in reason else ""
+        raise ConfigError(f"{where}: {key}: {reason}{hint}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _known_keys(full_key: str | None) -> list[str]:
+    """The names that exist where `full_key` was looked for."""
+    node = ModelConfig()
+    for part in (full_key or "").split(".")[:-1]:
+        node = getattr(node, part, None)
+    return [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []

@@ -1,0 +1,1 @@
+"""Images and videos on disk, and the arrays they become."""

@@ -1,0 +1,151 @@
+"""Video files: frames to .mp4, .gif or numbered PNGs, whole or not at all, under names that nobody holds."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from math import ceil, sqrt
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+from imageio_ffmpeg import count_frames_and_secs
+from PIL import Image
+
+
+class VideoError(ValueError):
+    """A video that cannot be written; the message says in one line what is wrong and what to do."""
+
+
+def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
+    """Write frames, uint8 RGB [t h w 3], shown at `fps` frames per second, as .mp4 (H.264) or .gif.
+
+    A file of that name is replaced, in one step and only by a complete one. Raises VideoError for another
+    suffix, frames of another shape or type, an fps that is not positive and a missing folder, and OSError if
+    the disk refuses.
+    """
+    path = Path(path)
+    writers = {".mp4": _write_mp4, ".gif": _write_gif}
+    if path.suffix.lower() not in writers:
+        raise VideoError(f"{path}: no suffix of a video; choose {' or '.join(writers)}")
+    if not fps > 0:
+        raise VideoError(f"{path}: {fps} frames per second; give a positive number")
+    _check_frames(frames)
+    with _written_aside(path) as aside:
+        writers[path.suffix.lower()](aside, frames, fps)
+
+
+def write_frames(folder: str | Path, frames: np.ndarray) -> None:
+    """Write frames, uint8 RGB [t h w 3], as frame_0000.png, frame_0001.png, … into a new folder.
+
+    Raises VideoError if the folder exists and for frames of another shape or type, and OSError if the disk
+    refuses.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise VideoError(f"{folder}: exists already; choose another folder")
+    _check_frames(frames)
+    with _written_aside(folder) as aside:
+        aside.mkdir()
+        for index, frame in enumerate(frames):
+            Image.fromarray(frame).save(aside / f"frame_{index:04d}.png")
+
+
+@contextmanager
+def free_name(folder: str | Path, stem: str, suffixes: list[str]) -> Iterator[str]:
+    """Hold the first of `stem`, `stem_1`, `stem_2`, … with which no folder/name + suffix exists.
+
+    It is held by an empty file with the first suffix, made only if there is none (O_EXCL): processes
+    that list the same first suffix never get the same name. The block writes over that file, and if it fails,
+    everything under the name is removed. The folder is made if need be.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in count():
+        name = f"{stem}_{number}" if number else stem
+        paths = [folder / (name + suffix) for suffix in suffixes]
+        with suppress(FileExistsError):  # another process was faster
+            if not any(os.path.lexists(path) for path in paths):
+                paths[0].touch(exist_ok=False)
+                break
+    try:
+        yield name
+    except BaseException:
+        for path in paths:
+            _remove(path)
+        raise
+
+
+def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
+    """H.264 with 4:2:0 colour, which every player reads; crf 17 is hardly to be told from the original."""
+    path = path.absolute()  # ffmpeg would take `a:b.mp4` for the protocol `a`
+    height, width = frames.shape[1:3]
+    # 4:2:0 colour has one value for 2x2 pixels and needs even sides: an odd one gets its last pixels twice
+    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    options = {
+        "codec": "libx264",
+        "pixelformat": "yuv420p",
+        "macro_block_size": 1,  # imageio would otherwise scale the frames to multiples of 16
+        "quality": None,  # leave the rate to crf
+        "ffmpeg_log_level": "quiet",  # what goes wrong is raised below, in one line
+        # ffmpeg converts with the BT.601 matrix but does not say so, and players then guess by the size
+        "output_params": ["-crf", "17", "-colorspace", "smpte170m", "-color_range", "tv"],
+    }
+    try:
+        with imageio.get_writer(path, format="FFMPEG", fps=fps, **options) as writer:
+            for frame in frames:
+                writer.append_data(frame)
+        written, _ = count_frames_and_secs(path)  # imageio does not look at how ffmpeg ended
+        if written != len(frames):
+            raise RuntimeError(f"{written} of {len(frames)} frames arrived")
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(path.parent).free // 2**20
+        raise OSError(
+            f"{path.parent}: ffmpeg could not write the video; {free} MB are left on this disk, and where "
+            "those are enough, set IMAGEIO_FFMPEG_EXE to an ffmpeg that has libx264"
+        ) from error
+
+
+def _write_gif(path: Path, frames: np.ndarray, fps: float) -> None:
+    """An endless GIF with the right length; frames equal to the one before are merged with it by Pillow."""
+    # GIF counts hundredths of a second. Rounding the times, not the durations, keeps the error from adding
+    # up: at 7 fps, 14, 15 and 14 hundredths in turn. Less than 2 would be shown as 10 by every browser.
+    times = np.round(np.arange(len(frames) + 1) * 100 / fps).astype(int)
+    durations = np.maximum(np.diff(times), 2) * 10  # Pillow wants milliseconds
+    # One palette for all frames, so that what stands still does not flicker; a quarter of a million pixels
+    # settle it, and noise would otherwise take minutes. Of Pillow's palettes, maximum coverage has the least
+    # error by far once dithered (7 to 13 dB under median cut, seen from a little distance).
+    step = ceil(sqrt(frames[..., 0].size / 2**18))
+    sample = np.concatenate(frames[:, ::step, ::step])
+    palette = Image.fromarray(sample).quantize(256, Image.Quantize.MAXCOVERAGE)
+    dither = Image.Dither.FLOYDSTEINBERG
+    first, *others = [Image.fromarray(frame).quantize(palette=palette, dither=dither) for frame in frames]
+    first.save(path, save_all=True, append_images=others, duration=durations.tolist(), loop=0)
+
+
+def _check_frames(frames: np.ndarray) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
+        raise VideoError(f"frames of {frames.dtype} {list(frames.shape)}; give uint8 [t h w 3]")
+
+
+@contextmanager
+def _written_aside(path: Path) -> Iterator[Path]:
+    """A hidden name beside `path` to write to; renamed to `path` at the end, removed on failure."""
+    if not path.parent.is_dir():
+        raise VideoError(f"{path.parent}: no such folder; make it first")
+    # not from tempfile, which makes files that nobody else may read
+    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    except BaseException:
+        _remove(aside)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

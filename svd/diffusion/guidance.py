@@ -1,0 +1,79 @@
+"""Classifier-free guidance whose scale varies over the frames of a video."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def linear_scale(minimum: float, maximum: float, num_frames: int) -> np.ndarray:
+    """Return guidance scales rising from `minimum` at the first frame to `maximum` at the last: float64 [t].
+
+    Stable Video Diffusion (arXiv 2311.15127, appendix D.4.1). One frame alone gets `minimum`.
+    Raises ValueError when there is no frame.
+    """
+    return minimum + (maximum - minimum) * _positions(num_frames)
+
+
+def triangular_scale(minimum: float, maximum: float, num_frames: int, period: float = 1.0) -> np.ndarray:
+    """Return guidance scales that rise from minimum to maximum and fall back once per period: float64 [t].
+
+    SV3D (arXiv 2403.12008), for closed orbits, whose last frame is again near the given one; the period is a
+    fraction of the video. Raises ValueError when there is no frame or the period is not positive.
+    """
+    if not period > 0:
+        raise ValueError(f"the period of the guidance scale must be positive, not {period}")
+    phase = _positions(num_frames) / period
+    return minimum + (maximum - minimum) * 2 * np.abs(phase - np.floor(phase + 0.5))
+
+
+def guided(denoise: Callable, cond: Any, uncond: Any, scale: ArrayLike) -> Callable[[Any, float], Any]:
+    """Return (x, sigma) -> x0 with D = D_u + scale * (D_c - D_u), both branches run as one batch.
+
+    `denoise(x, sigma, conditioning)` and the result take x [b t c h w], a NumPy array or a MindSpore tensor,
+    and one sigma for the whole batch. `cond` and `uncond` are conditioning records for b clips, joined along
+    the batch axis by `uncond.stack(cond)`. `scale` is one number or one per frame, [t]. Where it is 1 in
+    every frame, only the conditional branch is run. The result raises ValueError when x has another number of
+    frames than `scale`. Classifier-free guidance: arXiv 2207.12598, equation 6, with scale = 1 + w.
+    """
+    scale = np.asarray(scale, np.float64).reshape(1, -1, 1, 1, 1)
+    if np.all(scale == 1):
+        return lambda x, sigma: denoise(x, sigma, cond)
+    both = uncond.stack(cond)  # the same at every step
+
+    def guided_denoise(x, sigma):
+        b, t = x.shape[:2]
+        if scale.size not in (1, t):
+            raise ValueError(f"guidance has {scale.size} scales, one per frame, but x has {t} frames")
+        x0 = denoise(_twice(x), sigma, both)
+        x0_uncond, x0_cond = x0[:b], x0[b:]
+        return x0_uncond + _float32_like(x0, scale) * (x0_cond - x0_uncond)
+
+    return guided_denoise
+
+
+def _positions(num_frames: int) -> np.ndarray:
+    if num_frames < 1:
+        raise ValueError(f"a video needs at least one frame, not {num_frames}")
+    return np.linspace(0, 1, num_frames)
+
+
+# MindSpore is imported only where a tensor arrives: on NumPy arrays the maths runs without it.
+
+
+def _twice(x):
+    if isinstance(x, np.ndarray):
+        return np.concatenate([x, x])
+    from mindspore import ops
+
+    return ops.cat([x, x], axis=0)
+
+
+def _float32_like(x, scale: np.ndarray):
+    scale = scale.astype(np.float32)
+    if isinstance(x, np.ndarray):
+        return scale
+    from mindspore import Tensor
+
+    return Tensor(scale)

@@ -1,0 +1,135 @@
+"""Samplers: from noise to data along the probability-flow ODE of EDM (arXiv 2206.00364, equations 1 and 3).
+
+    dx/dsigma = (x - D(x; sigma)) / sigma
+    x = sampler(denoise, noise * sqrt(1 + sigma_max^2), sigmas)        # any shape -> the same shape
+
+Each is a plain function of `denoise(x, sigma: float) -> x0`, the scaled start x, and decreasing noise levels
+`sigmas` [n+1], of which only the last may be 0. x is a NumPy array or a tensor: only + - * / and Python
+floats are applied to it, which leaves its dtype alone. `progress` wraps the list of steps, as tqdm does. All
+raise ValueError for noise levels that do not decrease.
+
+While D stands still the ODE's solution is a straight line to it, x' = D + (sigma' / sigma) * (x - D). Euler
+is that step; the others improve on the constant D. In this form the last step, to sigma' = 0, gives D itself.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+Denoise = Callable[[Any, float], Any]
+Noise = Callable[[tuple[int, ...]], Any]
+Progress = Callable[[list], Iterable]
+
+
+@dataclass(frozen=True)
+class Churn:
+    """Noise put back before each step, then removed again: EDM, algorithm 2.
+
+    Raises ValueError when `s_churn` or `s_noise` is negative.
+    """
+
+    s_churn: float  # sigma is raised by the factor 1 + s_churn / steps, at most sqrt(2); 0 is the plain ODE
+    s_tmin: float = 0.0  # lowest sigma at which noise is added
+    s_tmax: float = math.inf  # highest sigma at which noise is added
+    s_noise: float = 1.0  # standard deviation of the added noise; slightly above 1 makes up for lost detail
+
+    def __post_init__(self):
+        if self.s_churn < 0 or self.s_noise < 0:
+            raise ValueError(f"churn must not be negative: {self}")
+
+    def raised(self, sigma: float, steps: int) -> float:
+        """Return the noise level to which `sigma` is raised in a run of that many steps."""
+        if not self.s_tmin <= sigma <= self.s_tmax:
+            return sigma
+        return sigma * (1 + min(self.s_churn / steps, math.sqrt(2) - 1))
+
+
+def euler(
+    denoise: Denoise,
+    x: Any,
+    sigmas: Sequence[float],
+    *,
+    churn: Churn | None = None,
+    noise: Noise | None = None,
+    progress: Progress = iter,
+) -> Any:
+    """Solve with Euler steps, first order, one call per step: EDM, algorithm 2 without its correction.
+
+    With `churn`, `noise(shape)` draws unit Gaussian noise of x's kind and dtype; ValueError without it.
+    """
+    steps = _steps(sigmas)
+    for sigma, sigma_next in progress(steps):
+        x, sigma = _churned(x, sigma, churn, noise, len(steps))
+        x = _towards(denoise(x, sigma), x, sigma_next / sigma)
+    return x
+
+
+def heun(
+    denoise: Denoise,
+    x: Any,
+    sigmas: Sequence[float],
+    *,
+    churn: Churn | None = None,
+    noise: Noise | None = None,
+    progress: Progress = iter,
+) -> Any:
+    """Solve with Heun steps, second order, two calls per step: EDM, algorithms 1 and 2.
+
+    With `churn`, `noise(shape)` draws unit Gaussian noise of x's kind and dtype; ValueError without it.
+    """
+    steps = _steps(sigmas)
+    for sigma, sigma_next in progress(steps):
+        x, sigma = _churned(x, sigma, churn, noise, len(steps))
+        x0 = denoise(x, sigma)
+        x_next = _towards(x0, x, sigma_next / sigma)
+        if sigma_next > 0:  # at 0 there is no slope to average with; Euler's step stands
+            slope = (x - x0) / sigma
+            slope_next = (x_next - denoise(x_next, sigma_next)) / sigma_next
+            x_next = x + (slope + slope_next) * ((sigma_next - sigma) / 2)
+        x = x_next
+    return x
+
+
+def dpmpp_2m(denoise: Denoise, x: Any, sigmas: Sequence[float], *, progress: Progress = iter) -> Any:
+    """Solve with DPM-Solver++(2M), second order, one call per step: arXiv 2211.01095, algorithm 2.
+
+    In lambda = -ln(sigma), D is extrapolated linearly from this step and the one before to the middle of the
+    step. Deterministic: added noise would spoil the history.
+    """
+    x0_last = h_last = None
+    for sigma, sigma_next in progress(_steps(sigmas)):
+        x0 = target = denoise(x, sigma)
+        if sigma_next > 0:  # lambda is infinite at 0; Euler's step stands, and it gives D itself
+            h = math.log(sigma / sigma_next)
+            if x0_last is not None:
+                target = x0 + (x0 - x0_last) * (h / (2 * h_last))
+            x0_last, h_last = x0, h
+        x = _towards(target, x, sigma_next / sigma)
+    return x
+
+
+def _towards(x0, x, ratio: float):
+    return x0 + (x - x0) * ratio
+
+
+def _churned(x, sigma: float, churn: Churn | None, noise: Noise | None, steps: int):
+    raised = sigma if churn is None else churn.raised(sigma, steps)
+    if raised == sigma:  # nothing is drawn: without churn the result is the plain sampler's, bit for bit
+        return x, sigma
+    if noise is None:
+        raise ValueError("churn needs noise: a function from a shape to unit Gaussian noise")
+    return x + noise(x.shape) * (churn.s_noise * math.sqrt(raised**2 - sigma**2)), raised
+
+
+def _steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:
+    # Python floats: a NumPy float64 would turn float32 arrays into float64.
+    sigmas = [float(sigma) for sigma in sigmas]
+    steps = list(pairwise(sigmas))
+    if not steps or not math.inf > sigmas[0] or not all(a > b >= 0 for a, b in steps):
+        raise ValueError(f"noise levels must be finite, decrease and end at 0 or above, not {sigmas}")
+    return steps
+
+
+SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}

@@ -1,0 +1,120 @@
+"""Attention, and the transformer block that spatial and temporal layers share.
+
+Axes: b clips, g groups that attend separately, l tokens of a group, n tokens of the context, c d channels.
+"""
+
+from typing import Optional
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from svd.layers.basic import LayerNorm
+
+FLASH_DTYPES = (ms.float16, ms.bfloat16)
+
+
+def check_flash_attention(dtype: ms.Type, head_dim: int) -> None:
+    """Raise where Ascend's FlashAttentionScore would be wrong or fail: neither compilation nor export checks this.
+
+    Raises:
+        TypeError: the type is not float16 or bfloat16.
+        ValueError: the head dimension is not a multiple of 16 up to 512.
+    """
+    if dtype not in FLASH_DTYPES:
+        raise TypeError(f"flash attention takes float16 or bfloat16, got {dtype}")
+    if head_dim % 16 or head_dim > 512:
+        raise ValueError(f"flash attention takes head dimensions that are multiples of 16 up to 512, got {head_dim}")
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Fused attention on Ascend, without a mask. q [b l c], k v [b n c] -> [b l c]; float16 or bfloat16."""
+    head_dim = q.shape[-1] // heads
+    check_flash_attention(q.dtype, head_dim)
+    return ops.flash_attention_score(q, k, v, heads, scalar_value=head_dim**-0.5, input_layout="BSH")
+
+
+def matmul_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, the softmax in float32. q [b l c], k v [b n c] -> [b l c]"""
+    b, l, c = q.shape
+    n, d = k.shape[1], c // heads
+    q = (q * d**-0.5).reshape((b, l, heads, d)).swapaxes(1, 2)
+    k = k.reshape((b, n, heads, d)).swapaxes(1, 2)
+    v = v.reshape((b, n, heads, d)).swapaxes(1, 2)
+    scores = ops.BatchMatMul(transpose_b=True)(q, k)  # [b heads l n]
+    weights = ops.softmax(scores.astype(ms.float32), -1).astype(v.dtype)
+    return ops.BatchMatMul()(weights, v).swapaxes(1, 2).reshape((b, l, c))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, flash: bool) -> Tensor:
+    """Scaled dot-product attention by the operator that suits the device. q [b l c], k v [b n c] -> [b l c]"""
+    if flash:
+        return flash_attention(q, k, v, heads)
+    return matmul_attention(q, k, v, heads)
+
+
+class Attention(nn.Cell):
+    """Multi-head attention of x [b l c] over the context [b n d], or over itself.
+
+    `flash` selects Ascend's fused operator; svd.precision sets it before the first compilation.
+    """
+
+    def __init__(self, dim: int, heads: int, context_dim: Optional[int] = None, qkv_bias: bool = False):
+        super().__init__()
+        self.heads, self.flash = heads, False
+        self.to_q = nn.Dense(dim, dim, has_bias=qkv_bias)
+        self.to_k = nn.Dense(context_dim or dim, dim, has_bias=qkv_bias)
+        self.to_v = nn.Dense(context_dim or dim, dim, has_bias=qkv_bias)
+        self.to_out = nn.Dense(dim, dim)
+
+    def construct(self, x: Tensor, context: Optional[Tensor] = None) -> Tensor:
+        if context is None:
+            context = x
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        return self.to_out(attention(q, k, v, self.heads, self.flash))
+
+
+class FeedForward(nn.Cell):
+    """GEGLU: [... c] -> 2 x 4c channels, one half gated by the exact GELU of the other -> [... c]."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.proj_in = nn.Dense(dim, 8 * dim)
+        self.proj_out = nn.Dense(4 * dim, dim)
+
+    def construct(self, x: Tensor) -> Tensor:
+        value, gate = ops.chunk(self.proj_in(x), 2, -1)
+        return self.proj_out(value * ops.gelu(gate, approximate="none"))
+
+
+class TransformerBlock(nn.Cell):
+    """Self-attention within groups, cross-attention to the clip's context, feed-forward; each with its residual.
+
+    A group is a frame (tokens are its pixels) in the spatial layers, a pixel (tokens are its frames) in the temporal
+    ones, which also have a feed-forward network in front (`feed_forward_in`).
+    """
+
+    def __init__(self, dim: int, heads: int, context_dim: int, feed_forward_in: bool = False):
+        super().__init__()
+        self.has_feed_forward_in = feed_forward_in
+        if feed_forward_in:
+            self.norm_in = LayerNorm(dim)
+            self.ff_in = FeedForward(dim)
+        self.norm1 = LayerNorm(dim)
+        self.attn1 = Attention(dim, heads)
+        self.norm2 = LayerNorm(dim)
+        self.attn2 = Attention(dim, heads, context_dim)
+        self.norm3 = LayerNorm(dim)
+        self.ff = FeedForward(dim)
+
+    def construct(self, x: Tensor, context: Tensor) -> Tensor:
+        """x [b g l c], context [b n d] -> [b g l c]"""
+        shape = x.shape
+        b, g, l, c = shape
+        if self.has_feed_forward_in:
+            x = x + self.ff_in(self.norm_in(x))
+        x = x.reshape((b * g, l, c))
+        x = x + self.attn1(self.norm1(x))
+        x = x.reshape((b, g * l, c))  # every group of a clip sees the same context
+        x = x + self.attn2(self.norm2(x), context)
+        x = x + self.ff(self.norm3(x))
+        return x.reshape(shape)

@@ -1,0 +1,64 @@
+"""Convolutions and normalisations with PyTorch's defaults, which differ from MindSpore's."""
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import initializer
+
+
+def conv2d(in_channels: int, out_channels: int, kernel_size: int | tuple[int, int] = 3, stride: int = 1) -> nn.Conv2d:
+    """A convolution with bias over [n c h w]; odd kernels are padded symmetrically, so that stride 1 keeps the size."""
+    kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    padding = (kernel[0] // 2, kernel[0] // 2, kernel[1] // 2, kernel[1] // 2)
+    return nn.Conv2d(
+        in_channels, out_channels, kernel, stride=stride, pad_mode="pad", padding=padding, has_bias=True
+    )
+
+
+class GroupNorm(nn.Cell):
+    """Group normalisation over [n c ...], computed in float32 and returned in the type of the input.
+
+    float32, because 16-bit statistics give black or noisy frames at the sizes of a video.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, groups: int = 32):
+        super().__init__()
+        if channels % groups:
+            raise ValueError(f"{channels} channels do not divide into {groups} groups")
+        self.groups, self.eps = groups, eps
+        self.weight = Parameter(initializer("ones", (channels,), ms.float32), name="weight")
+        self.bias = Parameter(initializer("zeros", (channels,), ms.float32), name="bias")
+
+    def construct(self, x: Tensor) -> Tensor:
+        y = ops.group_norm(x.astype(ms.float32), self.groups, self.weight, self.bias, self.eps)
+        return y.astype(x.dtype)
+
+
+class LayerNorm(nn.Cell):
+    """Layer normalisation over the last axis, computed in float32 and returned in the type of the input."""
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.weight = Parameter(initializer("ones", (channels,), ms.float32), name="weight")
+        self.bias = Parameter(initializer("zeros", (channels,), ms.float32), name="bias")
+        self.norm = ops.LayerNorm(-1, -1, eps)
+
+    def construct(self, x: Tensor) -> Tensor:
+        y, _, _ = self.norm(x.astype(ms.float32), self.weight, self.bias)
+        return y.astype(x.dtype)
+
+
+def upsample_nearest(x: Tensor) -> Tensor:
+    """[n c h w] -> [n c 2h 2w], every pixel repeated."""
+    n, c, h, w = x.shape
+    return x.reshape((n, c, h, 1, w, 1)).broadcast_to((n, c, h, 2, w, 2)).reshape((n, c, 2 * h, 2 * w))
+
+
+class Upsample(nn.Cell):
+    """[n c h w] -> [n c 2h 2w]: nearest neighbour, then a 3x3 convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = conv2d(channels, channels)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.conv(upsample_nearest(x))

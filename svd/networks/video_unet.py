@@ -1,0 +1,165 @@
+"""The spatio-temporal UNet of Stable Video Diffusion (SVD, appendix D; VideoLDM, section 3.1)."""
+
+from mindspore import Tensor, nn, ops
+
+from svd.config import UNetConfig
+from svd.layers.axes import per_image
+from svd.layers.basic import GroupNorm, Upsample, conv2d
+from svd.layers.embeddings import EmbeddingMLP, sinusoidal_embedding
+from svd.layers.resblock import VideoResBlock
+from svd.layers.transformer import VideoTransformer
+
+
+class Downsample(nn.Cell):
+    """[n c h w] -> [n c h/2 w/2]: a 3x3 convolution with stride 2."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = conv2d(channels, channels, stride=2)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+def _residual_blocks(config: UNetConfig, in_channels: list[int], channels: int) -> nn.CellList:
+    emb_dim = 4 * config.model_channels
+    return nn.CellList([VideoResBlock(c, channels, emb_dim) for c in in_channels])
+
+
+def _transformers(config: UNetConfig, count: int, channels: int) -> nn.CellList:
+    return nn.CellList(
+        [VideoTransformer(channels, config.num_head_channels, config.context_dim) for _ in range(count)]
+    )
+
+
+class DownBlock(nn.Cell):
+    """A level of the way down; hands every intermediate result to the way up."""
+
+    def __init__(self, config: UNetConfig, in_channels: int, channels: int, attention: bool, downsample: bool):
+        super().__init__()
+        count = config.num_res_blocks
+        self.has_attention, self.has_downsample = attention, downsample
+        self.resnets = _residual_blocks(config, [in_channels] + [channels] * (count - 1), channels)
+        if attention:
+            self.attentions = _transformers(config, count, channels)
+        if downsample:
+            self.downsample = Downsample(channels)
+
+    def construct(self, x: Tensor, emb: Tensor, context: Tensor, image_only: bool):
+        skips = ()
+        for i in range(len(self.resnets)):
+            x = self.resnets[i](x, emb, image_only)
+            if self.has_attention:
+                x = self.attentions[i](x, context, image_only)
+            skips = skips + (x,)
+        if self.has_downsample:
+            x = per_image(self.downsample, x)
+            skips = skips + (x,)
+        return x, skips
+
+
+class MidBlock(nn.Cell):
+    """The lowest level: residual block, transformer, residual block."""
+
+    def __init__(self, config: UNetConfig, channels: int):
+        super().__init__()
+        self.resnets = _residual_blocks(config, [channels, channels], channels)
+        self.attentions = _transformers(config, 1, channels)
+
+    def construct(self, x: Tensor, emb: Tensor, context: Tensor, image_only: bool) -> Tensor:
+        x = self.resnets[0](x, emb, image_only)
+        x = self.attentions[0](x, context, image_only)
+        return self.resnets[1](x, emb, image_only)
+
+
+class UpBlock(nn.Cell):
+    """A level of the way up; takes one result of the way down for each of its residual blocks."""
+
+    def __init__(self, config: UNetConfig, in_channels: list[int], channels: int, attention: bool, upsample: bool):
+        super().__init__()
+        self.has_attention, self.has_upsample = attention, upsample
+        self.resnets = _residual_blocks(config, in_channels, channels)
+        if attention:
+            self.attentions = _transformers(config, len(in_channels), channels)
+        if upsample:
+            self.upsample = Upsample(channels)
+
+    def construct(self, x: Tensor, skips, emb: Tensor, context: Tensor, image_only: bool) -> Tensor:
+        for i in range(len(self.resnets)):
+            x = self.resnets[i](ops.cat((x, skips[-1 - i]), 2), emb, image_only)
+            if self.has_attention:
+                x = self.attentions[i](x, context, image_only)
+        if self.has_upsample:
+            x = per_image(self.upsample, x)
+        return x
+
+
+class VideoUNet(nn.Cell):
+    """F(x; c_noise, context, vector): the UNet of Stable Diffusion 2.1 with temporal layers in every block."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        emb_dim = 4 * config.model_channels
+        widths = [mult * config.model_channels for mult in config.channel_mult]
+        attention = [2**i in config.attention_resolutions for i in range(len(widths))]
+        last = len(widths) - 1
+        self.model_channels = config.model_channels
+        self.time_embedding = EmbeddingMLP(config.model_channels, emb_dim, emb_dim)
+        self.vector_embedding = EmbeddingMLP(config.vector_dim, emb_dim, emb_dim)
+        self.conv_in = conv2d(config.in_channels, config.model_channels)
+
+        channels = config.model_channels
+        skips = [channels]
+        down = []
+        for i, width in enumerate(widths):
+            down.append(DownBlock(config, channels, width, attention[i], downsample=i < last))
+            skips += [width] * (config.num_res_blocks + (i < last))
+            channels = width
+        self.down_blocks = nn.CellList(down)
+        self.mid_block = MidBlock(config, channels)
+
+        up = []
+        for i in reversed(range(len(widths))):
+            in_channels = []
+            for _ in range(config.num_res_blocks + 1):
+                in_channels.append(channels + skips.pop())
+                channels = widths[i]
+            up.append(UpBlock(config, in_channels, channels, attention[i], upsample=i > 0))
+        self.up_blocks = nn.CellList(up)
+        self.skips_per_block = config.num_res_blocks + 1
+        self.norm_out = GroupNorm(channels)
+        self.conv_out = conv2d(channels, config.out_channels)
+
+    def construct(
+        self, x: Tensor, c_noise: Tensor, context: Tensor, vector: Tensor, image_only: bool = False
+    ) -> Tensor:
+        """One evaluation of the network.
+
+        Args:
+            x: scaled noisy latents and, after them, the latents of the conditioning image, [b t c h w].
+            c_noise: the noise level, [b], or [b t] where frames differ.
+            context: what cross-attention sees, [b n d].
+            vector: embedded fps, motion bucket and augmentation, [b v].
+            image_only: leave the temporal layers out (alpha = 1): frames are then independent images.
+
+        Returns:
+            [b t c' h w], in the type of x.
+        """
+        out_dtype, dtype = x.dtype, self.conv_in.weight.dtype
+        b, t = x.shape[:2]
+        x, context = x.astype(dtype), context.astype(dtype)
+        time = sinusoidal_embedding(c_noise.reshape((b, -1)), self.model_channels).astype(dtype)
+        emb = self.time_embedding(time) + self.vector_embedding(vector.astype(dtype)).expand_dims(1)
+        emb = ops.silu(emb).broadcast_to((b, t, emb.shape[-1]))
+
+        x = per_image(self.conv_in, x)
+        skips = (x,)
+        for block in self.down_blocks:
+            x, more = block(x, emb, context, image_only)
+            skips = skips + more
+        x = self.mid_block(x, emb, context, image_only)
+        for block in self.up_blocks:
+            x = block(x, skips[-self.skips_per_block :], emb, context, image_only)
+            skips = skips[: -self.skips_per_block]
+        x = ops.silu(per_image(self.norm_out, x))
+        return per_image(self.conv_out, x).astype(out_dtype)

@@ -1,0 +1,27 @@
+"""What a user sees while waiting: progress bars, and that a graph is being compiled."""
+
+import sys
+import time
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """A line on standard error, where the bars are too."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def steps(items: list, description: str, unit: str, compiling: bool) -> Iterator:
+    """Yield the items under a progress bar with the time per step.
+
+    Where the first step compiles a graph it is told of and left out of the bar's time per step.
+    """
+    first = int(compiling)
+    if compiling:
+        say(f"{description}: compiling the graph ... (once per size)")
+        start = time.perf_counter()
+        yield items[0]
+        say(f"{description}: compiled, and the first {unit} done, in {time.perf_counter() - start:.1f} s")
+    if items[first:]:
+        yield from tqdm(items[first:], description, initial=first, total=len(items), unit=unit, unit_scale=False)

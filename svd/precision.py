@@ -1,0 +1,35 @@
+"""The compute type of a network, and the operators that go with it: applied once, before its first compilation."""
+
+from typing import Literal
+
+import mindspore as ms
+from mindspore import nn
+
+AmpLevel = Literal["auto", "O0", "O2"]
+"""O0: float32. O2: float16 inside the networks. auto: O2 on Ascend, O0 elsewhere."""
+
+
+def compute_dtype(device: str, amp_level: AmpLevel) -> ms.Type:
+    """The type that convolutions and matrix products run in on this device."""
+    if amp_level == "auto":
+        amp_level = "O2" if device == "Ascend" else "O0"
+    return {"O0": ms.float32, "O2": ms.float16}[amp_level]
+
+
+def set_precision(network: nn.Cell, dtype: ms.Type, flash: bool) -> nn.Cell:
+    """Give convolutions and linear layers their compute type, and attention its operator.
+
+    Normalisations and blend factors stay in float32: the leaves cast around them.
+
+    Args:
+        network: changed in place; its parameters may be loaded before or after.
+        dtype: float32 or float16.
+        flash: use Ascend's fused attention (where dtype is 16-bit; it takes no other).
+    """
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, (nn.Conv2d, nn.Dense)):
+            for parameter in cell.get_parameters(expand=False):
+                parameter.set_dtype(dtype)
+        if hasattr(cell, "flash"):
+            cell.flash = flash and dtype != ms.float32
+    return network

@@ -1,0 +1,124 @@
+"""Device, mode, versions: the only place that touches MindSpore's global context."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+import warnings
+from pathlib import Path
+
+SUPPORTED = ((2, 7), (2, 10))
+"""Oldest and newest MindSpore that the tests pass on."""
+DEVICE_TARGETS = ("Ascend", "GPU", "CPU")
+
+
+class RuntimeSetupError(RuntimeError):
+    """The installation does not fit; the message says in one sentence what is wrong and what to do."""
+
+
+def _version(package: str) -> tuple[int, ...]:
+    try:
+        text = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise RuntimeSetupError(f"{package} is not installed: pip install '{package}'") from None
+    return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in text.split(".")[:2])
+
+
+def check_versions() -> None:
+    """Raise RuntimeSetupError unless MindSpore and NumPy are of versions that work together."""
+    oldest, newest = (".".join(map(str, v)) for v in SUPPORTED)
+    mindspore = _version("mindspore")
+    if not SUPPORTED[0] <= mindspore <= SUPPORTED[1]:
+        found = ".".join(map(str, mindspore))
+        raise RuntimeSetupError(
+            f"MindSpore {found} is not supported: pip install 'mindspore>={oldest},<={newest}.*'"
+        )
+    if _version("numpy") >= (2, 0):
+        raise RuntimeSetupError("MindSpore fails at run time with NumPy 2: pip install 'numpy<2'")
+
+
+def cure_slow_convolution(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Set ONEDNN_MAX_CPU_ISA=AVX2 where MindSpore's Conv2D would otherwise be a hundred times slower.
+
+    MindSpore 2.9 and 2.10 run Conv2D through oneDNN's reference kernel on processors with AVX-512. oneDNN reads the
+    variable when it is loaded, so this comes before `import mindspore`. A variable that the user has set is kept.
+    Returns whether the variable was set here.
+    """
+    if not (2, 9) <= _version("mindspore") <= (2, 10) or "ONEDNN_MAX_CPU_ISA" in os.environ:
+        return False
+    if not cpuinfo.is_file() or "avx512f" not in cpuinfo.read_text():
+        return False
+    if "mindspore" in sys.modules:
+        warnings.warn(
+            "MindSpore was imported before svd: convolutions on this CPU may be a hundred times slower; "
+            "import svd first, or set ONEDNN_MAX_CPU_ISA=AVX2",
+            stacklevel=2,
+        )
+        return False
+    os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+    print("svd: set ONEDNN_MAX_CPU_ISA=AVX2 (this MindSpore's Conv2D is slow with AVX-512)", file=sys.stderr)
+    return True
+
+
+def available_device() -> str:
+    """The best device that is there: Ascend, GPU or CPU (MindSpore's own default, by the plugins it could load)."""
+    import mindspore as ms
+
+    return ms.get_context("device_target")
+
+
+def setup(device_target: str = "auto", mode: int = 0) -> str:
+    """Choose the device and the mode for this process; returns the device's name.
+
+    Args:
+        device_target: Ascend, GPU, CPU, or auto for the best one that is there.
+        mode: 0 for graph mode, 1 for pynative.
+
+    Raises:
+        RuntimeSetupError: the versions do not fit, or the device is not there.
+    """
+    check_versions()
+    if mode not in (0, 1):
+        raise RuntimeSetupError(f"mode must be 0 (graph) or 1 (pynative), got {mode}")
+    if device_target not in ("auto", *DEVICE_TARGETS):
+        raise RuntimeSetupError(f"device_target must be auto, {', '.join(DEVICE_TARGETS)}, got {device_target}")
+    import mindspore as ms
+
+    device = available_device() if device_target == "auto" else device_target
+    if ms.get_context("device_target") != device or device != "CPU":
+        _set_device(device)
+    ms.set_context(mode=mode)
+    return device
+
+
+def _set_device(device: str) -> None:
+    import mindspore as ms
+
+    remedy = {
+        "Ascend": "install CANN and source its set_env.sh, or use --device_target CPU",
+        "GPU": "see the README on CUDA 11 for MindSpore, or use --device_target CPU",
+        "CPU": "start a new process: the device cannot be changed after the first operator has run",
+    }[device]
+    try:
+        ms.set_device(device)
+    except Exception as error:  # MindSpore raises RuntimeError, ValueError or TypeError here, by version
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise RuntimeSetupError(f"MindSpore cannot use {device} ({reason}): {remedy}") from error
+
+
+def free_memory(device: str) -> int:
+    """Bytes that are free on the device now."""
+    import mindspore as ms
+    import psutil
+
+    if device == "CPU":
+        return psutil.virtual_memory().available
+    total = ms.hal.get_device_properties(0).total_memory
+    return total - ms.runtime.memory_reserved()
+
+
+def describe(device: str, mode: int) -> dict[str, str]:
+    """Device, mode and versions, as the side file of a video records them."""
+    packages = {name: importlib.metadata.version(name) for name in ("mindspore", "numpy")}
+    return {"device_target": device, "mode": mode, "python": sys.version.split()[0], **packages}

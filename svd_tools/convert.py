@@ -1,0 +1,162 @@
+"""Convert a checkpoint of Stable Video Diffusion between Stability's, diffusers' and this project's layout.
+
+    python svd_tools/convert.py --pt_weights_file svd.safetensors --config configs/svd.yaml --out_dir models
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import ArgumentParser
+from tqdm import tqdm
+
+from svd.config import ConfigError, ModelConfig, dump_config, load_config
+from svd_tools.checkpoint_maps import OPTIONAL_GROUPS, Layout, Shape, detect_layout, expand
+from svd_tools.conversion import Weights, gather, groups_without, scatter
+from svd_tools.diffusers_folder import check_expressible, check_settings, write_folder
+from svd_tools.sources import read_weights
+from svd_tools.tensor_files import ConversionError, LazyTensor, cast, write_safetensors, written_whole
+
+_LAYOUT_NAMES = {"svd": "this project's layout", "sgm": "Stability's layout (sgm)", "diffusers": "diffusers' layout"}
+_DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="convert.py", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--pt_weights_file",
+        required=True,
+        type=str,
+        help="Checkpoint to convert: Stability's file (.safetensors, .ckpt, .pt, .bin), a diffusers folder, mindone's "
+        ".ckpt, or a file of this project. The layout is told from the names.",
+    )
+    parser.add_argument("--config", required=True, type=str, help="Config of the model, for instance configs/svd.yaml.")
+    parser.add_argument("--out_dir", required=True, type=str, help="Folder to write to; made if it does not exist.")
+    parser.add_argument("--to", choices=tuple(_LAYOUT_NAMES), default="svd", help="Layout to write (default: svd).")
+    parser.add_argument(
+        "--dtype", choices=("keep", *_DTYPES), default="keep", help="Type of the written values (default: keep)."
+    )
+    parser.add_argument("--report", action="store_true", help="Print where every tensor comes from and goes to.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the output if it exists.")
+    return parser
+
+
+def convert(
+    pt_weights_file: str | Path,
+    config: str | Path,
+    out_dir: str | Path,
+    to: Layout = "svd",
+    dtype: str = "keep",
+    report: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Convert a checkpoint, say what was found and left out, and return the path written.
+
+    The arguments are those of the command line (`--help`).
+
+    Raises:
+        ConversionError: the source cannot be read or does not fit the config; nothing was written.
+    """
+    from svd.build import parameter_shapes  # MindSpore takes seconds to import, which --help need not wait for
+
+    source, model = Path(pt_weights_file), load_config(config)
+    if to == "diffusers":
+        check_expressible(model)
+    target = output_path(source, Path(out_dir), to)
+    if target.exists() and not overwrite:
+        raise ConversionError(f"{target} exists; choose another --out_dir, or give --overwrite to replace it")
+    kind, tensors = read_weights(source)
+    layout = detect_layout(tensors)
+    if layout is None:
+        some = ", ".join(list(tensors)[:3])
+        raise ConversionError(f"{source} is not a checkpoint of Stable Video Diffusion: it has tensors such as {some}")
+    print(f"{source} is {kind} in {_LAYOUT_NAMES[layout]}: {len(tensors)} tensors")
+    if layout == "diffusers":
+        check_settings(source, model)
+    shapes = parameter_shapes(model)
+    weights = gather(tensors, layout, model, shapes)
+    outputs = scatter(weights.tensors, to, model)
+    if dtype != "keep":
+        outputs = {name: cast(name, tensor, _DTYPES[dtype]) for name, tensor in outputs.items()}
+    if report:
+        _print_report(model, weights, shapes, {layout, to})
+    _print_differences(weights, shapes, {entry.ours for entry in expand(to, model, weights.tensors)}, to)
+    _write(target, outputs, model, to)
+    print(f"wrote {len(outputs)} tensors in {_LAYOUT_NAMES[to]}:\n{target}")
+    return target
+
+
+def output_path(source: Path, out_dir: Path, to: Layout) -> Path:
+    """<name>.safetensors, <name>_sgm.safetensors or <name>_diffusers; never the source itself."""
+    stem = source.resolve().name if source.is_dir() else source.stem
+    if to == "diffusers":
+        target = out_dir / f"{stem}_diffusers"
+    else:
+        target = out_dir / (f"{stem}.safetensors" if to == "svd" else f"{stem}_sgm.safetensors")
+    if target.resolve() == source.resolve():
+        target = target.with_name(f"{target.stem}_{to}{target.suffix}")
+    return target
+
+
+def _write(target: Path, outputs: dict[str, LazyTensor], config: ModelConfig, to: Layout) -> None:
+    need = sum(tensor.nbytes for tensor in outputs.values())
+    metadata = {"format": "svd-mindspore", "config": dump_config(config)} if to == "svd" else {"format": "pt"}
+    # disable=None: no bar where the output is not a terminal
+    with (
+        written_whole(target, need) as temporary,
+        tqdm(total=need, unit="B", unit_scale=True, desc="writing", disable=None) as bar,
+    ):
+        if to == "diffusers":
+            write_folder(temporary, outputs, config, bar.update)
+        else:
+            write_safetensors(temporary, outputs, metadata, bar.update)
+
+
+def _print_differences(weights: Weights, shapes: dict[str, Shape], written: set[str], to: Layout) -> None:
+    """Say what of the source is ignored, and what the written checkpoint does not have."""
+    if weights.leftovers:
+        some = ", ".join(weights.leftovers[:3]) + (", ..." if len(weights.leftovers) > 3 else "")
+        print(f"ignored: {len(weights.leftovers)} tensors that are no part of the model ({some})")
+    for group, count in groups_without(shapes, written).items():
+        held = any(name not in written and name.startswith(group) for name in weights.tensors)
+        why = f"there is no place for it in {_LAYOUT_NAMES[to]}" if held else "the source does not have it"
+        print(f"NOTE: not written: {OPTIONAL_GROUPS[group]} ({count} tensors); {why}. Image-to-video does not use it.")
+
+
+def _print_report(model: ModelConfig, weights: Weights, shapes: dict[str, Shape], layouts: set[Layout]) -> None:
+    """Print where every tensor is found: ours | theirs | our shape | transform, a table for each foreign layout."""
+    for layout in sorted(layouts - {"svd"}):
+        rows = [("ours", layout, "shape", "transform")]
+        rows += [
+            (entry.ours, entry.theirs, str(list(shapes[entry.ours])), entry.transform)
+            for entry in expand(layout, model, weights.tensors)
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        for row in rows:
+            print(" | ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    for name in weights.leftovers:
+        print(f"ignored | {name}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        convert(**vars(options))
+    except (ConversionError, ConfigError, OSError) as error:
+        for line in getattr(error, "details", ()):
+            print(line, file=sys.stderr)
+        print(f"convert.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("convert.py: error: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended also leaves no half-written file
+    sys.exit(main())

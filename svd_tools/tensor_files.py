@@ -1,0 +1,233 @@
+"""Tensors in files: read one at a time where they lie, written as a stream of .safetensors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+DTYPES = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),  # numpy has no bfloat16: the bits are read, and widened to float32
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+_CODES = {dtype: code for code, dtype in DTYPES.items() if code != "BF16"}
+_MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library
+
+
+class ConversionError(ValueError):
+    """A checkpoint that cannot be converted: one line that says why, and `details`, the lines of a longer list."""
+
+    def __init__(self, message: str, details: tuple[str, ...] = ()):
+        super().__init__(message)
+        self.details = tuple(details)
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is not in memory until `read` is called."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    position: tuple[str, int]
+    """File and offset, to visit tensors as they lie on the disk."""
+    read: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def stored_tensor(
+    name: str,
+    path: Path,
+    code: str,
+    shape: tuple[int, ...],
+    pieces: tuple[tuple[int, int], ...],
+    strides: tuple[int, ...] | None = None,
+) -> LazyTensor:
+    """A tensor that lies in a file; reading it raises ConversionError where the file ends early.
+
+    Args:
+        code: its element type, a key of DTYPES; bfloat16 is widened to float32, which is exact.
+        pieces: (offset, bytes) of the consecutive parts of its data.
+        strides: elements from one index to the next on each axis, where the data is not in C order.
+    """
+    dtype = np.dtype(np.float32) if code == "BF16" else DTYPES[code]
+
+    def read() -> np.ndarray:
+        values = _read_pieces(name, path, pieces).view(DTYPES[code])
+        if strides is not None:
+            steps = [stride * values.itemsize for stride in strides]
+            values = np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, shape, steps))
+        if code == "BF16":
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        return values.reshape(shape)
+
+    return LazyTensor(shape, dtype, (str(path), pieces[0][0] if pieces else 0), read)
+
+
+def _read_pieces(name: str, path: Path, pieces: tuple[tuple[int, int], ...]) -> np.ndarray:
+    data = np.empty(sum(size for _, size in pieces), np.uint8)
+    rest = memoryview(data)
+    with open(path, "rb", buffering=0) as file:
+        for offset, size in pieces:
+            file.seek(offset)
+            while size:  # Linux reads at most 2 GiB at a time
+                count = file.readinto(rest[:size])
+                if not count:
+                    raise ConversionError(f"{path} ends within tensor {name}: the file is truncated")
+                rest, size = rest[count:], size - count
+    return data
+
+
+def check_finite(values: np.ndarray, name: str) -> None:
+    """Raise ConversionError, with the tensor's name, where a value is NaN or infinite."""
+    if values.dtype.kind != "f" or not values.size:
+        return
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, 1 << 20):  # in blocks that stay in the cache
+        finite = np.isfinite(flat[start : start + (1 << 20)])
+        if not finite.all():
+            kind = "NaN" if np.isnan(flat[start + int(np.argmin(finite))]) else "infinity"
+            raise ConversionError(f"tensor {name} holds {kind}; the checkpoint is damaged")
+
+
+def cast(name: str, tensor: LazyTensor, dtype: np.dtype) -> LazyTensor:
+    """The tensor in another type; when it is read, a finite value that becomes infinite raises ConversionError."""
+    if tensor.dtype == dtype:
+        return tensor
+
+    def read() -> np.ndarray:
+        values = tensor.read()
+        with np.errstate(over="ignore"):
+            result = values.astype(dtype)
+        if not np.isfinite(result).all():
+            largest = float(np.abs(values).max())
+            raise ConversionError(f"tensor {name} holds {largest:g}, which is too large for {dtype}; use --dtype fp32")
+        return result
+
+    return LazyTensor(tensor.shape, dtype, tensor.position, read)
+
+
+# ------------------------------------------------------------------------------------------------ .safetensors
+
+
+def read_safetensors(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of a .safetensors file.
+
+    Raises:
+        ConversionError: the header is damaged, a type is unknown, or the file ends before its data does.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(size - 8, _MAX_HEADER):
+            raise ConversionError(f"{path} ends within its header: the file is truncated or not .safetensors")
+        text = file.read(length)
+    try:
+        header = {name: item for name, item in json.loads(text).items() if name != "__metadata__"}
+        tensors = {name: _stored(path, name, item, 8 + length) for name, item in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, ConversionError):
+            raise
+        raise ConversionError(f"{path} has a damaged header: {type(error).__name__}: {error}") from error
+    end = 8 + length + max((item["data_offsets"][1] for item in header.values()), default=0)
+    if end > size:
+        raise ConversionError(f"{path} is truncated: its header promises {end:,} bytes, the file has {size:,}")
+    return tensors
+
+
+def _stored(path: Path, name: str, item: Mapping, base: int) -> LazyTensor:
+    code, shape, (start, end) = item["dtype"], tuple(int(n) for n in item["shape"]), item["data_offsets"]
+    if code not in DTYPES:
+        raise ConversionError(f"{path}: tensor {name} has type {code}, which is not supported")
+    if min(shape, default=0) < 0 or start < 0 or end - start != math.prod(shape) * DTYPES[code].itemsize:
+        raise ConversionError(f"{path} has a damaged header: {end - start} bytes for {name} of shape {list(shape)}")
+    return stored_tensor(name, path, code, shape, ((base + start, end - start),))
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    metadata: Mapping[str, str],
+    progress: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Write the tensors one after another, in the order of their sources; `progress` is told the bytes of each.
+
+    The file is not complete until this returns: write it inside `written_whole`.
+    """
+    # The widest types come first, so that every tensor is aligned; then as the sources lie on the disk.
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, tensors[name].position))
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name in names:
+        tensor, start = tensors[name], offset
+        offset += tensor.nbytes
+        header[name] = {
+            "dtype": _CODES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, offset],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb", buffering=0) as file:
+        _write_all(file, len(text).to_bytes(8, "little") + text)
+        for name in names:
+            values = np.ascontiguousarray(tensors[name].read())
+            if values.shape != tensors[name].shape or values.dtype != tensors[name].dtype:
+                raise AssertionError(f"{name} was announced as {tensors[name].shape} {tensors[name].dtype}")
+            _write_all(file, values.reshape(-1).view(np.uint8).data)
+            progress(values.nbytes)
+        os.fsync(file.fileno())
+
+
+def _write_all(file, data) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+@contextlib.contextmanager
+def written_whole(target: Path, need: int) -> Iterator[Path]:
+    """A temporary path beside `target`, renamed to it at the end and removed if anything goes wrong before.
+
+    Args:
+        need: bytes that will be written; checked against the free space at once, not after minutes.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if need > free:
+        raise ConversionError(f"no space for {target}: {need / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if temporary.is_dir() and target.is_dir():
+            _remove(target)
+        os.replace(temporary, target)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

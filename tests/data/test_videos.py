@@ -1,0 +1,267 @@
+"""Videos are written whole or not at all, at their size, speed and colours, and never over one another."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from svd.data import videos
+from svd.data.videos import VideoError, free_name, write_frames, write_video
+
+
+def moving(frames: int = 8, height: int = 96, width: int = 160) -> np.ndarray:
+    """Coloured waves that travel: uint8 [t h w 3], the red and blue channels clearly different."""
+    t, y, x = np.mgrid[:frames, :height, :width]
+    red, green, blue = np.sin((x + 3 * t) / 20), np.cos((y - 2 * t) / 15), np.sin((x + y) / 25)
+    return (np.stack([160 + 90 * red, 100 + 90 * green, 80 + 60 * blue], -1)).astype(np.uint8)
+
+
+def read(path: Path) -> tuple[np.ndarray, float]:
+    """All frames of a video, uint8 RGB [t h w 3], and its frames per second."""
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while (got := capture.read())[0]:
+        frames.append(got[1][..., ::-1])
+    return np.stack(frames), capture.get(cv2.CAP_PROP_FPS)
+
+
+def read_gif(path: Path) -> tuple[np.ndarray, list[int], int]:
+    """All frames of a GIF, their durations in milliseconds, and how often it is repeated (0: for ever)."""
+    with Image.open(path) as image:
+        shown = [(np.array(f.convert("RGB")), f.info["duration"]) for f in ImageSequence.Iterator(image)]
+        return np.stack([frame for frame, _ in shown]), [d for _, d in shown], image.info["loop"]
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in decibels."""
+    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
+
+
+# --- mp4 ---
+
+
+@pytest.mark.parametrize("fps", [7, 0.5, 23.976, 60])
+def test_mp4_reads_back(tmp_path, fps):
+    frames = moving()
+    write_video(tmp_path / "waves.mp4", frames, fps)
+    result, result_fps = read(tmp_path / "waves.mp4")
+    assert result.shape == frames.shape
+    assert result_fps == pytest.approx(fps, abs=0.01)
+    assert psnr(result, frames) > 35
+    assert np.abs((result.astype(float) - frames).mean(axis=(0, 1, 2))).max() < 3  # no cast of colour
+
+
+@pytest.mark.parametrize(
+    "frames, height, width", [(1, 64, 64), (3, 63, 65), (14, 16, 16), (2, 1, 1), (2, 2, 50)]
+)
+def test_mp4_of_any_size(tmp_path, frames, height, width):
+    video = moving(frames, height, width)
+    write_video(str(tmp_path / "small.MP4"), video, 7)
+    result, _ = read(tmp_path / "small.MP4")
+    even = height + height % 2, width + width % 2
+    assert result.shape == (frames, *even, 3)
+    if min(height, width) > 16:
+        assert psnr(result[:, :height, :width], video) > 35
+        assert psnr(result[:, -1, :width], video[:, -1]) > 30  # the added row repeats the last
+
+
+def test_mp4_says_how_its_colours_are_coded(tmp_path):
+    write_video(tmp_path / "waves.mp4", moving(2), 7)
+    # box "colr", type "nclx", primaries and transfer unspecified (2), matrix 6: SMPTE 170M, which is BT.601's
+    assert b"colrnclx\x00\x02\x00\x02\x00\x06" in (tmp_path / "waves.mp4").read_bytes()
+
+
+def test_mp4_names_that_mean_something_to_ffmpeg(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("file:a 50%d.mp4", "-y.mp4", "ü.mp4"):
+        write_video(name, moving(2), 7)
+        assert len(read(tmp_path / name)[0]) == 2
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_what_ffmpeg_does_not_finish_is_an_error(tmp_path, monkeypatch):
+    for ended in (lambda _: (3, 0.4), failing(RuntimeError("moov atom not found"))):
+        monkeypatch.setattr(videos, "count_frames_and_secs", ended)
+        with pytest.raises(OSError, match=r"ffmpeg could not write the video; \d+ MB") as error:
+            write_video(tmp_path / "waves.mp4", moving(), 7)
+        assert "\n" not in str(error.value)
+        assert os.listdir(tmp_path) == []
+
+
+def test_ffmpeg_that_does_not_run(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "false")
+    with pytest.raises(OSError, match="IMAGEIO_FFMPEG_EXE"):
+        write_video(tmp_path / "waves.mp4", moving(100), 7)
+    assert os.listdir(tmp_path) == []
+
+
+# --- gif ---
+
+
+@pytest.mark.parametrize(
+    "fps, durations",
+    [
+        (7, [140, 150, 140, 140, 140, 150, 140, 140]),
+        (10, [100] * 8),
+        (30, [30, 40, 30, 30, 40, 30, 30, 40]),
+        (50, [20] * 8),
+        (100, [20] * 8),  # browsers slow down anything shorter
+        (0.5, [2000] * 8),
+    ],
+)
+def test_gif_runs_at_the_right_speed_for_ever(tmp_path, fps, durations):
+    write_video(tmp_path / "waves.gif", moving(), fps)
+    frames, shown, loop = read_gif(tmp_path / "waves.gif")
+    assert frames.shape == (8, 96, 160, 3)
+    assert np.abs(np.subtract(shown, durations)).max() <= 10
+    assert sum(shown) == pytest.approx(sum(durations), abs=10)
+    assert loop == 0
+
+
+def test_gif_colours(tmp_path):
+    frames = moving()
+    write_video(tmp_path / "waves.gif", frames, 7)
+    result, _, _ = read_gif(tmp_path / "waves.gif")
+    assert psnr(result, frames) > 26  # 256 colours, dithered
+    from_afar = [cv2.blur(frame, (9, 9)) for frame in result], [cv2.blur(frame, (9, 9)) for frame in frames]
+    assert psnr(*map(np.stack, from_afar)) > 36
+
+
+def test_gif_of_few_colours_is_exact_and_what_stands_still_is_shown_longer(tmp_path):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (100, 3), dtype=np.uint8)
+    frames = colours[rng.integers(0, 100, (4, 32, 32))]
+    frames[2] = frames[1]
+    write_video(tmp_path / "few.gif", frames, 10)
+    result, shown, _ = read_gif(tmp_path / "few.gif")
+    np.testing.assert_array_equal(result, frames[[0, 1, 3]])
+    assert shown == [100, 200, 100]
+
+
+# --- refusals and failures ---
+
+
+def failing(error: Exception):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+def test_an_existing_file_is_replaced_only_by_a_whole_one(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"waves{suffix}"
+    path.write_bytes(b"old")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", failing(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space left"):
+            write_video(path, moving(), 7)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == [path.name]
+    write_video(path, moving(), 7)
+    assert path.read_bytes() != b"old" and os.listdir(tmp_path) == [path.name]
+
+
+def test_a_full_disk_half_way_through_leaves_nothing(tmp_path, monkeypatch):
+    save, saved = Image.Image.save, []
+
+    def save_two(image, path, **options):
+        save(image, path, **options)
+        saved.append(Path(path))
+        if len(saved) in (2, 3):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", save_two)
+    with pytest.raises(OSError, match="No space left"):
+        write_frames(tmp_path / "frames", moving())
+    with pytest.raises(OSError, match="No space left"):
+        write_video(tmp_path / "waves.gif", moving(), 7)
+    assert len(saved) == 3 and all(path.is_relative_to(tmp_path) for path in saved)
+    assert os.listdir(tmp_path) == []
+
+
+def test_files_can_be_read_by_whom_the_umask_lets(tmp_path):
+    previous = os.umask(0o022)
+    try:
+        for name in ("a.mp4", "a.gif"):
+            write_video(tmp_path / name, moving(2), 7)
+            assert (tmp_path / name).stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(previous)
+
+
+@pytest.mark.parametrize(
+    "name, frames, fps, message",
+    [
+        ("a.avi", moving(2), 7, "choose .mp4 or .gif"),
+        ("a", moving(2), 7, "choose .mp4 or .gif"),
+        ("a.mp4", moving(2), 0, "positive"),
+        ("a.mp4", moving(2), float("nan"), "positive"),
+        ("a.mp4", moving(2) / 255, 7, "float64"),
+        ("a.gif", moving(2)[0], 7, r"\[96, 160, 3\]"),
+        ("a.gif", moving(2)[:0], 7, r"\[0, 96, 160, 3\]"),
+        ("nowhere/a.mp4", moving(2), 7, "no such folder"),
+    ],
+)
+def test_what_is_refused(tmp_path, name, frames, fps, message):
+    with pytest.raises(VideoError, match=message) as error:
+        write_video(tmp_path / name, frames, fps)
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == []
+
+
+# --- frames and names ---
+
+
+def test_frames_read_back_bit_for_bit(tmp_path):
+    frames = moving(3)
+    write_frames(tmp_path / "waves", frames)
+    assert os.listdir(tmp_path) == ["waves"]
+    files = sorted((tmp_path / "waves").iterdir())
+    assert [file.name for file in files] == ["frame_0000.png", "frame_0001.png", "frame_0002.png"]
+    np.testing.assert_array_equal(np.stack([np.asarray(Image.open(file)) for file in files]), frames)
+    with pytest.raises(VideoError, match="exists already"):
+        write_frames(tmp_path / "waves", frames)
+
+
+def test_a_name_is_free_with_every_suffix(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    suffixes = [".yaml", ".mp4", "_frames"]
+    with free_name(folder, "cat", suffixes) as name:
+        assert name == "cat"
+        (folder / "cat.yaml").write_text("seed: 0")
+    (folder / "cat_1_frames").mkdir()
+    (folder / "cat_2.mp4").touch()
+    with free_name(folder, "cat", suffixes) as name:
+        assert name == "cat_3"
+    assert (folder / "cat.yaml").read_text() == "seed: 0"
+
+
+def test_a_failure_removes_all_under_the_name_and_nothing_else(tmp_path):
+    (tmp_path / "cat.mp4").write_bytes(b"earlier")
+    with pytest.raises(KeyboardInterrupt), free_name(tmp_path, "cat", [".yaml", ".mp4", "_frames"]) as name:
+        write_video(tmp_path / f"{name}.mp4", moving(2), 7)
+        write_frames(tmp_path / f"{name}_frames", moving(2))
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ["cat.mp4"]
+    assert (tmp_path / "cat.mp4").read_bytes() == b"earlier"
+
+
+def test_names_are_not_given_twice_at_the_same_time(tmp_path):
+    def take(_) -> str:
+        with free_name(tmp_path, "cat", [".yaml", ".mp4"]) as name:
+            return name
+
+    with ThreadPoolExecutor(16) as pool:
+        names = list(pool.map(take, range(50)))
+    assert sorted(names) == sorted({"cat", *(f"cat_{n}" for n in range(1, 50))})
+
+
+def test_a_name_taken_while_looking_is_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "cat.yaml").touch()
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)  # as if it appeared right after the look
+    with free_name(tmp_path, "cat", [".yaml"]) as name:
+        assert name == "cat_1"

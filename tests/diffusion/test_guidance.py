@@ -1,0 +1,82 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from svd.diffusion.guidance import guided, linear_scale, triangular_scale
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A stand-in for a conditioning record: one number per clip, [b]."""
+
+    value: np.ndarray
+
+    def stack(self, other):
+        return Shift(np.concatenate([self.value, other.value]))
+
+
+class Recorder:
+    """A denoiser that depends on all it is given and remembers the batch sizes it was called with."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, x, sigma, conditioning):
+        self.batches.append(x.shape[0])
+        shift = conditioning.value.reshape(-1, 1, 1, 1, 1)
+        return x * 0.5 + (shift if isinstance(x, np.ndarray) else Tensor(shift)) * sigma
+
+
+COND, UNCOND = Shift(np.float32([3, 4])), Shift(np.float32([-1, 0.5]))
+X = np.random.default_rng(0).standard_normal((2, 5, 3, 2, 2)).astype(np.float32)
+
+
+def test_linear_scale_of_stable_video_diffusion():
+    scale = linear_scale(1.0, 2.5, 14)
+    assert scale.shape == (14,)
+    np.testing.assert_allclose(scale, 1 + np.arange(14) * (1.5 / 13))
+    np.testing.assert_array_equal(linear_scale(1.0, 2.5, 1), [1.0])
+
+
+def test_triangular_scale():
+    np.testing.assert_allclose(triangular_scale(1.0, 2.5, 5), [1, 1.75, 2.5, 1.75, 1])
+    np.testing.assert_allclose(triangular_scale(0.0, 1.0, 9, period=0.5), [0, 0.5, 1, 0.5, 0, 0.5, 1, 0.5, 0])
+    scale = triangular_scale(1.0, 2.5, 14)
+    np.testing.assert_allclose(scale, scale[::-1])
+    np.testing.assert_allclose(scale[:3], [1, 1 + 3 / 13, 1 + 6 / 13])
+
+
+@pytest.mark.parametrize("scale", [1.0, np.ones(5)], ids=["number", "per frame"])
+def test_scale_one_is_the_conditional_branch_alone(scale):
+    denoise = Recorder()
+    x0 = guided(denoise, COND, UNCOND, scale)(X, 2.0)
+    assert denoise.batches == [2]
+    np.testing.assert_array_equal(x0, Recorder()(X, 2.0, COND))
+
+
+@pytest.mark.parametrize("scale", [7.0, linear_scale(1.0, 2.5, 5)], ids=["number", "per frame"])
+def test_both_branches_in_one_batch_equal_two_calls(scale):
+    denoise = Recorder()
+    x0 = guided(denoise, COND, UNCOND, scale)(X, 2.0)
+    assert denoise.batches == [4] and x0.dtype == np.float32
+    x0_cond, x0_uncond = denoise(X, 2.0, COND), denoise(X, 2.0, UNCOND)
+    per_frame = np.broadcast_to(scale, 5)
+    for frame in range(5):
+        expected = x0_uncond[:, frame] + per_frame[frame] * (x0_cond - x0_uncond)[:, frame]
+        np.testing.assert_allclose(x0[:, frame], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tensors_give_what_arrays_give():
+    denoise = guided(Recorder(), COND, UNCOND, linear_scale(1.0, 2.5, 5))
+    np.testing.assert_allclose(denoise(Tensor(X), 2.0).asnumpy(), denoise(X, 2.0), rtol=1e-6, atol=1e-6)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="14 scales, one per frame, but x has 5 frames"):
+        guided(Recorder(), COND, UNCOND, linear_scale(1.0, 2.5, 14))(X, 2.0)
+    with pytest.raises(ValueError, match="at least one frame, not 0"):
+        linear_scale(1.0, 2.5, 0)
+    with pytest.raises(ValueError, match=r"period .* must be positive, not 0"):
+        triangular_scale(1.0, 2.5, 14, period=0.0)
