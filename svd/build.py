@@ -28,7 +28,7 @@ from svd.precision import AmpLevel, compute_dtype, set_precision
 def build_networks(config: ModelConfig) -> dict[str, nn.Cell]:
     """The networks that turn an image into a video, by the prefix of their parameters in a checkpoint.
 
-    Parameters have shapes but no values (they take no memory) until they are loaded or `init_parameters_data` is called.
+    Parameters have shapes but neither values nor memory until they are loaded.
     """
     with no_init_parameters():
         return {
@@ -81,6 +81,10 @@ def load_pipeline(
     networks = build_networks(config)
     if not holds(checkpoint, "autoencoder.encoder."):
         del networks["autoencoder.encoder"]  # diffusers' layout has a single encoder, the conditioner's
+    if config.autoencoder.decoder == "image" and holds(checkpoint, "autoencoder.decoder.time_conv_out."):
+        # A file of the temporal model has Stable Diffusion's decoder too: that of the conditioner's autoencoder.
+        networks["conditioner.autoencoder.decoder"] = networks.pop("autoencoder.decoder")
+        networks.pop("autoencoder.encoder", None)
     dtype = compute_dtype(device, amp_level)
     for prefix, network in networks.items():
         network.set_train(False)
@@ -100,6 +104,9 @@ def assemble(config: ModelConfig, networks: dict[str, nn.Cell], free_memory) -> 
         config.unet.vector_dim,
     )
     denoiser = Denoiser(networks["network"], PRECONDITIONINGS[config.preconditioning])
-    encoder = networks.get("autoencoder.encoder", conditioner.encoder)
-    autoencoder = Autoencoder(encoder, networks["autoencoder.decoder"], config.autoencoder)
+    encoder, decoder = (
+        networks.get(f"autoencoder.{part}") or networks[f"conditioner.autoencoder.{part}"]
+        for part in ("encoder", "decoder")
+    )
+    autoencoder = Autoencoder(encoder, decoder, config.autoencoder)
     return ImageToVideo(config, conditioner, denoiser, autoencoder, free_memory)

@@ -5,6 +5,8 @@ from typing import Literal
 import mindspore as ms
 from mindspore import nn
 
+from svd.layers.basic import Linear
+
 AmpLevel = Literal["auto", "O0", "O2"]
 """O0: float32. O2: float16 inside the networks. auto: O2 on Ascend, O0 elsewhere."""
 
@@ -27,7 +29,7 @@ def set_precision(network: nn.Cell, dtype: ms.Type, flash: bool) -> nn.Cell:
         flash: use Ascend's fused attention (where dtype is 16-bit; it takes no other).
     """
     for _, cell in network.cells_and_names():
-        if isinstance(cell, (nn.Conv2d, nn.Dense)):
+        if isinstance(cell, (nn.Conv2d, Linear)):
             for parameter in cell.get_parameters(expand=False):
                 parameter.set_dtype(dtype)
         if hasattr(cell, "flash"):

@@ -18,10 +18,11 @@ class RuntimeSetupError(RuntimeError):
 
 
 def _version(package: str) -> tuple[int, ...]:
+    """Major and minor version; (0, 0) if the package is not installed."""
     try:
         text = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        raise RuntimeSetupError(f"{package} is not installed: pip install '{package}'") from None
+        return (0, 0)
     return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in text.split(".")[:2])
 
 
@@ -30,10 +31,8 @@ def check_versions() -> None:
     oldest, newest = (".".join(map(str, v)) for v in SUPPORTED)
     mindspore = _version("mindspore")
     if not SUPPORTED[0] <= mindspore <= SUPPORTED[1]:
-        found = ".".join(map(str, mindspore))
-        raise RuntimeSetupError(
-            f"MindSpore {found} is not supported: pip install 'mindspore>={oldest},<={newest}.*'"
-        )
+        found = "{}.{} is not supported".format(*mindspore) if any(mindspore) else "is not installed"
+        raise RuntimeSetupError(f"MindSpore {found}: pip install 'mindspore>={oldest},<{newest}.99'")
     if _version("numpy") >= (2, 0):
         raise RuntimeSetupError("MindSpore fails at run time with NumPy 2: pip install 'numpy<2'")
 
@@ -118,7 +117,13 @@ def free_memory(device: str) -> int:
     return total - ms.runtime.memory_reserved()
 
 
-def describe(device: str, mode: int) -> dict[str, str]:
+def describe(mode: int) -> dict[str, str]:
     """Device, mode and versions, as the side file of a video records them."""
-    packages = {name: importlib.metadata.version(name) for name in ("mindspore", "numpy")}
-    return {"device_target": device, "mode": mode, "python": sys.version.split()[0], **packages}
+    import mindspore as ms
+
+    return {
+        "device": ms.get_context("device_target"),
+        "mode": f"{mode} ({'pynative' if mode else 'graph'})",
+        "python": sys.version.split()[0],
+        **{package: importlib.metadata.version(package) for package in ("mindspore", "numpy")},
+    }

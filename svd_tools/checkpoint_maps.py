@@ -1,10 +1,10 @@
 """What every tensor is called elsewhere: our names beside those of Stability's single file and of diffusers.
 
-A table is a tuple of rows `(ours, sgm, diffusers[, table])`. A row renames the front of a name, up to a dot or the end;
-the table in the last column renames the rest, and without one the rest is `.weight`, `.bias` or nothing. `{i}` and
-`{j}` stand for numbers; the other names in braces are numbers that follow from them (`_numbers`). `name : transform`
-says how the stored values differ; on a row for a weight and a bias it is meant for the weight. `None`: not stored
-there. Only one direction is written down; the other one is derived.
+A table is a tuple of rows `(ours, sgm, diffusers[, table])`. A row renames the front of a name, up to a dot
+or the end; the table in its last column renames the rest, and without one the rest is `.weight`, `.bias` or
+nothing. `{i}` and `{j}` stand for numbers, the other names in braces for numbers that follow from them
+(`_numbers`). `name : transform` says how the stored values differ; on a row for a weight and a bias it is
+meant for the weight. `None`: not stored there. Only one direction is written down; the other is derived.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from svd.config import ModelConfig
 Layout = Literal["svd", "sgm", "diffusers"]
 Shape = tuple[int, ...]
 
-# ------------------------------------------------------------------------------------------------------ transforms
+# --- transforms ---
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Transform:
 def _third(index: int) -> Transform:
     """Ours is one of the three parts of theirs; theirs is put together from the three in turn."""
     return Transform(
-        lambda s: (3 * s[0], *s[1:]), lambda x: x, lambda x: x[index * len(x) // 3 : (index + 1) * len(x) // 3]
+        lambda s: (3 * s[0], *s[1:]),
+        lambda x: x,
+        lambda x: x[index * len(x) // 3 : (index + 1) * len(x) // 3],
     )
 
 
@@ -47,35 +49,36 @@ TRANSFORMS = {
     # [o i] is [o i 1 1] over pixels
     "linear_1x1": Transform(lambda s: (*s, 1, 1), lambda x: x[..., None, None], lambda x: x[..., 0, 0]),
     "transpose": Transform(lambda s: s[::-1], lambda x: x.T, lambda x: x.T),
-    # Our alpha weighs the spatial branch; theirs, in the decoder, the temporal one: 1 - sigmoid(m) = sigmoid(-m).
+    # Our alpha weighs the spatial branch; theirs, in the decoder, the temporal one:
+    # 1 - sigmoid(m) = sigmoid(-m).
     "negate": Transform(lambda s: s, np.negative, np.negative),
     "third_1": _third(0),
     "third_2": _third(1),
     "third_3": _third(2),
 }
 
-# ---------------------------------------------------------------------------------------------------------- tables
+# --- tables ---
 
-# ours                       Stability (sgm)                            diffusers
+# ours                     Stability (sgm)         diffusers
 _ATTENTION = (
-    ("to_q",                  "to_q",     "to_q"),
-    ("to_k",                  "to_k",     "to_k"),
-    ("to_v",                  "to_v",     "to_v"),
-    ("to_out",                "to_out.0", "to_out.0"),
+    ("to_q",               "to_q",                 "to_q"),
+    ("to_k",               "to_k",                 "to_k"),
+    ("to_v",               "to_v",                 "to_v"),
+    ("to_out",             "to_out.0",             "to_out.0"),
 )  # fmt: skip
 _FEED_FORWARD = (
-    ("proj_in",               "net.0.proj", "net.0.proj"),
-    ("proj_out",              "net.2",      "net.2"),
+    ("proj_in",            "net.0.proj",           "net.0.proj"),
+    ("proj_out",           "net.2",                "net.2"),
 )  # fmt: skip
 _BLOCK = (
-    ("norm_in",               "norm_in", "norm_in"),
-    ("ff_in",                 "ff_in",   "ff_in", _FEED_FORWARD),
-    ("norm1",                 "norm1",   "norm1"),
-    ("attn1",                 "attn1",   "attn1", _ATTENTION),
-    ("norm2",                 "norm2",   "norm2"),
-    ("attn2",                 "attn2",   "attn2", _ATTENTION),
-    ("norm3",                 "norm3",   "norm3"),
-    ("ff",                    "ff",      "ff", _FEED_FORWARD),
+    ("norm_in",            "norm_in",              "norm_in"),
+    ("ff_in",              "ff_in",                "ff_in", _FEED_FORWARD),
+    ("norm1",              "norm1",                "norm1"),
+    ("attn1",              "attn1",                "attn1", _ATTENTION),
+    ("norm2",              "norm2",                "norm2"),
+    ("attn2",              "attn2",                "attn2", _ATTENTION),
+    ("norm3",              "norm3",                "norm3"),
+    ("ff",                 "ff",                   "ff", _FEED_FORWARD),
 )  # fmt: skip
 _TRANSFORMER = (
     ("norm",                     "norm",                  "norm"),
@@ -88,18 +91,18 @@ _TRANSFORMER = (
     ("proj_out",                 "proj_out",              "proj_out"),
 )  # fmt: skip
 _UNET_RESNET = (
-    ("spatial.norm1",         "in_layers.0",                        "spatial_res_block.norm1"),
-    ("spatial.conv1",         "in_layers.2",                        "spatial_res_block.conv1"),
-    ("spatial.emb_proj",      "emb_layers.1",                       "spatial_res_block.time_emb_proj"),
-    ("spatial.norm2",         "out_layers.0",                       "spatial_res_block.norm2"),
-    ("spatial.conv2",         "out_layers.3",                       "spatial_res_block.conv2"),
-    ("spatial.shortcut",      "skip_connection",                    "spatial_res_block.conv_shortcut"),
-    ("temporal.norm1",        "time_stack.in_layers.0",             "temporal_res_block.norm1"),
-    ("temporal.conv1",        "time_stack.in_layers.2 : temporal",  "temporal_res_block.conv1 : temporal"),
-    ("temporal.emb_proj",     "time_stack.emb_layers.1",            "temporal_res_block.time_emb_proj"),
-    ("temporal.norm2",        "time_stack.out_layers.0",            "temporal_res_block.norm2"),
-    ("temporal.conv2",        "time_stack.out_layers.3 : temporal", "temporal_res_block.conv2 : temporal"),
-    ("blend.mix_factor",      "time_mixer.mix_factor",              "time_mixer.mix_factor"),
+    ("spatial.norm1",      "in_layers.0",                        "spatial_res_block.norm1"),
+    ("spatial.conv1",      "in_layers.2",                        "spatial_res_block.conv1"),
+    ("spatial.emb_proj",   "emb_layers.1",                       "spatial_res_block.time_emb_proj"),
+    ("spatial.norm2",      "out_layers.0",                       "spatial_res_block.norm2"),
+    ("spatial.conv2",      "out_layers.3",                       "spatial_res_block.conv2"),
+    ("spatial.shortcut",   "skip_connection",                    "spatial_res_block.conv_shortcut"),
+    ("temporal.norm1",     "time_stack.in_layers.0",             "temporal_res_block.norm1"),
+    ("temporal.conv1",     "time_stack.in_layers.2 : temporal",  "temporal_res_block.conv1 : temporal"),
+    ("temporal.emb_proj",  "time_stack.emb_layers.1",            "temporal_res_block.time_emb_proj"),
+    ("temporal.norm2",     "time_stack.out_layers.0",            "temporal_res_block.norm2"),
+    ("temporal.conv2",     "time_stack.out_layers.3 : temporal", "temporal_res_block.conv2 : temporal"),
+    ("blend.mix_factor",   "time_mixer.mix_factor",              "time_mixer.mix_factor"),
 )  # fmt: skip
 _UNET = (
     ("conv_in",                   "input_blocks.0.0",     "conv_in"),
@@ -123,92 +126,92 @@ _UNET = (
     ("conv_out",                  "out.2",                "conv_out"),
 )  # fmt: skip
 _IMAGE_RESNET = (
-    ("norm1",                 "norm1",        "norm1"),
-    ("conv1",                 "conv1",        "conv1"),
-    ("norm2",                 "norm2",        "norm2"),
-    ("conv2",                 "conv2",        "conv2"),
-    ("shortcut",              "nin_shortcut", "conv_shortcut"),
+    ("norm1",              "norm1",                "norm1"),
+    ("conv1",              "conv1",                "conv1"),
+    ("norm2",              "norm2",                "norm2"),
+    ("conv2",              "conv2",                "conv2"),
+    ("shortcut",           "nin_shortcut",         "conv_shortcut"),
 )  # fmt: skip
 _VIDEO_RESNET = (
-    ("spatial.norm1",         "norm1",                              "spatial_res_block.norm1"),
-    ("spatial.conv1",         "conv1",                              "spatial_res_block.conv1"),
-    ("spatial.norm2",         "norm2",                              "spatial_res_block.norm2"),
-    ("spatial.conv2",         "conv2",                              "spatial_res_block.conv2"),
-    ("spatial.shortcut",      "nin_shortcut",                       "spatial_res_block.conv_shortcut"),
-    ("temporal.norm1",        "time_stack.in_layers.0",             "temporal_res_block.norm1"),
-    ("temporal.conv1",        "time_stack.in_layers.2 : temporal",  "temporal_res_block.conv1 : temporal"),
-    ("temporal.norm2",        "time_stack.out_layers.0",            "temporal_res_block.norm2"),
-    ("temporal.conv2",        "time_stack.out_layers.3 : temporal", "temporal_res_block.conv2 : temporal"),
-    ("blend.mix_factor",      "mix_factor : negate",                "time_mixer.mix_factor : negate"),
+    ("spatial.norm1",      "norm1",                              "spatial_res_block.norm1"),
+    ("spatial.conv1",      "conv1",                              "spatial_res_block.conv1"),
+    ("spatial.norm2",      "norm2",                              "spatial_res_block.norm2"),
+    ("spatial.conv2",      "conv2",                              "spatial_res_block.conv2"),
+    ("spatial.shortcut",   "nin_shortcut",                       "spatial_res_block.conv_shortcut"),
+    ("temporal.norm1",     "time_stack.in_layers.0",             "temporal_res_block.norm1"),
+    ("temporal.conv1",     "time_stack.in_layers.2 : temporal",  "temporal_res_block.conv1 : temporal"),
+    ("temporal.norm2",     "time_stack.out_layers.0",            "temporal_res_block.norm2"),
+    ("temporal.conv2",     "time_stack.out_layers.3 : temporal", "temporal_res_block.conv2 : temporal"),
+    ("blend.mix_factor",   "mix_factor : negate",                "time_mixer.mix_factor : negate"),
 )  # fmt: skip
 _PIXEL_ATTENTION = (
-    ("norm",                  "norm",                  "group_norm"),
-    ("to_q",                  "q : linear_1x1",        "to_q"),
-    ("to_k",                  "k : linear_1x1",        "to_k"),
-    ("to_v",                  "v : linear_1x1",        "to_v"),
-    ("to_out",                "proj_out : linear_1x1", "to_out.0"),
+    ("norm",               "norm",                  "group_norm"),
+    ("to_q",               "q : linear_1x1",        "to_q"),
+    ("to_k",               "k : linear_1x1",        "to_k"),
+    ("to_v",               "v : linear_1x1",        "to_v"),
+    ("to_out",             "proj_out : linear_1x1", "to_out.0"),
 )  # fmt: skip
 _IMAGE_MIDDLE = (
-    ("resnets.0",             "block_1", "resnets.0", _IMAGE_RESNET),
-    ("attention",             "attn_1",  "attentions.0", _PIXEL_ATTENTION),
-    ("resnets.1",             "block_2", "resnets.1", _IMAGE_RESNET),
+    ("resnets.0",          "block_1",              "resnets.0", _IMAGE_RESNET),
+    ("attention",          "attn_1",               "attentions.0", _PIXEL_ATTENTION),
+    ("resnets.1",          "block_2",              "resnets.1", _IMAGE_RESNET),
 )  # fmt: skip
 _VIDEO_MIDDLE = (
-    ("resnets.0",             "block_1", "resnets.0", _VIDEO_RESNET),
-    ("attention",             "attn_1",  "attentions.0", _PIXEL_ATTENTION),
-    ("resnets.1",             "block_2", "resnets.1", _VIDEO_RESNET),
+    ("resnets.0",          "block_1",              "resnets.0", _VIDEO_RESNET),
+    ("attention",          "attn_1",               "attentions.0", _PIXEL_ATTENTION),
+    ("resnets.1",          "block_2",              "resnets.1", _VIDEO_RESNET),
 )  # fmt: skip
 _ENCODER = (
-    ("conv_in",               "encoder.conv_in",  "encoder.conv_in"),
-    ("down_blocks.{i}",       "encoder.down.{i}", "encoder.down_blocks.{i}", (
-        ("resnets.{j}",       "block.{j}",        "resnets.{j}", _IMAGE_RESNET),
-        ("downsample.conv",   "downsample.conv",  "downsamplers.0.conv"))),
-    ("mid",                   "encoder.mid",      "encoder.mid_block", _IMAGE_MIDDLE),
-    ("norm_out",              "encoder.norm_out", "encoder.conv_norm_out"),
-    ("conv_out",              "encoder.conv_out", "encoder.conv_out"),
-    ("quant_conv",            "quant_conv",       "quant_conv"),
+    ("conv_in",             "encoder.conv_in",      "encoder.conv_in"),
+    ("down_blocks.{i}",     "encoder.down.{i}",     "encoder.down_blocks.{i}", (
+        ("resnets.{j}",     "block.{j}",            "resnets.{j}", _IMAGE_RESNET),
+        ("downsample.conv", "downsample.conv",      "downsamplers.0.conv"))),
+    ("mid",                 "encoder.mid",          "encoder.mid_block", _IMAGE_MIDDLE),
+    ("norm_out",            "encoder.norm_out",     "encoder.conv_norm_out"),
+    ("conv_out",            "encoder.conv_out",     "encoder.conv_out"),
+    ("quant_conv",          "quant_conv",           "quant_conv"),
 )  # fmt: skip
 _IMAGE_DECODER = (
-    ("post_quant_conv",       "post_quant_conv",    None),
-    ("conv_in",               "decoder.conv_in",    None),
-    ("mid",                   "decoder.mid",        None, _IMAGE_MIDDLE),
-    ("up_blocks.{i}",         "decoder.up.{level}", None, (
-        ("resnets.{j}",       "block.{j}",          None, _IMAGE_RESNET),
-        ("upsample.conv",     "upsample.conv",      None))),
-    ("norm_out",              "decoder.norm_out",   None),
-    ("conv_out",              "decoder.conv_out",   None),
+    ("post_quant_conv",    "post_quant_conv",      None),
+    ("conv_in",            "decoder.conv_in",      None),
+    ("mid",                "decoder.mid",          None, _IMAGE_MIDDLE),
+    ("up_blocks.{i}",      "decoder.up.{level}",   None, (
+        ("resnets.{j}",    "block.{j}",            None, _IMAGE_RESNET),
+        ("upsample.conv",  "upsample.conv",        None))),
+    ("norm_out",           "decoder.norm_out",     None),
+    ("conv_out",           "decoder.conv_out",     None),
 )  # fmt: skip
 _VIDEO_DECODER = (
-    ("conv_in",               "decoder.conv_in",                           "decoder.conv_in"),
-    ("mid",                   "decoder.mid",                               "decoder.mid_block", _VIDEO_MIDDLE),
-    ("up_blocks.{i}",         "decoder.up.{level}",                        "decoder.up_blocks.{i}", (
-        ("resnets.{j}",       "block.{j}",                                 "resnets.{j}", _VIDEO_RESNET),
-        ("upsample.conv",     "upsample.conv",                             "upsamplers.0.conv"))),
-    ("norm_out",              "decoder.norm_out",                          "decoder.conv_norm_out"),
-    ("conv_out",              "decoder.conv_out",                          "decoder.conv_out"),
-    ("time_conv_out",         "decoder.conv_out.time_mix_conv : temporal", "decoder.time_conv_out : temporal"),
+    ("conv_in",            "decoder.conv_in",                           "decoder.conv_in"),
+    ("mid",                "decoder.mid",                               "decoder.mid_block", _VIDEO_MIDDLE),
+    ("up_blocks.{i}",      "decoder.up.{level}",                        "decoder.up_blocks.{i}", (
+        ("resnets.{j}",    "block.{j}",                                 "resnets.{j}", _VIDEO_RESNET),
+        ("upsample.conv",  "upsample.conv",                             "upsamplers.0.conv"))),
+    ("norm_out",           "decoder.norm_out",                          "decoder.conv_norm_out"),
+    ("conv_out",           "decoder.conv_out",                          "decoder.conv_out"),
+    ("time_conv_out",      "decoder.conv_out.time_mix_conv : temporal", "decoder.time_conv_out : temporal"),
 )  # fmt: skip
 _CLIP_LAYER = (
-    ("norm1",                 "ln_1",                          "layer_norm1"),
-    ("attn.to_q.weight",      "attn.in_proj_weight : third_1", "self_attn.q_proj.weight"),
-    ("attn.to_k.weight",      "attn.in_proj_weight : third_2", "self_attn.k_proj.weight"),
-    ("attn.to_v.weight",      "attn.in_proj_weight : third_3", "self_attn.v_proj.weight"),
-    ("attn.to_q.bias",        "attn.in_proj_bias : third_1",   "self_attn.q_proj.bias"),
-    ("attn.to_k.bias",        "attn.in_proj_bias : third_2",   "self_attn.k_proj.bias"),
-    ("attn.to_v.bias",        "attn.in_proj_bias : third_3",   "self_attn.v_proj.bias"),
-    ("attn.to_out",           "attn.out_proj",                 "self_attn.out_proj"),
-    ("norm2",                 "ln_2",                          "layer_norm2"),
-    ("mlp.fc1",               "mlp.c_fc",                      "mlp.fc1"),
-    ("mlp.fc2",               "mlp.c_proj",                    "mlp.fc2"),
+    ("norm1",              "ln_1",                          "layer_norm1"),
+    ("attn.to_q.weight",   "attn.in_proj_weight : third_1", "self_attn.q_proj.weight"),
+    ("attn.to_k.weight",   "attn.in_proj_weight : third_2", "self_attn.k_proj.weight"),
+    ("attn.to_v.weight",   "attn.in_proj_weight : third_3", "self_attn.v_proj.weight"),
+    ("attn.to_q.bias",     "attn.in_proj_bias : third_1",   "self_attn.q_proj.bias"),
+    ("attn.to_k.bias",     "attn.in_proj_bias : third_2",   "self_attn.k_proj.bias"),
+    ("attn.to_v.bias",     "attn.in_proj_bias : third_3",   "self_attn.v_proj.bias"),
+    ("attn.to_out",        "attn.out_proj",                 "self_attn.out_proj"),
+    ("norm2",              "ln_2",                          "layer_norm2"),
+    ("mlp.fc1",            "mlp.c_fc",                      "mlp.fc1"),
+    ("mlp.fc2",            "mlp.c_proj",                    "mlp.fc2"),
 )  # fmt: skip
 _CLIP = (
-    ("class_embedding",       "class_embedding",           "vision_model.embeddings.class_embedding"),
-    ("position_embedding",    "positional_embedding",      "vision_model.embeddings.position_embedding.weight"),
-    ("patch_embedding",       "conv1",                     "vision_model.embeddings.patch_embedding"),
-    ("norm_pre",              "ln_pre",                    "vision_model.pre_layrnorm"),
-    ("layers.{i}",            "transformer.resblocks.{i}", "vision_model.encoder.layers.{i}", _CLIP_LAYER),
-    ("norm_post",             "ln_post",                   "vision_model.post_layernorm"),
-    ("projection.weight",     "proj : transpose",          "visual_projection.weight"),
+    ("class_embedding",    "class_embedding",           "vision_model.embeddings.class_embedding"),
+    ("position_embedding", "positional_embedding",      "vision_model.embeddings.position_embedding.weight"),
+    ("patch_embedding",    "conv1",                     "vision_model.embeddings.patch_embedding"),
+    ("norm_pre",           "ln_pre",                    "vision_model.pre_layrnorm"),
+    ("layers.{i}",         "transformer.resblocks.{i}", "vision_model.encoder.layers.{i}", _CLIP_LAYER),
+    ("norm_post",          "ln_post",                   "vision_model.post_layernorm"),
+    ("projection.weight",  "proj : transpose",          "visual_projection.weight"),
 )  # fmt: skip
 
 _CLIP_SGM = "conditioner.embedders.0.open_clip.model.visual"
@@ -233,7 +236,7 @@ OPTIONAL_GROUPS = {
 MINDSPORE_ALIASES = ((".gamma", ".weight"), (".beta", ".bias"))
 """Ends of names that MindSpore's own normalisations give."""
 
-# ------------------------------------------------------------------------------------------------------- expansion
+# --- expansion ---
 
 
 @dataclass(frozen=True)
@@ -249,9 +252,9 @@ def expand(layout: Layout, config: ModelConfig, names: Iterable[str]) -> list[En
     """The entries of every name of ours that the other layout stores, in the order of `names`."""
     if layout == "svd":
         return [Entry(name, name, "same") for name in names]
-    column = {"sgm": 1, "diffusers": 2}[layout]
-    found = (_translate(name, _MODELS[config.autoencoder.decoder], column, config, {}) for name in names)
-    return [Entry(name, *translated) for name, translated in zip(names, found) if translated is not None]
+    table, column = _MODELS[config.autoencoder.decoder], {"sgm": 1, "diffusers": 2}[layout]
+    found = ((name, _translate(name, table, column, config, {})) for name in names)
+    return [Entry(name, *translated) for name, translated in found if translated is not None]
 
 
 def _translate(
@@ -271,14 +274,13 @@ def _translate(
         if len(row) > 3:
             inner = _translate(rest, row[3], column, config, numbers)
             return inner and (f"{theirs}.{inner[0]}", inner[1])
-        if rest not in ("", "weight", "bias"):
-            continue
-        return (f"{theirs}.{rest}" if rest else theirs), (transform if transform and rest != "bias" else "same")
+        if rest in ("", "weight", "bias"):
+            return f"{theirs}.{rest}".rstrip("."), "same" if rest == "bias" else transform or "same"
     raise LookupError(f"no row of the tables is for {name}")
 
 
 def _numbers(config: ModelConfig, i: int = 0, j: int = 0) -> dict[str, int]:
-    """The numbers that a row may use: sgm counts the UNet's blocks through, and the decoder's levels backwards."""
+    """The numbers of a row: sgm counts all blocks of the UNet through, and the decoder's levels backwards."""
     unet, levels = config.unet, len(config.autoencoder.channel_mult)
     per_level = unet.num_res_blocks + 1
     factor = 2 ** max(0, len(unet.channel_mult) - 1 - i)  # of the UNet's i-th level on the way up
@@ -289,12 +291,14 @@ def _numbers(config: ModelConfig, i: int = 0, j: int = 0) -> dict[str, int]:
         "down_end": (i + 1) * per_level,
         "up": i * per_level + j,
         "up_end": i * per_level + unet.num_res_blocks,
-        "last": 2 if factor in unet.attention_resolutions else 1,  # after the residual block and the transformer
+        "last": 2
+        if factor in unet.attention_resolutions
+        else 1,  # behind the transformer, where there is one
         "level": levels - 1 - i,
     }
 
 
-# --------------------------------------------------------------------------------------------------- foreign files
+# --- names of files as they are found ---
 
 
 def detect_layout(names: Iterable[str]) -> Layout | None:
@@ -314,6 +318,7 @@ def plain_name(name: str) -> str:
 
 
 def is_leftover(name: str, shape: Shape) -> bool:
-    """Whether a tensor is no part of the model: CLIP's text tower, position indices, numbers saved beside weights."""
-    text_tower = name.startswith("conditioner.embedders.0.open_clip.model.") and not name.startswith(_CLIP_SGM + ".")
+    """Whether a tensor is no part of the model: CLIP's text tower, position indices, single numbers."""
+    clip, visual = _CLIP_SGM.removesuffix("visual"), f"{_CLIP_SGM}."
+    text_tower = name.startswith(clip) and not name.startswith(visual)
     return text_tower or name == "image_encoder.vision_model.embeddings.position_ids" or shape == ()

@@ -1,4 +1,4 @@
-"""From the tensors of one layout to those of another, checked name by name and shape by shape; nothing is read yet."""
+"""From the tensors of one layout to those of another, checked by name and shape; no value is read yet."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from functools import lru_cache
 import numpy as np
 
 from svd.config import ModelConfig
-from svd_tools.checkpoint_maps import OPTIONAL_GROUPS, TRANSFORMS, Entry, Layout, Shape, expand, is_leftover, plain_name
+from svd_tools.checkpoint_maps import (
+    OPTIONAL_GROUPS,
+    TRANSFORMS,
+    Entry,
+    Layout,
+    Shape,
+    expand,
+    is_leftover,
+    plain_name,
+)
 from svd_tools.tensor_files import ConversionError, LazyTensor, check_finite
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a model under our names, and what its source had too much or too little."""
+    """The tensors of a model under our names, and what else its source had."""
 
     tensors: dict[str, LazyTensor]
     leftovers: list[str]
@@ -32,7 +41,7 @@ def gather(
         shapes: the shapes of all that our layout can hold, by name.
 
     Raises:
-        ConversionError: tensors are missing, unexpected, or of the wrong shape or type; `details` lists every one.
+        ConversionError: tensors are missing, unexpected, or of a wrong shape or type; `details` lists all.
     """
     source = _plain(tensors)
     entries = expand(layout, config, shapes)
@@ -74,10 +83,15 @@ def _theirs(weights: Mapping[str, LazyTensor], entries: list[Entry]) -> LazyTens
     transform = TRANSFORMS[entries[0].transform]
     shape = transform.shape(tensors[0].shape)
     if len(tensors) == 1:
-        return LazyTensor(shape, tensors[0].dtype, tensors[0].position, lambda: transform.to_theirs(tensors[0].read()))
+        return LazyTensor(
+            shape, tensors[0].dtype, tensors[0].position, lambda: transform.to_theirs(tensors[0].read())
+        )
     dtype = np.result_type(*[tensor.dtype for tensor in tensors])
     return LazyTensor(
-        shape, dtype, tensors[0].position, lambda: np.concatenate([tensor.read() for tensor in tensors], dtype=dtype)
+        shape,
+        dtype,
+        tensors[0].position,
+        lambda: np.concatenate([tensor.read() for tensor in tensors], dtype=dtype),
     )
 
 
@@ -93,7 +107,9 @@ def _plain(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     source: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():
         if plain_name(name) in source:
-            raise ConversionError(f"{name} and {plain_name(name)} are both in the checkpoint, but mean the same")
+            raise ConversionError(
+                f"{name} and {plain_name(name)} are both in the checkpoint, but mean the same"
+            )
         source[plain_name(name)] = tensor
     return source
 
@@ -125,4 +141,6 @@ def _check(source: Mapping[str, LazyTensor], expected: Mapping[str, Shape], left
             if lines
             for line in (f"{len(lines)} tensors {fault}:", *(f"  {line}" for line in lines))
         ]
-        raise ConversionError(f"the checkpoint does not fit the config: {counts} (of {len(expected)})", tuple(details))
+        raise ConversionError(
+            f"the checkpoint does not fit the config: {counts} (of {len(expected)})", tuple(details)
+        )

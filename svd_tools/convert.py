@@ -1,6 +1,6 @@
 """Convert a checkpoint of Stable Video Diffusion between Stability's, diffusers' and this project's layout.
 
-    python svd_tools/convert.py --pt_weights_file svd.safetensors --config configs/svd.yaml --out_dir models
+python svd_tools/convert.py --pt_weights_file svd.safetensors --config configs/svd.yaml --out_dir models
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from svd_tools.diffusers_folder import check_expressible, check_settings, write_
 from svd_tools.sources import read_weights
 from svd_tools.tensor_files import ConversionError, LazyTensor, cast, write_safetensors, written_whole
 
-_LAYOUT_NAMES = {"svd": "this project's layout", "sgm": "Stability's layout (sgm)", "diffusers": "diffusers' layout"}
+_LAYOUT_NAMES = {
+    "svd": "this project's layout",
+    "sgm": "Stability's layout (sgm)",
+    "diffusers": "diffusers' layout",
+}
 _DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 
 
@@ -30,16 +34,25 @@ def _parser() -> ArgumentParser:
         "--pt_weights_file",
         required=True,
         type=str,
-        help="Checkpoint to convert: Stability's file (.safetensors, .ckpt, .pt, .bin), a diffusers folder, mindone's "
-        ".ckpt, or a file of this project. The layout is told from the names.",
+        help="Checkpoint to convert: Stability's file (.safetensors, .ckpt, .pt, .bin), a diffusers folder, "
+        "mindone's .ckpt, or a file of this project. The layout is told from the names.",
     )
-    parser.add_argument("--config", required=True, type=str, help="Config of the model, for instance configs/svd.yaml.")
-    parser.add_argument("--out_dir", required=True, type=str, help="Folder to write to; made if it does not exist.")
-    parser.add_argument("--to", choices=tuple(_LAYOUT_NAMES), default="svd", help="Layout to write (default: svd).")
     parser.add_argument(
-        "--dtype", choices=("keep", *_DTYPES), default="keep", help="Type of the written values (default: keep)."
+        "--config", required=True, type=str, help="Config of the model, for instance configs/svd.yaml."
     )
-    parser.add_argument("--report", action="store_true", help="Print where every tensor comes from and goes to.")
+    parser.add_argument(
+        "--out_dir", required=True, type=str, help="Folder to write to; made if it does not exist."
+    )
+    parser.add_argument("--to", choices=tuple(_LAYOUT_NAMES), default="svd", help="Layout to write.")
+    parser.add_argument(
+        "--dtype",
+        choices=("keep", *_DTYPES),
+        default="keep",
+        help="Type of the written values.",
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="Print where every tensor comes from and goes to."
+    )
     parser.add_argument("--overwrite", action="store_true", help="Replace the output if it exists.")
     return parser
 
@@ -60,11 +73,10 @@ def convert(
     Raises:
         ConversionError: the source cannot be read or does not fit the config; nothing was written.
     """
-    from svd.build import parameter_shapes  # MindSpore takes seconds to import, which --help need not wait for
+    # MindSpore takes seconds to import, which --help need not wait for.
+    from svd.build import parameter_shapes
 
     source, model = Path(pt_weights_file), load_config(config)
-    if to == "diffusers":
-        check_expressible(model)
     target = output_path(source, Path(out_dir), to)
     if target.exists() and not overwrite:
         raise ConversionError(f"{target} exists; choose another --out_dir, or give --overwrite to replace it")
@@ -72,8 +84,12 @@ def convert(
     layout = detect_layout(tensors)
     if layout is None:
         some = ", ".join(list(tensors)[:3])
-        raise ConversionError(f"{source} is not a checkpoint of Stable Video Diffusion: it has tensors such as {some}")
+        raise ConversionError(
+            f"{source} is no checkpoint of Stable Video Diffusion: it has tensors such as {some}"
+        )
     print(f"{source} is {kind} in {_LAYOUT_NAMES[layout]}: {len(tensors)} tensors")
+    if "diffusers" in (layout, to):
+        check_expressible(model)
     if layout == "diffusers":
         check_settings(source, model)
     shapes = parameter_shapes(model)
@@ -83,7 +99,8 @@ def convert(
         outputs = {name: cast(name, tensor, _DTYPES[dtype]) for name, tensor in outputs.items()}
     if report:
         _print_report(model, weights, shapes, {layout, to})
-    _print_differences(weights, shapes, {entry.ours for entry in expand(to, model, weights.tensors)}, to)
+    written = {entry.ours for entry in expand(to, model, weights.tensors)}
+    _print_differences(weights, shapes, written, to)
     _write(target, outputs, model, to)
     print(f"wrote {len(outputs)} tensors in {_LAYOUT_NAMES[to]}:\n{target}")
     return target
@@ -103,12 +120,12 @@ def output_path(source: Path, out_dir: Path, to: Layout) -> Path:
 
 def _write(target: Path, outputs: dict[str, LazyTensor], config: ModelConfig, to: Layout) -> None:
     need = sum(tensor.nbytes for tensor in outputs.values())
-    metadata = {"format": "svd-mindspore", "config": dump_config(config)} if to == "svd" else {"format": "pt"}
-    # disable=None: no bar where the output is not a terminal
-    with (
-        written_whole(target, need) as temporary,
-        tqdm(total=need, unit="B", unit_scale=True, desc="writing", disable=None) as bar,
-    ):
+    metadata = {"format": "pt"}
+    if to == "svd":
+        metadata = {"format": "svd-mindspore", "config": dump_config(config)}
+    # disable=None: no bar where the output is no terminal
+    bar = tqdm(total=need, unit="B", unit_scale=True, desc="writing", disable=None)
+    with bar, written_whole(target, need) as temporary:
         if to == "diffusers":
             write_folder(temporary, outputs, config, bar.update)
         else:
@@ -123,11 +140,14 @@ def _print_differences(weights: Weights, shapes: dict[str, Shape], written: set[
     for group, count in groups_without(shapes, written).items():
         held = any(name not in written and name.startswith(group) for name in weights.tensors)
         why = f"there is no place for it in {_LAYOUT_NAMES[to]}" if held else "the source does not have it"
-        print(f"NOTE: not written: {OPTIONAL_GROUPS[group]} ({count} tensors); {why}. Image-to-video does not use it.")
+        print(f"NOTE: not written: {OPTIONAL_GROUPS[group]} ({count} tensors); {why}.")
+        print("      Image-to-video does not use it.")
 
 
-def _print_report(model: ModelConfig, weights: Weights, shapes: dict[str, Shape], layouts: set[Layout]) -> None:
-    """Print where every tensor is found: ours | theirs | our shape | transform, a table for each foreign layout."""
+def _print_report(
+    model: ModelConfig, weights: Weights, shapes: dict[str, Shape], layouts: set[Layout]
+) -> None:
+    """Print where every tensor is: ours | theirs | our shape | transform; a table for each foreign layout."""
     for layout in sorted(layouts - {"svd"}):
         rows = [("ours", layout, "shape", "transform")]
         rows += [
@@ -158,5 +178,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended also leaves no half-written file
+    # A job that is ended leaves no half-written file either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The folder that diffusers loads a `StableVideoDiffusionPipeline` from: its config files, and writing it."""
+"""The folder that diffusers loads a `StableVideoDiffusionPipeline` from: its settings, and writing it."""
 
 from __future__ import annotations
 
@@ -29,16 +29,24 @@ def check_expressible(config: ModelConfig) -> None:
     """Raise ConversionError for a model that the pipeline of diffusers cannot run."""
     if config.autoencoder.decoder != "temporal":
         raise ConversionError(
-            "the diffusers layout of Stable Video Diffusion has the temporal decoder (AutoencoderKLTemporalDecoder) "
-            "and no place for a frame-wise one; convert the checkpoint with the temporal decoder, or use --to sgm"
+            "the diffusers layout of Stable Video Diffusion has the temporal decoder "
+            "(AutoencoderKLTemporalDecoder) and no place for a frame-wise one; "
+            "convert the checkpoint with the temporal decoder, or use --to sgm"
         )
     if config.autoencoder.num_res_blocks != 2:
         raise ConversionError(
-            "diffusers gives the middle of its temporal decoder as many residual blocks as each level has; ours, as "
-            f"Stability's, has 2, so autoencoder.num_res_blocks {config.autoencoder.num_res_blocks} has no equal there"
+            "diffusers gives the middle of its temporal decoder as many residual blocks as "
+            "autoencoder.num_res_blocks, Stability always 2; "
+            f"with {config.autoencoder.num_res_blocks} the model has no equal there"
+        )
+    if config.unet.channel_mult[0] != 1 or config.autoencoder.channel_mult[0] != 1:
+        raise ConversionError(
+            "the networks of diffusers begin with channel_mult 1, the config with another one"
         )
     if config.preconditioning != "v_scaling":
-        raise ConversionError(f"diffusers' pipeline knows v_scaling only, the config says {config.preconditioning}")
+        raise ConversionError(
+            f"diffusers' pipeline knows no preconditioning but v_scaling, not {config.preconditioning}"
+        )
 
 
 def check_settings(folder: Path, config: ModelConfig) -> None:
@@ -50,7 +58,9 @@ def check_settings(folder: Path, config: ModelConfig) -> None:
             continue
         try:
             theirs = json.loads(path.read_text())
-            pairs = [(key, theirs[key], ours[f"{component}/config.json"][key]) for key in keys if key in theirs]
+            pairs = [
+                (key, theirs[key], ours[f"{component}/config.json"][key]) for key in keys if key in theirs
+            ]
         except (ValueError, TypeError) as error:
             raise ConversionError(f"{path} is damaged: {error}") from error
         for key, stated, wanted in pairs:
@@ -76,7 +86,9 @@ def write_folder(
         }
         write_safetensors(folder / component / _WEIGHTS[component], part, {"format": "pt"}, progress)
     for path in (folder, *(folder / component for component in COMPONENTS)):
-        descriptor = os.open(path, os.O_RDONLY)  # so that the names are on the disk before the folder is renamed
+        descriptor = os.open(
+            path, os.O_RDONLY
+        )  # so that the names are on the disk before the folder is renamed
         os.fsync(descriptor)
         os.close(descriptor)
 

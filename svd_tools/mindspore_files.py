@@ -1,8 +1,8 @@
 """MindSpore's .ckpt files: a protobuf message, walked where it lies in the file.
 
-The message is `repeated Value {tag = 1, tensor = 2 {dims = 1, tensor_type = 2, tensor_content = 3}}`; a large parameter
-is split into consecutive Values of one tag, each stating the whole shape. MindSpore's own reader parses all of it at
-once and would need the memory twice; here only the heads are looked at, and nothing of MindSpore is imported.
+The message is `repeated Value {tag = 1, tensor = 2 {dims = 1, tensor_type = 2, tensor_content = 3}}`; a large
+parameter is split into consecutive Values of one tag, each stating the whole shape. MindSpore's own reader
+parses the file at once, which takes twice its size in memory; here only the heads of the Values are read.
 """
 
 from __future__ import annotations
@@ -59,11 +59,13 @@ def read_mindspore(path: Path) -> dict[str, LazyTensor]:
                     raise ValueError(f"the parts of {tag} differ in type or shape")
                 known[2].append(piece)
         except (ValueError, IndexError) as error:
-            raise ConversionError(f"{path} is truncated or damaged, or not a MindSpore checkpoint: {error}") from error
+            raise ConversionError(
+                f"{path} is damaged, truncated, or no MindSpore checkpoint: {error}"
+            ) from error
     return {tag: _stored(path, tag, *found) for tag, found in tensors.items()}
 
 
-def _stored(path: Path, tag: str, code: str, shape: tuple[int, ...], pieces: list[tuple[int, int]]) -> LazyTensor:
+def _stored(path: Path, tag: str, code: str, shape: tuple[int, ...], pieces: list) -> LazyTensor:
     if code not in _TYPES:
         raise ConversionError(f"{path}: tensor {tag} has type {code}, which is not supported")
     size = sum(count for _, count in pieces)
@@ -94,7 +96,7 @@ def _value(data: mmap.mmap, start: int, stop: int) -> tuple[str, str, tuple[int,
 
 
 def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(number, start, stop) of each field of the message between two offsets; a varint counts as its own bytes."""
+    """(number, start, stop) of each field of the message between two offsets; a varint's are its bytes."""
     while position < end:
         key, position = _integer(data, position)
         wire, start = key & 7, position
@@ -108,7 +110,7 @@ def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int
         else:
             raise ValueError(f"wire type {wire} at byte {position}")
         if stop > end:
-            raise ValueError(f"a field at byte {position:,} ends at byte {stop:,}, after the last one, {end:,}")
+            raise ValueError(f"the field at byte {position:,} ends at {stop:,}, which is after {end:,}")
         yield key >> 3, start, stop
         position = stop
 

@@ -44,12 +44,14 @@ def _read_file(path: Path) -> tuple[str, dict[str, LazyTensor]]:
         raise ConversionError(f"{path} is encrypted; save it from MindSpore again without enc_key")
     if head.startswith(b"\x80"):
         raise ConversionError(
-            f"{path} is a pickle in PyTorch's format from before 1.6, which cannot be read without executing it; "
-            "re-save it as .safetensors"
+            f"{path} is a pickle in PyTorch's format from before 1.6, which is not read because that would "
+            "execute it; re-save it as .safetensors"
         )
+    if head.startswith(b"version https://"):
+        raise ConversionError(f"{path} is a pointer of Git LFS, not the weights; run `git lfs pull` first")
     if head.startswith(b"\n"):
         return "a MindSpore checkpoint", read_mindspore(path)
-    raise ConversionError(f"{path} is not a checkpoint (.safetensors, PyTorch's zip format or MindSpore's .ckpt)")
+    raise ConversionError(f"{path} is no checkpoint (.safetensors, PyTorch's zip format, MindSpore's .ckpt)")
 
 
 def _read_folder(folder: Path) -> dict[str, LazyTensor]:
@@ -74,7 +76,9 @@ def _component_files(folder: Path) -> list[Path]:
             index = folder / f"{name}.index{variant}.json"
             if index.is_file():
                 return _shards(index)
-    raise ConversionError(f"{folder} has no weights ({', '.join(_WEIGHT_FILES)}, whole or in shards, or their fp16)")
+    raise ConversionError(
+        f"{folder} has no weights: none of {', '.join(_WEIGHT_FILES)}, nor their shards or fp16"
+    )
 
 
 def _shards(index: Path) -> list[Path]:

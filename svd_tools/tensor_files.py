@@ -33,7 +33,7 @@ _MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library
 
 
 class ConversionError(ValueError):
-    """A checkpoint that cannot be converted: one line that says why, and `details`, the lines of a longer list."""
+    """A checkpoint that cannot be converted: one line that says why, and the lines of a longer list."""
 
     def __init__(self, message: str, details: tuple[str, ...] = ()):
         super().__init__(message)
@@ -111,7 +111,7 @@ def check_finite(values: np.ndarray, name: str) -> None:
 
 
 def cast(name: str, tensor: LazyTensor, dtype: np.dtype) -> LazyTensor:
-    """The tensor in another type; when it is read, a finite value that becomes infinite raises ConversionError."""
+    """The tensor in another type; reading it raises ConversionError where a finite value becomes infinite."""
     if tensor.dtype == dtype:
         return tensor
 
@@ -121,13 +121,13 @@ def cast(name: str, tensor: LazyTensor, dtype: np.dtype) -> LazyTensor:
             result = values.astype(dtype)
         if not np.isfinite(result).all():
             largest = float(np.abs(values).max())
-            raise ConversionError(f"tensor {name} holds {largest:g}, which is too large for {dtype}; use --dtype fp32")
+            raise ConversionError(f"tensor {name} holds {largest:g}, which {dtype} cannot; use --dtype fp32")
         return result
 
     return LazyTensor(tensor.shape, dtype, tensor.position, read)
 
 
-# ------------------------------------------------------------------------------------------------ .safetensors
+# --- .safetensors ---
 
 
 def read_safetensors(path: Path) -> dict[str, LazyTensor]:
@@ -140,7 +140,7 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(size - 8, _MAX_HEADER):
-            raise ConversionError(f"{path} ends within its header: the file is truncated or not .safetensors")
+            raise ConversionError(f"{path} ends within its header: it is truncated, or not .safetensors")
         text = file.read(length)
     try:
         header = {name: item for name, item in json.loads(text).items() if name != "__metadata__"}
@@ -151,7 +151,9 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
         raise ConversionError(f"{path} has a damaged header: {type(error).__name__}: {error}") from error
     end = 8 + length + max((item["data_offsets"][1] for item in header.values()), default=0)
     if end > size:
-        raise ConversionError(f"{path} is truncated: its header promises {end:,} bytes, the file has {size:,}")
+        raise ConversionError(
+            f"{path} is truncated: its header tells of {end:,} bytes, the file has {size:,}"
+        )
     return tensors
 
 
@@ -160,7 +162,9 @@ def _stored(path: Path, name: str, item: Mapping, base: int) -> LazyTensor:
     if code not in DTYPES:
         raise ConversionError(f"{path}: tensor {name} has type {code}, which is not supported")
     if min(shape, default=0) < 0 or start < 0 or end - start != math.prod(shape) * DTYPES[code].itemsize:
-        raise ConversionError(f"{path} has a damaged header: {end - start} bytes for {name} of shape {list(shape)}")
+        raise ConversionError(
+            f"{path} has a damaged header: {end - start} bytes for {name} of shape {list(shape)}"
+        )
     return stored_tensor(name, path, code, shape, ((base + start, end - start),))
 
 
@@ -170,7 +174,7 @@ def write_safetensors(
     metadata: Mapping[str, str],
     progress: Callable[[int], object] = lambda count: None,
 ) -> None:
-    """Write the tensors one after another, in the order of their sources; `progress` is told the bytes of each.
+    """Write the tensors one by one, in the order of their sources; `progress` is told the bytes of each.
 
     The file is not complete until this returns: write it inside `written_whole`.
     """
@@ -191,7 +195,7 @@ def write_safetensors(
     with open(path, "wb", buffering=0) as file:
         _write_all(file, len(text).to_bytes(8, "little") + text)
         for name in names:
-            values = np.ascontiguousarray(tensors[name].read())
+            values = np.asarray(tensors[name].read(), order="C")
             if values.shape != tensors[name].shape or values.dtype != tensors[name].dtype:
                 raise AssertionError(f"{name} was announced as {tensors[name].shape} {tensors[name].dtype}")
             _write_all(file, values.reshape(-1).view(np.uint8).data)
@@ -207,7 +211,7 @@ def _write_all(file, data) -> None:
 
 @contextlib.contextmanager
 def written_whole(target: Path, need: int) -> Iterator[Path]:
-    """A temporary path beside `target`, renamed to it at the end and removed if anything goes wrong before.
+    """A temporary path beside `target`, renamed to it at the end, and removed if anything goes wrong before.
 
     Args:
         need: bytes that will be written; checked against the free space at once, not after minutes.
@@ -215,13 +219,17 @@ def written_whole(target: Path, need: int) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
     if need > free:
-        raise ConversionError(f"no space for {target}: {need / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
+        raise ConversionError(f"no space for {target}: {need / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        if temporary.is_dir() and target.is_dir():
-            _remove(target)
-        os.replace(temporary, target)
+        if target.is_dir():  # a folder cannot be replaced in one step
+            old = target.with_name(f".{target.name}.{os.getpid()}.old")
+            os.replace(target, old)
+            os.replace(temporary, target)
+            _remove(old)
+        else:
+            os.replace(temporary, target)
     finally:
         _remove(temporary)
 

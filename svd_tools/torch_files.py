@@ -1,7 +1,7 @@
 """PyTorch's .ckpt, .pt and .bin files, read without executing what their pickles ask for.
 
-Such a file is a zip archive: `data.pkl` describes the tensors, `data/<key>` holds the bytes of each storage. The pickle
-may only name the few functions below, which describe tensors; any other name is refused.
+Such a file is a zip archive: `data.pkl` describes the tensors, `data/<key>` holds the bytes of each storage.
+The pickle may name only what describes tensors (`_TensorUnpickler.find_class`); any other name is refused.
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ class _TensorUnpickler(pickle.Unpickler):
             return collections.OrderedDict
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
-        # Made anew for every file, so that a pickle that sets attributes on them changes nothing that is shared.
+        # Made anew for every file: a pickle that sets attributes on them changes nothing that is shared.
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda storage, offset, shape, strides, *_: _Tensor(storage, offset, tuple(shape), tuple(strides))
+            return lambda storage, offset, shape, strides, *_: _Tensor(
+                storage, offset, tuple(shape), tuple(strides)
+            )
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *_: tensor
         raise _Refused(f"it asks for {module}.{name}, which is not part of a tensor")
@@ -70,18 +72,20 @@ def read_torch(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a PyTorch zip file; a dictionary under `state_dict` is taken for the whole.
 
     Raises:
-        ConversionError: damaged or truncated, or the pickle asks for anything but tensors (named in the message).
+        ConversionError: damaged or truncated, or the pickle asks for more than tensors (the error says what).
     """
     try:
         with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
             prefix = _prefix(path, archive)
             _check_byte_order(path, archive, prefix)
+            records = {info.filename: _extent(info, file) for info in archive.infolist()}
             with archive.open(prefix + "data.pkl") as pickled:
                 content = _TensorUnpickler(pickled).load()
-            records = {info.filename: _extent(info, file) for info in archive.infolist()}
+        found = _state_dict(path, content)
+        return {name: _stored(path, name, tensor, prefix, records) for name, tensor in found.items()}
     except _Refused as error:
         raise ConversionError(
-            f"{path} is not read: {error}, and running it could run any code; re-save the tensors alone as .safetensors"
+            f"{path} is not read: {error}, and could run any code; re-save the tensors alone as .safetensors"
         ) from error
     except zipfile.BadZipFile as error:
         raise ConversionError(f"{path} is truncated or damaged: {error}") from error
@@ -89,7 +93,6 @@ def read_torch(path: Path) -> dict[str, LazyTensor]:
         raise
     except Exception as error:  # a damaged pickle can raise almost anything
         raise ConversionError(f"{path} has a damaged pickle: {type(error).__name__}: {error}") from error
-    return {name: _stored(path, name, tensor, prefix, records) for name, tensor in _state_dict(path, content).items()}
 
 
 def _prefix(path: Path, archive: zipfile.ZipFile) -> str:
@@ -97,7 +100,7 @@ def _prefix(path: Path, archive: zipfile.ZipFile) -> str:
     for name in archive.namelist():
         if name.endswith("/data.pkl") and name.count("/") == 1:
             return name.removesuffix("data.pkl")
-    raise ConversionError(f"{path} is a zip archive but not a PyTorch checkpoint (there is no data.pkl in it)")
+    raise ConversionError(f"{path} is a zip archive but no PyTorch checkpoint: there is no data.pkl in it")
 
 
 def _check_byte_order(path: Path, archive: zipfile.ZipFile, prefix: str) -> None:
@@ -120,7 +123,7 @@ def _state_dict(path: Path, content) -> dict[str, _Tensor]:
         content = content["state_dict"]
     if not isinstance(content, dict):
         raise ConversionError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
-    return {name: value for name, value in content.items() if isinstance(value, _Tensor)}
+    return {str(name): value for name, value in content.items() if isinstance(value, _Tensor)}
 
 
 def _stored(path: Path, name: str, tensor: _Tensor, prefix: str, records: dict) -> LazyTensor:
@@ -131,11 +134,12 @@ def _stored(path: Path, name: str, tensor: _Tensor, prefix: str, records: dict) 
     if first < 0 or min(strides, default=0) < 0 or (first + count) * itemsize > size:
         raise ConversionError(f"{path} is damaged: tensor {name} reaches beyond its storage {storage.key}")
     pieces = ((offset + first * itemsize, count * itemsize),)
-    return stored_tensor(name, path, storage.code, shape, pieces, None if _in_order(shape, strides) else strides)
+    steps = None if _in_order(shape, strides) else strides
+    return stored_tensor(name, path, storage.code, shape, pieces, steps)
 
 
 def _in_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Whether the elements lie in C order without gaps; the stride of an axis of length 1 does not matter."""
+    """Whether the elements lie in C order without gaps; strides of axes of length 1 do not matter."""
     step = 1
     for n, stride in zip(reversed(shape), reversed(strides)):
         if n != 1 and stride != step:

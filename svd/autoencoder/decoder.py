@@ -68,6 +68,7 @@ class Decoder(nn.Cell):
         x = per_image(self.conv_out, x)
         if self.temporal:
             b, t, c, h, w = x.shape
-            x = self.time_conv_out(x.swapaxes(1, 2).reshape((b, c, t, h * w)))
-            x = x.reshape((b, c, t, h, w)).swapaxes(1, 2)
+            x = ops.reshape(ops.transpose(x, (0, 2, 1, 3, 4)), (b, c, t, h * w))
+            x = ops.reshape(self.time_conv_out(x), (b, c, t, h, w))
+            x = ops.transpose(x, (0, 2, 1, 3, 4))
         return x.astype(out_dtype)

@@ -12,9 +12,7 @@ class Downsample(nn.Cell):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(
-            channels, channels, 3, stride=2, pad_mode="pad", padding=(0, 1, 0, 1), has_bias=True
-        )
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, pad_mode="pad", padding=(0, 1, 0, 1), has_bias=True)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.conv(x)

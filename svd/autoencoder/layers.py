@@ -1,10 +1,10 @@
 """What the encoder and the decoders share."""
 
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from svd.layers.attention import attention
 from svd.layers.axes import per_image
-from svd.layers.basic import GroupNorm
+from svd.layers.basic import GroupNorm, Linear
 from svd.layers.resblock import ResBlock, VideoResBlock
 
 SPATIAL_EPS = 1e-6
@@ -25,16 +25,16 @@ class PixelAttention(nn.Cell):
         super().__init__()
         self.flash = False
         self.norm = GroupNorm(channels, SPATIAL_EPS)
-        self.to_q = nn.Dense(channels, channels)
-        self.to_k = nn.Dense(channels, channels)
-        self.to_v = nn.Dense(channels, channels)
-        self.to_out = nn.Dense(channels, channels)
+        self.to_q = Linear(channels, channels)
+        self.to_k = Linear(channels, channels)
+        self.to_v = Linear(channels, channels)
+        self.to_out = Linear(channels, channels)
 
     def construct(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        y = self.norm(x).reshape((n, c, h * w)).swapaxes(1, 2)
+        y = ops.transpose(ops.reshape(self.norm(x), (n, c, h * w)), (0, 2, 1))
         y = self.to_out(attention(self.to_q(y), self.to_k(y), self.to_v(y), 1, self.flash))
-        return x + y.swapaxes(1, 2).reshape((n, c, h, w))
+        return x + ops.reshape(ops.transpose(y, (0, 2, 1)), (n, c, h, w))
 
 
 class Middle(nn.Cell):

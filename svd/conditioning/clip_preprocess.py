@@ -6,6 +6,8 @@ whole resize is one matrix per axis. MindSpore's own bicubic is another function
 antialiasing.
 """
 
+from __future__ import annotations
+
 from functools import lru_cache
 
 import numpy as np

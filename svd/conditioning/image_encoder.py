@@ -6,7 +6,7 @@ from mindspore.common.initializer import Normal, initializer
 
 from svd.config import ImageEncoderConfig
 from svd.layers.attention import Attention
-from svd.layers.basic import LayerNorm
+from svd.layers.basic import LayerNorm, Linear
 
 
 class MLP(nn.Cell):
@@ -14,8 +14,8 @@ class MLP(nn.Cell):
 
     def __init__(self, width: int):
         super().__init__()
-        self.fc1 = nn.Dense(width, 4 * width)
-        self.fc2 = nn.Dense(4 * width, width)
+        self.fc1 = Linear(width, 4 * width)
+        self.fc2 = Linear(4 * width, width)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.fc2(ops.gelu(self.fc1(x), approximate="none"))
@@ -52,13 +52,13 @@ class ImageEncoder(nn.Cell):
         self.norm_pre = LayerNorm(width)
         self.layers = nn.CellList([EncoderLayer(width, config.heads) for _ in range(config.layers)])
         self.norm_post = LayerNorm(width)
-        self.projection = nn.Dense(width, config.output_dim, has_bias=False)
+        self.projection = Linear(width, config.output_dim, bias=False)
 
     def construct(self, pixels: Tensor) -> Tensor:
         out_dtype, dtype = pixels.dtype, self.patch_embedding.weight.dtype
         x = self.patch_embedding(pixels.astype(dtype))
         b, c = x.shape[:2]
-        patches = x.reshape((b, c, -1)).swapaxes(1, 2)
+        patches = ops.transpose(ops.reshape(x, (b, c, -1)), (0, 2, 1))
         first = self.class_embedding.astype(dtype).broadcast_to((b, 1, c))
         x = ops.cat((first, patches), 1) + self.position_embedding.astype(dtype)
         x = self.norm_pre(x)

@@ -1,5 +1,7 @@
 """Image files: find them, read them, bring them to the size of the model and to numbers in [-1, 1]."""
 
+from __future__ import annotations
+
 from math import ceil, floor, log
 from pathlib import Path
 
@@ -41,7 +43,7 @@ def find_images(paths: str | Path | list[str | Path]) -> list[Path]:
     Raises ImageError where nothing is, and for a folder that holds no image.
     """
     found = []
-    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+    for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
         if path.is_dir():
             # a dot in front marks what other programs keep beside an image, such as macOS' `._cat.png`
             names = sorted(file for file in path.iterdir() if not file.name.startswith("."))
@@ -59,9 +61,7 @@ def find_images(paths: str | Path | list[str | Path]) -> list[Path]:
     return list(once.values())
 
 
-def prepare_image(
-    image: Image.Image, height: int, width: int, resize: str = "crop", multiple: int = 64
-) -> np.ndarray:
+def prepare_image(image: Image.Image, height: int, width: int, resize: str = "crop", multiple: int = 64) -> np.ndarray:
     """Bring an RGB image to uint8 [h w 3] without distorting it; one that has the size stays bit for bit.
 
     "crop" fills height x width and cuts what juts out equally on both sides; "pad" shows all of the image,
@@ -160,7 +160,11 @@ def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
 def _fitting_size(image: Image.Image, height: int, width: int, multiple: int) -> tuple[int, int]:
     """The size (height, width) that "fit" stands for: see `prepare_image`."""
     area = height * width / multiple**2  # from here on, sides are counted in multiples
-    sizes = [(h, w) for h in range(1, ceil(area) + 1) for w in {max(floor(area / h), 1), ceil(area / h)}]
+    sizes = [
+        (h, w)
+        for h in range(1, ceil(1.1 * area) + 1)
+        for w in range(max(floor(0.9 * area / h), 1), ceil(1.1 * area / h) + 1)
+    ]
 
     def area_error(size: tuple[int, int]) -> float:
         return abs(log(size[0] * size[1] / area))

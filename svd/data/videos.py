@@ -1,5 +1,7 @@
 """Video files: frames to .mp4, .gif or numbered PNGs, whole or not at all, under names that nobody holds."""
 
+from __future__ import annotations
+
 import os
 import shutil
 from collections.abc import Iterator
@@ -50,6 +52,12 @@ def write_frames(folder: str | Path, frames: np.ndarray) -> None:
         aside.mkdir()
         for index, frame in enumerate(frames):
             Image.fromarray(frame).save(aside / f"frame_{index:04d}.png")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text in UTF-8, such as the options beside a video; a file of that name is replaced by a complete one."""
+    with _written_aside(Path(path)) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 @contextmanager

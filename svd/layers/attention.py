@@ -8,7 +8,7 @@ from typing import Optional
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from svd.layers.basic import LayerNorm
+from svd.layers.basic import LayerNorm, Linear
 
 FLASH_DTYPES = (ms.float16, ms.bfloat16)
 
@@ -37,12 +37,13 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, the softmax in float32. q [b l c], k v [b n c] -> [b l c]"""
     b, l, c = q.shape
     n, d = k.shape[1], c // heads
-    q = (q * d**-0.5).reshape((b, l, heads, d)).swapaxes(1, 2)
-    k = k.reshape((b, n, heads, d)).swapaxes(1, 2)
-    v = v.reshape((b, n, heads, d)).swapaxes(1, 2)
+    q = ops.transpose(ops.reshape(q * d**-0.5, (b, l, heads, d)), (0, 2, 1, 3))
+    k = ops.transpose(ops.reshape(k, (b, n, heads, d)), (0, 2, 1, 3))
+    v = ops.transpose(ops.reshape(v, (b, n, heads, d)), (0, 2, 1, 3))
     scores = ops.BatchMatMul(transpose_b=True)(q, k)  # [b heads l n]
     weights = ops.softmax(scores.astype(ms.float32), -1).astype(v.dtype)
-    return ops.BatchMatMul()(weights, v).swapaxes(1, 2).reshape((b, l, c))
+    y = ops.BatchMatMul()(weights, v)
+    return ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (b, l, c))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, flash: bool) -> Tensor:
@@ -61,10 +62,10 @@ class Attention(nn.Cell):
     def __init__(self, dim: int, heads: int, context_dim: Optional[int] = None, qkv_bias: bool = False):
         super().__init__()
         self.heads, self.flash = heads, False
-        self.to_q = nn.Dense(dim, dim, has_bias=qkv_bias)
-        self.to_k = nn.Dense(context_dim or dim, dim, has_bias=qkv_bias)
-        self.to_v = nn.Dense(context_dim or dim, dim, has_bias=qkv_bias)
-        self.to_out = nn.Dense(dim, dim)
+        self.to_q = Linear(dim, dim, bias=qkv_bias)
+        self.to_k = Linear(context_dim or dim, dim, bias=qkv_bias)
+        self.to_v = Linear(context_dim or dim, dim, bias=qkv_bias)
+        self.to_out = Linear(dim, dim)
 
     def construct(self, x: Tensor, context: Optional[Tensor] = None) -> Tensor:
         if context is None:
@@ -78,8 +79,8 @@ class FeedForward(nn.Cell):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.proj_in = nn.Dense(dim, 8 * dim)
-        self.proj_out = nn.Dense(4 * dim, dim)
+        self.proj_in = Linear(dim, 8 * dim)
+        self.proj_out = Linear(4 * dim, dim)
 
     def construct(self, x: Tensor) -> Tensor:
         value, gate = ops.chunk(self.proj_in(x), 2, -1)
@@ -112,9 +113,9 @@ class TransformerBlock(nn.Cell):
         b, g, l, c = shape
         if self.has_feed_forward_in:
             x = x + self.ff_in(self.norm_in(x))
-        x = x.reshape((b * g, l, c))
+        x = ops.reshape(x, (b * g, l, c))
         x = x + self.attn1(self.norm1(x))
-        x = x.reshape((b, g * l, c))  # every group of a clip sees the same context
+        x = ops.reshape(x, (b, g * l, c))  # every group of a clip sees the same context
         x = x + self.attn2(self.norm2(x), context)
         x = x + self.ff(self.norm3(x))
-        return x.reshape(shape)
+        return ops.reshape(x, shape)

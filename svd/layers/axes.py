@@ -1,14 +1,14 @@
 """Folding frames into the batch and out of it. Axes: b clips, t frames, c channels, h w pixels, n images or tokens."""
 
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 
 def fold_frames(x: Tensor) -> Tensor:
     """[b t ...] -> [(b t) ...]"""
-    return x.reshape((x.shape[0] * x.shape[1],) + x.shape[2:])
+    return ops.reshape(x, (x.shape[0] * x.shape[1],) + x.shape[2:])
 
 
 def per_image(layer: nn.Cell, x: Tensor) -> Tensor:
     """Apply a layer over images [n c h w] to every image of x [... c h w]."""
-    y = layer(x.reshape((-1,) + x.shape[-3:]))
-    return y.reshape(x.shape[:-3] + y.shape[1:])
+    y = layer(ops.reshape(x, (-1,) + x.shape[-3:]))
+    return ops.reshape(y, x.shape[:-3] + y.shape[1:])

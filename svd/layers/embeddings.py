@@ -5,6 +5,8 @@ import math
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from svd.layers.basic import Linear
+
 
 def sinusoidal_embedding(x: Tensor, dim: int) -> Tensor:
     """Embed numbers as cosines, then sines, of geometrically spaced frequencies (period up to 10,000).
@@ -22,8 +24,8 @@ class EmbeddingMLP(nn.Cell):
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int):
         super().__init__()
-        self.linear_1 = nn.Dense(in_dim, hidden_dim)
-        self.linear_2 = nn.Dense(hidden_dim, out_dim)
+        self.linear_1 = Linear(in_dim, hidden_dim)
+        self.linear_2 = Linear(hidden_dim, out_dim)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.linear_2(ops.silu(self.linear_1(x)))

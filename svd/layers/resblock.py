@@ -5,7 +5,7 @@ from typing import Optional
 from mindspore import Tensor, nn, ops
 
 from svd.layers.axes import fold_frames
-from svd.layers.basic import GroupNorm, conv2d
+from svd.layers.basic import GroupNorm, Linear, conv2d
 from svd.layers.blend import Blend
 
 
@@ -30,7 +30,7 @@ class ResBlock(nn.Cell):
         self.norm1 = GroupNorm(in_channels, eps)
         self.conv1 = conv2d(in_channels, out_channels, kernel_size)
         if self.has_emb:
-            self.emb_proj = nn.Dense(emb_dim, out_channels)
+            self.emb_proj = Linear(emb_dim, out_channels)
         self.norm2 = GroupNorm(out_channels, eps)
         self.conv2 = conv2d(out_channels, out_channels, kernel_size)
         if self.has_shortcut:
@@ -40,7 +40,7 @@ class ResBlock(nn.Cell):
         """x [n c p q], emb [n p e] or [n 1 e] (after its SiLU) -> [n c' p q]"""
         h = self.conv1(ops.silu(self.norm1(x)))
         if self.has_emb:
-            h = h + self.emb_proj(emb).swapaxes(1, 2).expand_dims(-1)
+            h = h + ops.expand_dims(ops.transpose(self.emb_proj(emb), (0, 2, 1)), -1)
         h = self.conv2(ops.silu(self.norm2(h)))
         if self.has_shortcut:
             x = self.shortcut(x)
@@ -50,9 +50,7 @@ class ResBlock(nn.Cell):
 class VideoResBlock(nn.Cell):
     """A residual block in space, one in time on its result, and their learned blend (VideoLDM, section 3.1)."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, emb_dim: Optional[int] = None, spatial_eps: float = 1e-5
-    ):
+    def __init__(self, in_channels: int, out_channels: int, emb_dim: Optional[int] = None, spatial_eps: float = 1e-5):
         super().__init__()
         self.spatial = ResBlock(in_channels, out_channels, (3, 3), emb_dim, spatial_eps)
         self.temporal = ResBlock(out_channels, out_channels, (3, 1), emb_dim)
@@ -61,11 +59,11 @@ class VideoResBlock(nn.Cell):
     def construct(self, x: Tensor, emb: Optional[Tensor] = None, image_only: bool = False) -> Tensor:
         """x [b t c h w], emb [b t e] -> [b t c' h w]"""
         b, t, _, h, w = x.shape
-        emb_per_frame = None if emb is None else fold_frames(emb).expand_dims(1)
-        spatial = self.spatial(fold_frames(x), emb_per_frame).reshape((b, t, -1, h, w))
+        emb_per_frame = None if emb is None else ops.expand_dims(fold_frames(emb), 1)
+        spatial = ops.reshape(self.spatial(fold_frames(x), emb_per_frame), (b, t, -1, h, w))
         if image_only:
             return spatial
         c = spatial.shape[2]
-        temporal = spatial.swapaxes(1, 2).reshape((b, c, t, h * w))
-        temporal = self.temporal(temporal, emb).reshape((b, c, t, h, w)).swapaxes(1, 2)
-        return self.blend(spatial, temporal)
+        temporal = ops.reshape(ops.transpose(spatial, (0, 2, 1, 3, 4)), (b, c, t, h * w))
+        temporal = ops.reshape(self.temporal(temporal, emb), (b, c, t, h, w))
+        return self.blend(spatial, ops.transpose(temporal, (0, 2, 1, 3, 4)))

@@ -5,7 +5,7 @@ from mindspore import Tensor, nn, ops
 
 from svd.layers.attention import TransformerBlock
 from svd.layers.axes import fold_frames
-from svd.layers.basic import GroupNorm
+from svd.layers.basic import GroupNorm, Linear
 from svd.layers.blend import Blend
 from svd.layers.embeddings import EmbeddingMLP, sinusoidal_embedding
 
@@ -21,21 +21,24 @@ class VideoTransformer(nn.Cell):
         heads = channels // head_dim
         self.channels = channels
         self.norm = GroupNorm(channels, eps=1e-6)
-        self.proj_in = nn.Dense(channels, channels)
+        self.proj_in = Linear(channels, channels)
         self.spatial = TransformerBlock(channels, heads, context_dim)
         self.frame_embedding = EmbeddingMLP(channels, 4 * channels, channels)
         self.temporal = TransformerBlock(channels, heads, context_dim, feed_forward_in=True)
         self.blend = Blend()
-        self.proj_out = nn.Dense(channels, channels)
+        self.proj_out = Linear(channels, channels)
 
     def construct(self, x: Tensor, context: Tensor, image_only: bool = False) -> Tensor:
         """x [b t c h w], context [b n d] -> [b t c h w]"""
         b, t, c, h, w = x.shape
-        y = self.norm(fold_frames(x)).reshape((b, t, c, h * w)).swapaxes(2, 3)
-        y = self.spatial(self.proj_in(y), context)  # [b t (h w) c]
+        y = ops.reshape(self.norm(fold_frames(x)), (b, t, c, h * w))
+        y = self.proj_in(ops.transpose(y, (0, 1, 3, 2)))  # [b t (h w) c]
+        y = self.spatial(y, context)
         if not image_only:
             positions = sinusoidal_embedding(ops.arange(t).astype(ms.float32), self.channels).astype(y.dtype)
-            frames = self.frame_embedding(positions).reshape((t, 1, c))
-            temporal = self.temporal((y + frames).swapaxes(1, 2), context)  # [b (h w) t c]
-            y = self.blend(y, temporal.swapaxes(1, 2))
-        return x + self.proj_out(y).swapaxes(2, 3).reshape((b, t, c, h, w))
+            frames = ops.reshape(self.frame_embedding(positions), (t, 1, c))
+            temporal = ops.transpose(y + frames, (0, 2, 1, 3))  # [b (h w) t c]
+            temporal = self.temporal(temporal, context)
+            y = self.blend(y, ops.transpose(temporal, (0, 2, 1, 3)))
+        y = ops.transpose(self.proj_out(y), (0, 1, 3, 2))
+        return x + ops.reshape(y, (b, t, c, h, w))

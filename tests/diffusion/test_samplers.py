@@ -46,9 +46,7 @@ def test_last_step_to_zero_gives_the_denoised_data(name):
 
     result = SAMPLERS[name](recording, x, karras(640, SIGMA_MAX, SIGMA_MIN))
     sigma, x0 = seen[-1]
-    np.testing.assert_allclose(
-        sigma, SIGMA_MIN
-    )  # never called at sigma 0, where D is x and the slope undefined
+    np.testing.assert_allclose(sigma, SIGMA_MIN)  # never called at sigma 0, where D is x and the slope undefined
     np.testing.assert_array_equal(result, x0)
     # |D(x; sigma) - x(0)| = |x - MU| (sigma / S)^2 / 2 + O(sigma^4) on top of the solver's own error
     bound = np.abs(exact(x, 0) - MU) * (SIGMA_MIN / S) ** 2
@@ -64,14 +62,10 @@ def test_denoiser_calls_per_step():
 
 def test_one_step_is_one_denoising():
     for sampler in SAMPLERS.values():
-        np.testing.assert_array_equal(
-            sampler(denoise, start(), [SIGMA_MAX, 0.0]), denoise(start(), SIGMA_MAX)
-        )
+        np.testing.assert_array_equal(sampler(denoise, start(), [SIGMA_MAX, 0.0]), denoise(start(), SIGMA_MAX))
 
 
-CHURNS = pytest.mark.parametrize(
-    "churn", [Churn(10.0), Churn(20.0, s_tmin=0.05, s_tmax=5.0)], ids=["all", "window"]
-)
+CHURNS = pytest.mark.parametrize("churn", [Churn(10.0), Churn(20.0, s_tmin=0.05, s_tmax=5.0)], ids=["all", "window"])
 
 
 @CHURNS
@@ -185,9 +179,7 @@ def test_progress_wraps_the_steps(name):
     assert len(seen) == 7
 
 
-@pytest.mark.parametrize(
-    "sigmas", [[], [1.0], [1.0, 2.0], [1.0, 0.0, 0.0], [1.0, -1.0], [np.inf, 1.0], [np.nan, 0.0]]
-)
+@pytest.mark.parametrize("sigmas", [[], [1.0], [1.0, 2.0], [1.0, 0.0, 0.0], [1.0, -1.0], [np.inf, 1.0], [np.nan, 0.0]])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_noise_levels_that_do_not_decrease_are_refused(name, sigmas):
     with pytest.raises(ValueError, match="noise levels must be finite, decrease"):

@@ -17,9 +17,7 @@ def test_reference_noise_levels():
 def test_stable_video_diffusion_noise_levels():
     sigmas = karras(25)
     assert len(sigmas) == 26
-    np.testing.assert_allclose(
-        sigmas[[0, 1, 2, 23, 24, 25]], [700, 545.729, 421.569, 0.00788, 0.002, 0], rtol=1e-3
-    )
+    np.testing.assert_allclose(sigmas[[0, 1, 2, 23, 24, 25]], [700, 545.729, 421.569, 0.00788, 0.002, 0], rtol=1e-3)
 
 
 def test_levels_are_evenly_spaced_in_the_root():

@@ -1,0 +1,165 @@
+"""Turn images into videos with Stable Video Diffusion.
+
+python image_to_video.py --SVD.config=configs/svd.yaml --SVD.checkpoint=models/svd.safetensors --image=photo.jpg
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shlex
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Optional
+
+import jsonargparse
+import numpy as np
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from svd import __version__, runtime
+from svd.checkpoint import CheckpointError, read_config
+from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
+from svd.data.images import ImageError, find_images, load_image
+from svd.data.videos import VideoError, free_name, write_frames, write_text, write_video
+
+USER_ERRORS = (
+    ArgumentError,
+    CheckpointError,
+    ConfigError,
+    FloatingPointError,
+    ImageError,
+    OSError,
+    VideoError,
+    runtime.RuntimeSetupError,
+)
+"""What bad input raises: told in one line, without a traceback."""
+
+
+def build_parser() -> ArgumentParser:
+    """The command line; the sampling flags are the fields of SamplingConfig."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog="image_to_video.py", description=__doc__.splitlines()[0], exit_on_error=False)
+    parser.add_argument("--config", action="config", help="File of these options; one is written beside each video.")
+    add = parser.add_argument
+    add("--image", nargs="+", help="Image file, folder of images, or several of both.")
+    add("--resize", choices=("crop", "pad", "fit"), default="crop", help="How an image of another size is brought to "
+        "the video's: crop fills it, pad shows all of the image on black, fit gives the video the image's shape.")  # fmt: skip
+    add("--output_dir", default="outputs", help="Folder to write to; nothing in it is overwritten.")
+    add("--format", nargs="+", choices=("mp4", "gif", "png"), default=["mp4", "gif"], help="What to write; png is a "
+        "folder of frames.")  # fmt: skip
+    add("--seed", type=int, default=0, help="Seed of the noise: the same seed gives the same video on every device.")
+    add("--noise", type=Optional[str], help="Noise to start from instead of the seed's: an .npz file with `noise` "
+        "[b t c h/8 w/8] and `aug_noise` [b 3 h w], both of unit variance.")  # fmt: skip
+    add("--device_target", choices=("auto", *runtime.DEVICE_TARGETS), default="auto", help="Where to run; auto takes "
+        "the best device that is there.")  # fmt: skip
+    add("--mode", choices=(0, 1), type=int, default=0, help="0: compiled graph, 1: pynative.")
+    add("--SVD.config", type=Optional[str], help="Model, such as configs/svd.yaml; if it is not given, what the "
+        "checkpoint says of itself.")  # fmt: skip
+    add("--SVD.checkpoint", type=Optional[str], help="Weights, as svd_tools/convert.py writes them.")
+    add("--SVD.amp_level", choices=("auto", "O0", "O2"), default="auto", help="O0: float32. O2: float16 inside the "
+        "networks. auto: O2 on Ascend, O0 elsewhere.")  # fmt: skip
+    parser.add_class_arguments(SamplingConfig, "SVD", help="model and sampling (the defaults are those of SVD; what "
+        "the model's config says goes before them)")  # fmt: skip
+    return parser
+
+
+def resolve(parser: ArgumentParser, argv: Optional[list[str]]) -> tuple[Namespace, ModelConfig, SamplingConfig]:
+    """Options, model and sampling settings: what was given, then the model's configuration, then the defaults."""
+    args = parser.parse_args(argv)
+    given = parser.parse_args(argv, defaults=False)
+    if args.SVD.checkpoint is None:
+        raise ConfigError("--SVD.checkpoint is missing: the weights, as svd_tools/convert.py writes them")
+    if not args.image:
+        raise ConfigError("--image is missing: an image file, a folder, or several of both")
+    model = load_config(args.SVD.config) if args.SVD.config else read_config(args.SVD.checkpoint)
+    names = {field.name for field in dataclasses.fields(SamplingConfig)}
+    chosen = {name: value for name, value in vars(given.get("SVD", Namespace())).items() if name in names}
+    sampling = dataclasses.replace(model.sampling, **chosen)
+    for name, value in dataclasses.asdict(sampling).items():
+        args.SVD[name] = value
+    return args, dataclasses.replace(model, sampling=sampling), sampling
+
+
+def read_noise(path: Optional[str]) -> dict[str, np.ndarray]:
+    """The arrays of a --noise file by name; none if there is no file."""
+    if path is None:
+        return {}
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in ("noise", "aug_noise") if name in file}
+    except (ValueError, EOFError) as error:
+        raise ConfigError(f"--noise {path} is not an .npz file of arrays: {error}") from error
+
+
+def run(argv: Optional[list[str]] = None) -> None:
+    """Do what the command line asks for."""
+    parser = build_parser()
+    args, model, sampling = resolve(parser, argv)
+    paths = find_images(args.image)
+    images = [load_image(path) for path in paths]  # a bad image is told of before minutes of loading and compiling
+    noise = read_noise(args.noise)
+
+    from svd.build import load_pipeline  # MindSpore takes seconds to import
+
+    start = time.perf_counter()
+    pipe = load_pipeline(model, args.SVD.checkpoint, args.device_target, args.mode, args.SVD.amp_level)
+    print(f"loaded {args.SVD.checkpoint} in {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    for path, image in zip(paths, images):
+        start = time.perf_counter()
+        frames = pipe(image, seed=args.seed, resize=args.resize, **noise)
+        written = write_results(parser, args, path, frames, runtime.describe(args.mode))
+        print(f"{path}: {len(frames)} frames in {time.perf_counter() - start:.1f} s", file=sys.stderr)
+        for result in written:
+            print(result)
+
+
+def write_results(
+    parser: ArgumentParser, args: Namespace, image: Path, frames: np.ndarray, environment: dict[str, str]
+) -> list[Path]:
+    """Write the frames in every format, and beside them the options that repeat the run; returns the paths."""
+    suffixes = {"mp4": ".mp4", "gif": ".gif", "png": "_frames"}
+    chosen = [suffixes[name] for name in dict.fromkeys(args.format)]
+    folder = Path(args.output_dir)
+    with free_name(folder, f"{image.stem}_seed{args.seed}", [".yaml", *chosen]) as name:
+        for suffix in chosen:
+            if suffix == "_frames":
+                write_frames(folder / (name + suffix), frames)
+            else:
+                write_video(folder / (name + suffix), frames, args.SVD.fps)
+        write_text(folder / f"{name}.yaml", side_file(parser, args, image, environment))
+    return [folder / (name + suffix) for suffix in [*chosen, ".yaml"]]
+
+
+def side_file(parser: ArgumentParser, args: Namespace, image: Path, environment: dict[str, str]) -> str:
+    """The options of one video as a file for --config, headed by what they do not say."""
+    options = args.clone()
+    options.image = [str(image)]
+    options.config = None
+    facts = {
+        "svd": __version__,
+        **environment,
+        "image sha256": hashlib.sha256(image.read_bytes()).hexdigest(),
+        "checkpoint bytes": Path(args.SVD.checkpoint).stat().st_size,
+        "command": shlex.join(sys.argv),
+    }
+    head = ["# Repeat this video with: python image_to_video.py --config THIS_FILE"]
+    return "\n".join([*head, *(f"# {name}: {value}" for name, value in facts.items()), parser.dump(options)])
+
+
+def main(argv: Optional[list[str]] = None) -> int:
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        run(argv)
+    except USER_ERRORS as error:
+        print(f"image_to_video.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("image_to_video.py: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What tests share: both modes, the golden model, and the small one."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_model import build_small_pipe
+
+from svd import load_pipeline, runtime
+from svd_tools.convert import convert
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session", params=[0, 1], ids=["graph", "pynative"])
+def _mode(request) -> int:
+    """Of the session, so that the tests of a mode run one after the other."""
+    return request.param
+
+
+@pytest.fixture
+def mode(_mode) -> int:
+    """0 for graph mode, 1 for pynative: set for this test, whatever ran before."""
+    runtime.setup("CPU", _mode)
+    return _mode
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, np.ndarray]:
+    """Inputs and outputs of Stability's code."""
+    with np.load(GOLDEN / "values.npz") as values:
+        return dict(values)
+
+
+@pytest.fixture(scope="session")
+def golden_config() -> Path:
+    return GOLDEN / "config.yaml"
+
+
+@pytest.fixture(scope="session")
+def golden_source() -> Path:
+    """The golden weights, laid out as the published single file."""
+    return GOLDEN / "weights.safetensors"
+
+
+@pytest.fixture(scope="session")
+def golden_checkpoint(tmp_path_factory, golden_source, golden_config) -> Path:
+    return convert(golden_source, golden_config, tmp_path_factory.mktemp("golden"))
+
+
+@pytest.fixture
+def golden_pipe(mode, golden_config, golden_checkpoint):
+    """The golden pipeline of this mode; the graphs it has compiled are kept for the tests that follow."""
+    return _load_once(golden_config, golden_checkpoint, mode)
+
+
+@pytest.fixture
+def small_pipe(mode):
+    """The small random pipeline of this mode."""
+    return _build_once(mode)
+
+
+@cache
+def _load_once(config: Path, checkpoint: Path, mode: int):
+    return load_pipeline(config, checkpoint, device_target="CPU", mode=mode)
+
+
+@cache
+def _build_once(mode: int):
+    return build_small_pipe()

@@ -1,0 +1,119 @@
+"""Attention against its formula, and the checks in front of Ascend's operator."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from comparison import assert_close
+from mindspore import Tensor
+from small_model import fill
+
+from svd.layers.attention import (
+    Attention,
+    FeedForward,
+    TransformerBlock,
+    check_flash_attention,
+    flash_attention,
+    matmul_attention,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def softmax_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int) -> np.ndarray:
+    """softmax(q k^T / sqrt(d)) v, head by head, in float64."""
+    outputs = []
+    for q_head, k_head, v_head in zip(*(np.split(x.astype(np.float64), heads, -1) for x in (q, k, v))):
+        scores = q_head @ k_head.swapaxes(1, 2) / np.sqrt(q_head.shape[-1])
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        outputs.append(weights / weights.sum(-1, keepdims=True) @ v_head)
+    return np.concatenate(outputs, -1)
+
+
+def linear(layer, x: np.ndarray) -> np.ndarray:
+    y = x @ layer.weight.asnumpy().astype(np.float64).T
+    return y if layer.bias is None else y + layer.bias.asnumpy()
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_matmul_attention_is_the_formula(heads):
+    q = 3 * RNG.standard_normal((2, 5, 16)).astype(np.float32)
+    k, v = (RNG.standard_normal((2, 7, 16)).astype(np.float32) for _ in range(2))
+    result = matmul_attention(*map(Tensor, (q, k, v)), heads)
+    assert_close(result, softmax_attention(q, k, v, heads), 2e-6)
+
+
+def test_float16_attention_takes_its_softmax_in_float32():
+    """Scores of equal size over 5000 tokens: weights of 1/5000 would lose 3 digits as float16 sums."""
+    q, k = np.zeros((1, 1, 16), np.float16), np.zeros((1, 5000, 16), np.float16)
+    v = np.ones((1, 5000, 16), np.float16)
+    result = matmul_attention(Tensor(q), Tensor(k), Tensor(v), 1)
+    assert result.dtype == ms.float16
+    assert_close(result, np.ones((1, 1, 16)), 2e-3)
+
+
+@pytest.mark.parametrize("qkv_bias", [False, True])
+def test_attention_over_itself_and_over_a_context(mode, qkv_bias):
+    x, context = (RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 5, 32), (2, 3, 8)))
+    for layer, other in (
+        (Attention(32, 2, qkv_bias=qkv_bias), None),
+        (Attention(32, 2, context_dim=8, qkv_bias=qkv_bias), context),
+    ):
+        fill(layer)
+        assert (layer.to_q.bias is not None) == qkv_bias
+        source = x if other is None else other
+        q, k, v = linear(layer.to_q, x), linear(layer.to_k, source), linear(layer.to_v, source)
+        expected = linear(layer.to_out, softmax_attention(q, k, v, 2))
+        assert_close(layer(Tensor(x), None if other is None else Tensor(other)), expected, 2e-6)
+
+
+def test_feed_forward_gates_by_the_exact_gelu_of_the_second_half():
+    erf = pytest.importorskip("scipy.special").erf
+    layer = fill(FeedForward(8))
+    x = RNG.standard_normal((2, 3, 8)).astype(np.float32)
+    value, gate = np.split(linear(layer.proj_in, x), 2, -1)
+    expected = linear(layer.proj_out, value * gate * (1 + erf(gate / np.sqrt(2))) / 2)
+    assert_close(layer(Tensor(x)), expected, 2e-6)
+
+
+def test_groups_of_a_transformer_block_attend_separately(mode):
+    """Every group alone gives what all groups of both clips give together."""
+    block = fill(TransformerBlock(32, 2, 8, feed_forward_in=True))
+    x, context = (RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4, 32), (2, 1, 8)))
+    together = block(Tensor(x), Tensor(context)).asnumpy()
+    alone = [
+        [block(Tensor(x[b : b + 1, g : g + 1]), Tensor(context[b : b + 1])).asnumpy() for g in range(3)]
+        for b in range(2)
+    ]
+    assert_close(together, np.block([[[[y]] for y in row] for row in alone]).reshape(x.shape), 2e-6)
+    assert np.abs(block(Tensor(x), Tensor(context[::-1].copy())).asnumpy() - together).max() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [ms.float16, ms.bfloat16])
+@pytest.mark.parametrize("head_dim", [16, 64, 80, 512])
+def test_flash_attention_takes_16_bit_types_and_multiples_of_16(dtype, head_dim):
+    check_flash_attention(dtype, head_dim)
+
+
+@pytest.mark.parametrize(
+    "dtype, head_dim, error, message",
+    [
+        (ms.float32, 64, TypeError, "float16 or bfloat16, got Float32"),
+        (ms.float16, 40, ValueError, "multiples of 16 up to 512, got 40"),
+        (ms.float16, 528, ValueError, "multiples of 16 up to 512, got 528"),
+    ],
+)
+def test_what_flash_attention_cannot_take_is_refused(dtype, head_dim, error, message):
+    """By the check, and by the wrapper before it calls an operator that this device may not have."""
+    with pytest.raises(error, match=message):
+        check_flash_attention(dtype, head_dim)
+    x = Tensor(np.zeros((1, 2, 2 * head_dim)), dtype)
+    with pytest.raises(error, match=message):
+        flash_attention(x, x, x, heads=2)
+
+
+def test_flash_selects_the_fused_operator():
+    """Its check is the first to fail here: the switch has led to it."""
+    layer = fill(Attention(32, 2))
+    layer.flash = True
+    with pytest.raises(TypeError, match="flash attention"):
+        layer(Tensor(np.zeros((1, 2, 32), np.float32)))
