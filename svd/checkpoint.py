@@ -96,7 +96,7 @@ def _tensor(path: Path, name: str, array: np.ndarray, dtype: ms.Type) -> Tensor:
     # overflows, which is then looked at more closely.
     if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
         raise CheckpointError(f"{path}: {name} holds values that are not finite (NaN or infinity)")
-    target = ms.dtype_to_nptype(dtype)
+    target = {ms.float32: np.float32, ms.float16: np.float16}[dtype]
     converted = array.astype(target, copy=False)
     if target == np.float16 and array.dtype != np.float16 and np.isinf(converted).any():
         raise CheckpointError(f"{path}: {name} does not fit float16: use --SVD.amp_level=O0")

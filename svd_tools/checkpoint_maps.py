@@ -291,9 +291,7 @@ def _numbers(config: ModelConfig, i: int = 0, j: int = 0) -> dict[str, int]:
         "down_end": (i + 1) * per_level,
         "up": i * per_level + j,
         "up_end": i * per_level + unet.num_res_blocks,
-        "last": 2
-        if factor in unet.attention_resolutions
-        else 1,  # behind the transformer, where there is one
+        "last": 2 if factor in unet.attention_resolutions else 1,  # behind the transformer, where there is one
         "level": levels - 1 - i,
     }
 

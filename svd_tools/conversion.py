@@ -61,9 +61,7 @@ def gather(
 
     def ours(entry: Entry) -> LazyTensor:
         stored, to_ours = source[entry.theirs], TRANSFORMS[entry.transform].to_ours
-        return LazyTensor(
-            shapes[entry.ours], stored.dtype, stored.position, lambda: to_ours(values(entry.theirs))
-        )
+        return LazyTensor(shapes[entry.ours], stored.dtype, stored.position, lambda: to_ours(values(entry.theirs)))
 
     return Weights({entry.ours: ours(entry) for entry in entries}, leftovers)
 
@@ -83,9 +81,7 @@ def _theirs(weights: Mapping[str, LazyTensor], entries: list[Entry]) -> LazyTens
     transform = TRANSFORMS[entries[0].transform]
     shape = transform.shape(tensors[0].shape)
     if len(tensors) == 1:
-        return LazyTensor(
-            shape, tensors[0].dtype, tensors[0].position, lambda: transform.to_theirs(tensors[0].read())
-        )
+        return LazyTensor(shape, tensors[0].dtype, tensors[0].position, lambda: transform.to_theirs(tensors[0].read()))
     dtype = np.result_type(*[tensor.dtype for tensor in tensors])
     return LazyTensor(
         shape,
@@ -98,18 +94,14 @@ def _theirs(weights: Mapping[str, LazyTensor], entries: list[Entry]) -> LazyTens
 def groups_without(names: Iterable[str], others: Iterable[str]) -> dict[str, int]:
     """The optional groups that `others` lacks, and how many of the `names` are in each."""
     counts = {group: sum(name.startswith(group) for name in names) for group in OPTIONAL_GROUPS}
-    return {
-        group: count for group, count in counts.items() if not any(name.startswith(group) for name in others)
-    }
+    return {group: count for group, count in counts.items() if not any(name.startswith(group) for name in others)}
 
 
 def _plain(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     source: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():
         if plain_name(name) in source:
-            raise ConversionError(
-                f"{name} and {plain_name(name)} are both in the checkpoint, but mean the same"
-            )
+            raise ConversionError(f"{name} and {plain_name(name)} are both in the checkpoint, but mean the same")
         source[plain_name(name)] = tensor
     return source
 
@@ -141,6 +133,4 @@ def _check(source: Mapping[str, LazyTensor], expected: Mapping[str, Shape], left
             if lines
             for line in (f"{len(lines)} tensors {fault}:", *(f"  {line}" for line in lines))
         ]
-        raise ConversionError(
-            f"the checkpoint does not fit the config: {counts} (of {len(expected)})", tuple(details)
-        )
+        raise ConversionError(f"the checkpoint does not fit the config: {counts} (of {len(expected)})", tuple(details))

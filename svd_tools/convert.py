@@ -37,12 +37,8 @@ def _parser() -> ArgumentParser:
         help="Checkpoint to convert: Stability's file (.safetensors, .ckpt, .pt, .bin), a diffusers folder, "
         "mindone's .ckpt, or a file of this project. The layout is told from the names.",
     )
-    parser.add_argument(
-        "--config", required=True, type=str, help="Config of the model, for instance configs/svd.yaml."
-    )
-    parser.add_argument(
-        "--out_dir", required=True, type=str, help="Folder to write to; made if it does not exist."
-    )
+    parser.add_argument("--config", required=True, type=str, help="Config of the model, for instance configs/svd.yaml.")
+    parser.add_argument("--out_dir", required=True, type=str, help="Folder to write to; made if it does not exist.")
     parser.add_argument("--to", choices=tuple(_LAYOUT_NAMES), default="svd", help="Layout to write.")
     parser.add_argument(
         "--dtype",
@@ -50,9 +46,7 @@ def _parser() -> ArgumentParser:
         default="keep",
         help="Type of the written values.",
     )
-    parser.add_argument(
-        "--report", action="store_true", help="Print where every tensor comes from and goes to."
-    )
+    parser.add_argument("--report", action="store_true", help="Print where every tensor comes from and goes to.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the output if it exists.")
     return parser
 
@@ -84,9 +78,7 @@ def convert(
     layout = detect_layout(tensors)
     if layout is None:
         some = ", ".join(list(tensors)[:3])
-        raise ConversionError(
-            f"{source} is no checkpoint of Stable Video Diffusion: it has tensors such as {some}"
-        )
+        raise ConversionError(f"{source} is no checkpoint of Stable Video Diffusion: it has tensors such as {some}")
     print(f"{source} is {kind} in {_LAYOUT_NAMES[layout]}: {len(tensors)} tensors")
     if "diffusers" in (layout, to):
         check_expressible(model)
@@ -144,9 +136,7 @@ def _print_differences(weights: Weights, shapes: dict[str, Shape], written: set[
         print("      Image-to-video does not use it.")
 
 
-def _print_report(
-    model: ModelConfig, weights: Weights, shapes: dict[str, Shape], layouts: set[Layout]
-) -> None:
+def _print_report(model: ModelConfig, weights: Weights, shapes: dict[str, Shape], layouts: set[Layout]) -> None:
     """Print where every tensor is: ours | theirs | our shape | transform; a table for each foreign layout."""
     for layout in sorted(layouts - {"svd"}):
         rows = [("ours", layout, "shape", "transform")]

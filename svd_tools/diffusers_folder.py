@@ -40,9 +40,7 @@ def check_expressible(config: ModelConfig) -> None:
             f"with {config.autoencoder.num_res_blocks} the model has no equal there"
         )
     if config.unet.channel_mult[0] != 1 or config.autoencoder.channel_mult[0] != 1:
-        raise ConversionError(
-            "the networks of diffusers begin with channel_mult 1, the config with another one"
-        )
+        raise ConversionError("the networks of diffusers begin with channel_mult 1, the config with another one")
     if config.preconditioning != "v_scaling":
         raise ConversionError(
             f"diffusers' pipeline knows no preconditioning but v_scaling, not {config.preconditioning}"
@@ -58,9 +56,7 @@ def check_settings(folder: Path, config: ModelConfig) -> None:
             continue
         try:
             theirs = json.loads(path.read_text())
-            pairs = [
-                (key, theirs[key], ours[f"{component}/config.json"][key]) for key in keys if key in theirs
-            ]
+            pairs = [(key, theirs[key], ours[f"{component}/config.json"][key]) for key in keys if key in theirs]
         except (ValueError, TypeError) as error:
             raise ConversionError(f"{path} is damaged: {error}") from error
         for key, stated, wanted in pairs:
@@ -86,9 +82,7 @@ def write_folder(
         }
         write_safetensors(folder / component / _WEIGHTS[component], part, {"format": "pt"}, progress)
     for path in (folder, *(folder / component for component in COMPONENTS)):
-        descriptor = os.open(
-            path, os.O_RDONLY
-        )  # so that the names are on the disk before the folder is renamed
+        descriptor = os.open(path, os.O_RDONLY)  # so that the names are on the disk before the folder is renamed
         os.fsync(descriptor)
         os.close(descriptor)
 

@@ -59,9 +59,7 @@ def read_mindspore(path: Path) -> dict[str, LazyTensor]:
                     raise ValueError(f"the parts of {tag} differ in type or shape")
                 known[2].append(piece)
         except (ValueError, IndexError) as error:
-            raise ConversionError(
-                f"{path} is damaged, truncated, or no MindSpore checkpoint: {error}"
-            ) from error
+            raise ConversionError(f"{path} is damaged, truncated, or no MindSpore checkpoint: {error}") from error
     return {tag: _stored(path, tag, *found) for tag, found in tensors.items()}
 
 

@@ -76,9 +76,7 @@ def _component_files(folder: Path) -> list[Path]:
             index = folder / f"{name}.index{variant}.json"
             if index.is_file():
                 return _shards(index)
-    raise ConversionError(
-        f"{folder} has no weights: none of {', '.join(_WEIGHT_FILES)}, nor their shards or fp16"
-    )
+    raise ConversionError(f"{folder} has no weights: none of {', '.join(_WEIGHT_FILES)}, nor their shards or fp16")
 
 
 def _shards(index: Path) -> list[Path]:

@@ -151,9 +151,7 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
         raise ConversionError(f"{path} has a damaged header: {type(error).__name__}: {error}") from error
     end = 8 + length + max((item["data_offsets"][1] for item in header.values()), default=0)
     if end > size:
-        raise ConversionError(
-            f"{path} is truncated: its header tells of {end:,} bytes, the file has {size:,}"
-        )
+        raise ConversionError(f"{path} is truncated: its header tells of {end:,} bytes, the file has {size:,}")
     return tensors
 
 
@@ -162,9 +160,7 @@ def _stored(path: Path, name: str, item: Mapping, base: int) -> LazyTensor:
     if code not in DTYPES:
         raise ConversionError(f"{path}: tensor {name} has type {code}, which is not supported")
     if min(shape, default=0) < 0 or start < 0 or end - start != math.prod(shape) * DTYPES[code].itemsize:
-        raise ConversionError(
-            f"{path} has a damaged header: {end - start} bytes for {name} of shape {list(shape)}"
-        )
+        raise ConversionError(f"{path} has a damaged header: {end - start} bytes for {name} of shape {list(shape)}")
     return stored_tensor(name, path, code, shape, ((base + start, end - start),))
 
 

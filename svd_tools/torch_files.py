@@ -54,9 +54,7 @@ class _TensorUnpickler(pickle.Unpickler):
             return _STORAGES[name]
         # Made anew for every file: a pickle that sets attributes on them changes nothing that is shared.
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda storage, offset, shape, strides, *_: _Tensor(
-                storage, offset, tuple(shape), tuple(strides)
-            )
+            return lambda storage, offset, shape, strides, *_: _Tensor(storage, offset, tuple(shape), tuple(strides))
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *_: tensor
         raise _Refused(f"it asks for {module}.{name}, which is not part of a tensor")

@@ -71,9 +71,7 @@ def random_weights():
         rng, model = np.random.default_rng(0), load_config(config)
         shapes = parameter_shapes(model)
         return {
-            entry.theirs: rng.standard_normal(TRANSFORMS[entry.transform].shape(shapes[entry.ours])).astype(
-                dtype
-            )
+            entry.theirs: rng.standard_normal(TRANSFORMS[entry.transform].shape(shapes[entry.ours])).astype(dtype)
             for entry in expand(layout, model, shapes)
         }
 

@@ -17,9 +17,7 @@ from svd_tools.checkpoint_maps import (
     plain_name,
 )
 
-FULL = {
-    decoder: ModelConfig(autoencoder=AutoencoderConfig(decoder=decoder)) for decoder in ("temporal", "image")
-}
+FULL = {decoder: ModelConfig(autoencoder=AutoencoderConfig(decoder=decoder)) for decoder in ("temporal", "image")}
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +28,7 @@ def shapes():
 def foreign(layout, config, shapes):
     """Their names with the shapes that ours imply."""
     return {
-        entry.theirs: TRANSFORMS[entry.transform].shape(shapes[entry.ours])
-        for entry in expand(layout, config, shapes)
+        entry.theirs: TRANSFORMS[entry.transform].shape(shapes[entry.ours]) for entry in expand(layout, config, shapes)
     }
 
 
@@ -137,9 +134,7 @@ def test_other_sizes_number_the_blocks_of_the_single_file():
         "network.down_blocks.1.downsample.conv.bias",
         "network.up_blocks.2.resnets.1.spatial.conv1.weight",
     ]
-    assert [
-        entry.theirs.removeprefix("model.diffusion_model.") for entry in expand("sgm", config, names)
-    ] == [
+    assert [entry.theirs.removeprefix("model.diffusion_model.") for entry in expand("sgm", config, names)] == [
         "output_blocks.1.2.conv.weight",  # behind the transformer
         "output_blocks.3.2.conv.weight",
         "input_blocks.4.0.op.bias",

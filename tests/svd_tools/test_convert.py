@@ -33,12 +33,7 @@ def save_ckpt(path: Path, tensors: dict[str, np.ndarray]) -> Path:
 def as_mindspore_names(name: str) -> str:
     """Names as MindSpore's own normalisations, and mindone's last convolution, give them."""
     kind = name.split(".")[-2] if "." in name else ""
-    is_norm = (
-        kind.startswith(("norm", "ln_"))
-        or ".in_layers.0." in name
-        or ".out_layers.0." in name
-        or "out.0" in name
-    )
+    is_norm = kind.startswith(("norm", "ln_")) or ".in_layers.0." in name or ".out_layers.0." in name or "out.0" in name
     if is_norm:
         name = name.replace(".weight", ".gamma").replace(".bias", ".beta")
     return name.replace(".conv_out.time_mix_conv.", ".conv_out.conv3d.")
@@ -50,10 +45,7 @@ def as_mindspore_names(name: str) -> str:
 def test_golden_there_and_back(golden, convert, same_tensors):
     source, config = golden
     ours, printed = convert(source, config)
-    assert (
-        "is a .safetensors file in Stability's layout (sgm): 1388 tensors" in printed
-        and "NOTE" not in printed
-    )
+    assert "is a .safetensors file in Stability's layout (sgm): 1388 tensors" in printed and "NOTE" not in printed
     shapes = parameter_shapes(load_config(config))
     assert {name: value.shape for name, value in load_file(ours).items()} == shapes
     back, _ = convert(ours, config, "--to=sgm")
@@ -74,9 +66,7 @@ def test_values_are_where_they_belong(sgm_file, sgm_weights, config, convert):
     visual = "conditioner.embedders.0.open_clip.model.visual"
     q, k, v = np.split(sgm_weights[f"{visual}.transformer.resblocks.1.attn.in_proj_weight"], 3)
     expected = {
-        "network.mid_block.resnets.1.blend.mix_factor": sgm_weights[
-            f"{unet}.middle_block.2.time_mixer.mix_factor"
-        ],
+        "network.mid_block.resnets.1.blend.mix_factor": sgm_weights[f"{unet}.middle_block.2.time_mixer.mix_factor"],
         "network.up_blocks.0.upsample.conv.bias": sgm_weights[f"{unet}.output_blocks.1.1.conv.bias"],
         "network.down_blocks.0.resnets.0.temporal.conv2.weight": sgm_weights[
             f"{unet}.input_blocks.1.0.time_stack.out_layers.3.weight"
@@ -84,9 +74,7 @@ def test_values_are_where_they_belong(sgm_file, sgm_weights, config, convert):
         "autoencoder.decoder.up_blocks.0.resnets.2.blend.mix_factor": -sgm_weights[
             f"{decoder}.up.1.block.2.mix_factor"
         ],
-        "autoencoder.decoder.mid.attention.to_q.weight": sgm_weights[f"{decoder}.mid.attn_1.q.weight"][
-            ..., 0, 0
-        ],
+        "autoencoder.decoder.mid.attention.to_q.weight": sgm_weights[f"{decoder}.mid.attn_1.q.weight"][..., 0, 0],
         "conditioner.image_encoder.projection.weight": sgm_weights[f"{visual}.proj"].T,
         "conditioner.image_encoder.layers.1.attn.to_q.weight": q,
         "conditioner.image_encoder.layers.1.attn.to_k.weight": k,
@@ -98,9 +86,7 @@ def test_values_are_where_they_belong(sgm_file, sgm_weights, config, convert):
 
 @pytest.mark.parametrize("decoder", ["temporal", "image"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_single_files_there_and_back(
-    configs, random_weights, tmp_path, convert, same_tensors, decoder, dtype
-):
+def test_single_files_there_and_back(configs, random_weights, tmp_path, convert, same_tensors, decoder, dtype):
     weights = random_weights(configs[decoder], "sgm", dtype)
     save_file(weights, tmp_path / "x.safetensors")
     ours, _ = convert(tmp_path / "x.safetensors", configs[decoder])
@@ -110,10 +96,7 @@ def test_single_files_there_and_back(
 
 
 def test_mixed_types_are_kept(sgm_weights, config, tmp_path, convert, same_tensors):
-    mixed = {
-        name: value.astype(np.float16) if i % 3 else value
-        for i, (name, value) in enumerate(sgm_weights.items())
-    }
+    mixed = {name: value.astype(np.float16) if i % 3 else value for i, (name, value) in enumerate(sgm_weights.items())}
     save_file(mixed, tmp_path / "x.safetensors")
     ours, _ = convert(tmp_path / "x.safetensors", config)
     same_tensors(convert(ours, config, "--to=sgm")[0], mixed)
@@ -166,9 +149,7 @@ def test_our_names_in_a_mindspore_checkpoint(sgm_file, config, tmp_path, convert
     names = {name: as_mindspore_names(name) if gamma else name for name in tensors}
     source = save_ckpt(tmp_path / "ours.ckpt", {names[name]: value for name, value in tensors.items()})
     again, printed = convert(source, config)
-    assert (
-        again.name == "ours.safetensors" and "is a MindSpore checkpoint in this project's layout" in printed
-    )
+    assert again.name == "ours.safetensors" and "is a MindSpore checkpoint in this project's layout" in printed
     same_tensors(again, ours)
 
 
@@ -206,9 +187,7 @@ def test_bfloat16_becomes_float32(sgm_weights, config, tmp_path, convert):
         ("conditioner.embedders.3.encoder.decoder.", "conditioner.embedders.3.encoder.post_quant_conv."),
     ],
 )
-def test_groups_that_image_to_video_does_not_use(
-    sgm_weights, config, tmp_path, convert, same_tensors, prefixes
-):
+def test_groups_that_image_to_video_does_not_use(sgm_weights, config, tmp_path, convert, same_tensors, prefixes):
     weights = {name: value for name, value in sgm_weights.items() if not name.startswith(prefixes)}
     save_file(weights, tmp_path / "x.safetensors")
     ours, printed = convert(tmp_path / "x.safetensors", config)
@@ -348,9 +327,7 @@ def test_values_too_large_for_fp16(sgm_weights, config, tmp_path, refuse):
     weights = {key: tensor.copy() for key, tensor in sgm_weights.items()}
     weights["model.diffusion_model.out.2.bias"][1] = 1e6
     save_file(weights, tmp_path / "x.safetensors")
-    assert "tensor network.conv_out.bias holds 1e+06" in refuse(
-        tmp_path / "x.safetensors", config, "--dtype=fp16"
-    )
+    assert "tensor network.conv_out.bias holds 1e+06" in refuse(tmp_path / "x.safetensors", config, "--dtype=fp16")
 
 
 def bad_files():

@@ -42,10 +42,7 @@ def test_large_parameters_in_slices(tmp_path, monkeypatch, same_tensors):
     sliced = save(tmp_path / "sliced.ckpt", values)
     assert sliced.stat().st_size > whole.stat().st_size  # the parts repeat name and shape
     same_tensors(read(sliced), values)
-    assert all(
-        np.array_equal(value.asnumpy(), values[name])
-        for name, value in ms.load_checkpoint(str(sliced)).items()
-    )
+    assert all(np.array_equal(value.asnumpy(), values[name]) for name, value in ms.load_checkpoint(str(sliced)).items())
 
 
 def test_bfloat16(tmp_path):

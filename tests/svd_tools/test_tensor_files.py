@@ -122,9 +122,7 @@ def test_values_that_are_not_finite_are_named():
 def test_casting(file, tmp_path):
     tensor = read_safetensors(file)["single"]
     assert cast("single", tensor, np.dtype(np.float32)) is tensor
-    assert np.array_equal(
-        cast("single", tensor, np.dtype(np.float16)).read(), TENSORS["single"].astype(np.float16)
-    )
+    assert np.array_equal(cast("single", tensor, np.dtype(np.float16)).read(), TENSORS["single"].astype(np.float16))
     save_file({"big": np.array([1.0, -70000.0], np.float32)}, tmp_path / "big.safetensors")
     big = cast("big", read_safetensors(tmp_path / "big.safetensors")["big"], np.dtype(np.float16))
     with pytest.raises(ConversionError, match="tensor big holds 70000, which float16 cannot"):

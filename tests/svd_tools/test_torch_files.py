@@ -41,16 +41,10 @@ def name(module: str, attribute: str) -> bytes:
 
 
 def tensor(key: str, shape, strides, offset=0, storage="FloatStorage", count=6) -> bytes:
-    stored = (
-        group(text("storage"), name("torch", storage), text(key), text("cpu"), integer(count)) + PERSISTENT
-    )
+    stored = group(text("storage"), name("torch", storage), text(key), text("cpu"), integer(count)) + PERSISTENT
     hooks = name("collections", "OrderedDict") + group() + REDUCE
     sizes = [group(*map(integer, numbers)) for numbers in (shape, strides)]
-    return (
-        name("torch._utils", "_rebuild_tensor_v2")
-        + group(stored, integer(offset), *sizes, b"\x89", hooks)
-        + REDUCE
-    )
+    return name("torch._utils", "_rebuild_tensor_v2") + group(stored, integer(offset), *sizes, b"\x89", hooks) + REDUCE
 
 
 def archive(path, pickled: bytes, records=None, prefix="archive/", compression=zipfile.ZIP_STORED, extra=()):
