@@ -57,9 +57,8 @@ def run(folder: Path, config: Path, shapes: Shapes, options: argparse.Namespace)
     """One table row per conversion; a source is removed as soon as no later row needs it."""
     single = folder / "sgm.safetensors"
     write_safetensors(single, shapes, options.dtype)
-    print(
-        f"{len(shapes):,} tensors, {sum(map(math.prod, shapes.values())):,} values, {single.stat().st_size / 1e9:.2f} GB"
-    )
+    count, size = sum(map(math.prod, shapes.values())), single.stat().st_size
+    print(f"{len(shapes):,} tensors, {count:,} values in {options.dtype}, {size / 1e9:.2f} GB")
     print("| conversion | copy, s | convert, s | ratio | peak memory, GB |\n|---|---|---|---|---|")
     row("sgm -> svd", folder, single, config, "svd", options.repeat)
     ours = convert(single, config, folder / "kept", "svd")[2]
@@ -91,7 +90,7 @@ def row(name: str, folder: Path, source: Path, config: Path, to: str, repeat: in
 
 def copy(source: Path, target: Path) -> float:
     """Seconds that a plain copy takes, to the disk and not only to the cache: the converter syncs, too."""
-    os.sync()
+    forget(source)
     start = time.perf_counter()
     shutil.copyfile(source, target)
     with open(target, "rb+") as file:
@@ -101,9 +100,16 @@ def copy(source: Path, target: Path) -> float:
     return seconds
 
 
+def forget(path: Path) -> None:
+    """Write everything out and drop the file from the cache, so that all runs read from the disk."""
+    os.sync()
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def convert(source: Path, config: Path, out_dir: Path, to: str) -> tuple[float, int, Path]:
     """(seconds, peak resident bytes, path written) of one conversion in its own process, start-up included."""
-    os.sync()
+    forget(source)
     command = [sys.executable, "-m", "svd_tools.convert", f"--pt_weights_file={source}", f"--config={config}"]
     command += [f"--out_dir={out_dir}", f"--to={to}"]
     start = time.perf_counter()

@@ -26,6 +26,12 @@ def mode(_mode) -> int:
     return _mode
 
 
+@pytest.fixture
+def eager() -> None:
+    """Pynative mode, for tests that would learn nothing from a second mode."""
+    runtime.setup("CPU", 1)
+
+
 @pytest.fixture(scope="session")
 def golden() -> dict[str, np.ndarray]:
     """Inputs and outputs of Stability's code."""

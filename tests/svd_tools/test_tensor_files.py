@@ -109,6 +109,10 @@ def test_damaged_headers(tmp_path, header):
 def test_values_that_are_not_finite_are_named():
     check_finite(np.array([np.iinfo(np.int64).max]), "integers")
     check_finite(np.zeros((0, 3), np.float32), "nothing")
+    half = np.array([65504, -65504, 6e-8, 0], np.float16)
+    check_finite(half, "half")
+    with pytest.raises(ConversionError, match="tensor half holds NaN"):
+        check_finite(half * np.float16(np.nan), "half")
     x = np.zeros((3, 1 << 19), np.float32)
     check_finite(x, "x")
     x[2, 5] = -np.inf
@@ -153,7 +157,7 @@ def test_no_file_is_left_when_the_disk_fills_up(file, tmp_path, monkeypatch):
     room = file.stat().st_size - 20
 
     def open_on_full_disk(path, mode, **arguments):
-        opened = open(path, mode, **arguments)
+        opened = open(path, mode, **arguments)  # noqa: SIM115
         return FullDisk(opened, room) if mode == "wb" else opened
 
     monkeypatch.setattr(tensor_files, "open", open_on_full_disk, raising=False)

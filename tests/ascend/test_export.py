@@ -1,0 +1,268 @@
+"""The networks in their Ascend form, checked without an Ascend.
+
+The full-size architecture is compiled whole, for videos of 25 frames at 576 x 1024 with guidance, and its graphs are
+held against what MindSpore and CANN document: the operators, their types and the sizes that they take. Compiling
+needs neither the device nor the memory; what cannot be seen here is whether a kernel does as documented.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindir import Graph, export, zeros
+from mindspore import Tensor, nn, ops
+from platforms import documented_platforms
+
+from svd.autoencoder.decoder import Decoder
+from svd.build import build_networks
+from svd.config import ModelConfig
+from svd.layers.basic import conv2d
+from svd.layers.transformer import VideoTransformer
+from svd.precision import set_precision
+
+BOOKKEEPING = {
+    "Load": "reads a parameter",
+    "UpdateState": "orders effects",
+    "Depend": "orders effects",
+    "MakeTuple": "builds a tuple of tensors",
+    "TupleGetItem": "takes a tensor out of a tuple",
+}
+"""Nodes that the graph is held together by; they compute nothing, and no kernel is called."""
+PRODUCTS = ("Conv2D", "Conv3D", "Dense", "MatMul", "BatchMatMul")
+NORMALISATIONS = ("GroupNorm", "LayerNorm", "Softmax")
+FRAMES, HEIGHT, WIDTH = 25, 576, 1024
+
+
+@dataclass(frozen=True)
+class Form:
+    """A network as it runs on Ascend."""
+
+    prefix: str
+    """Of its parameters in a checkpoint."""
+    inputs: tuple[tuple[int, ...], ...]
+    """Shapes."""
+    dtype: ms.Type = ms.float16
+    decoder: str = "temporal"
+
+
+FORMS = {
+    "unet": Form("network", ((2, FRAMES, 8, HEIGHT // 8, WIDTH // 8), (2,), (2, 1, 1024), (2, 768))),
+    # Fourteen frames at a time: SVD's videos are decoded at once where there is memory.
+    "temporal_decoder": Form("autoencoder.decoder", ((1, 14, 4, HEIGHT // 8, WIDTH // 8),)),
+    "image_decoder": Form("autoencoder.decoder", ((14, 4, HEIGHT // 8, WIDTH // 8),), decoder="image"),
+    "image_encoder": Form("conditioner.image_encoder", ((1, 3, 224, 224),)),
+    "encoder": Form("conditioner.autoencoder.encoder", ((1, 3, HEIGHT, WIDTH),), ms.float32),
+}
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def form(request) -> Form:
+    return FORMS[request.param]
+
+
+@pytest.fixture(scope="module")
+def network(form) -> nn.Cell:
+    """Of full size, its parameters without values."""
+    config = ModelConfig()
+    config = replace(config, autoencoder=replace(config.autoencoder, decoder=form.decoder))
+    network = build_networks(config)[form.prefix].set_train(False)
+    return set_precision(network, form.dtype, flash=True)
+
+
+@pytest.fixture(scope="module")
+def graph(form, network, tmp_path_factory) -> Graph:
+    return export(network, [zeros(*shape) for shape in form.inputs], tmp_path_factory.mktemp("graph"))
+
+
+# What is checked: each returns what is wrong, so that tests can see that something would be.
+
+
+def undocumented(graph: Graph) -> set[str]:
+    """Operators that are not documented to run on Ascend."""
+    operators = {node.primitive for node in graph.nodes} - set(BOOKKEEPING)
+    return {operator for operator in operators if "Ascend" not in documented_platforms(operator)}
+
+
+def of_other_type(graph: Graph, primitives: tuple[str, ...], dtype: str) -> set[str]:
+    """Operators of these kinds with a tensor of another type among the first two inputs, and where they are."""
+    return {
+        f"{node.primitive} in {node.scope}"
+        for node in graph.of(*primitives)
+        for value in node.inputs[:2]
+        if getattr(value, "dtype", dtype) != dtype
+    }
+
+
+def beyond_convolution(graph: Graph) -> set[str]:
+    """Convolutions of images that CANN's Conv2D is not documented for, and where they are.
+
+    MindSpore's Conv2D is CANN's TBE operator: height up to 100,000, width up to 4096, "exceeding 4096 may cause
+    compilation errors". A kernel of 3 rows needs 4 rows of 16 channels at once in a buffer of 512 kB: no wider.
+    """
+    sizes = {(node.inputs[0].shape, node.scope) for node in graph.of("Conv2D")}
+    return {f"{shape} in {scope}" for shape, scope in sizes if shape[2] > 100_000 or shape[3] > 4096}
+
+
+def beyond_flash_attention(graph: Graph) -> set[str]:
+    """Fused attention of types, shapes or scales that it is not documented for, and where it is.
+
+    The limits are those of mindspore.ops.flash_attention_score; CANN's own are wider in some versions.
+    """
+    problems = set()
+    for node in graph.of("FlashAttentionScore"):
+        query, key, value = node.inputs[:3]
+        heads, scale = node.inputs[10], node.inputs[12]
+        (b, l, c), n = query.shape, key.shape[1]
+        head_dim = c // heads
+        if not (
+            query.dtype == key.dtype == value.dtype == "float16"
+            and b <= 2048
+            and max(l, n) <= 512 * 1024
+            and heads <= 256
+            and head_dim % 16 == 0
+            and head_dim <= 512
+            and scale == pytest.approx(head_dim**-0.5)
+        ):
+            problems.add(f"{query.shape} {query.dtype} with {n} keys and scale {scale} in {node.scope}")
+    return problems
+
+
+def written_out(graph: Graph) -> set[str]:
+    """Softmaxes over more than 64 tokens, and where they are: such scores outgrow the queries that they come from."""
+    return {node.scope for node in graph.of("Softmax") if node.inputs[0].shape[-1] > 64}
+
+
+def test_every_operator_is_documented_for_ascend(graph):
+    assert undocumented(graph) == set()
+
+
+def test_there_is_no_conv3d(graph):
+    assert graph.of("Conv3D", "Conv3DExt") == []
+
+
+def test_nothing_is_of_double_precision(graph):
+    assert "float64" not in {value.dtype for value in graph.values}
+
+
+def test_products_are_of_the_compute_type_and_normalisations_of_float32(form, graph):
+    dtype = str(form.dtype).lower()
+    assert graph.of(*PRODUCTS) and of_other_type(graph, PRODUCTS, dtype) == set()
+    assert graph.of(*NORMALISATIONS) and of_other_type(graph, NORMALISATIONS, "float32") == set()
+
+
+def test_results_are_of_the_type_of_the_inputs(graph):
+    assert [value.dtype for value in graph.results] == ["float32"]
+
+
+def test_sizes_are_within_what_operators_take(graph):
+    assert beyond_convolution(graph) == set()
+    assert beyond_flash_attention(graph) == set()
+    assert {value.shape for value in graph.values if np.prod(value.shape, dtype=np.int64) >= 2**31} == set()
+
+
+def test_attention_over_pixels_is_fused(form, network, graph):
+    """Where there are many tokens; attention over frames or a single context token has next to no scores to keep."""
+    scopes = Counter(node.scope.split("/")[-2] for node in graph.of("FlashAttentionScore"))
+    if form.dtype == ms.float32:
+        assert not scopes  # the operator takes no float32
+        return
+    assert written_out(graph) == set()
+    if form.prefix == "network":
+        transformers = [cell for _, cell in network.cells_and_names() if isinstance(cell, VideoTransformer)]
+        assert len(transformers) == 16 == scopes["attn1-Attention"]
+    else:
+        assert sum(scopes.values()) == (32 if form.prefix == "conditioner.image_encoder" else 1)
+
+
+# That the checks can fail.
+
+
+class Layer(nn.Cell):
+    """One function of one tensor."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def fused_attention(x: Tensor) -> Tensor:
+    """Self-attention of 4 heads, with the scale that is right for 16 channels each."""
+    return ops.flash_attention_score(x, x, x, 4, scalar_value=0.25)
+
+
+def in_double(x: Tensor) -> Tensor:
+    return (x.astype(ms.float64) * 2).astype(ms.float32)
+
+
+@pytest.fixture
+def exported(tmp_path):
+    def run(layer, *shape: int, dtype: ms.Type = ms.float32) -> Graph:
+        return export(layer if isinstance(layer, nn.Cell) else Layer(layer), [zeros(*shape, dtype=dtype)], tmp_path)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "operator, platforms",
+    [
+        ("Conv2D", {"Ascend", "GPU", "CPU"}),
+        ("SiLU", {"Ascend", "GPU", "CPU"}),  # refers to mindspore.ops.silu
+        ("FlashAttentionScore", {"Ascend"}),
+        ("Cholesky", {"GPU", "CPU"}),
+        ("InstanceNorm", {"GPU"}),
+        ("Fmax", {"CPU"}),
+        ("Fill", set()),  # deprecated
+        ("ConvolutionOfDreams", set()),
+    ],
+)
+def test_platforms_are_what_the_documentation_says(operator, platforms):
+    assert documented_platforms(operator) == platforms
+
+
+def test_operators_without_an_ascend_kernel_are_found(exported):
+    assert undocumented(exported(ops.Cholesky(), 3, 3)) == {"Cholesky"}
+    assert undocumented(exported(ops.ReLU(), 3, 3)) == set()
+
+
+def test_conv3d_and_wrong_types_are_found(exported):
+    conv3d = exported(nn.Conv3d(2, 3, 3), 1, 2, 4, 4, 4)
+    assert len(conv3d.of("Conv3D")) == 1
+    assert len(of_other_type(conv3d, PRODUCTS, "float16")) == 1
+    assert of_other_type(conv3d, PRODUCTS, "float32") == set()
+    assert len(of_other_type(exported(ops.Softmax(), 2, 3, dtype=ms.float16), NORMALISATIONS, "float32")) == 1
+
+
+def test_double_precision_is_found(exported):
+    graph = exported(in_double, 2, 3)
+    assert "float64" in {value.dtype for value in graph.values}
+
+
+@pytest.mark.parametrize("shape, fits", [((1, 1, 5, 4096), True), ((1, 1, 5, 4097), False), ((1, 1, 100_001, 5), False)])
+def test_images_too_large_for_conv2d_are_found(exported, shape, fits):
+    assert (beyond_convolution(exported(conv2d(1, 1, (3, 1)), *shape)) == set()) == fits
+
+
+@pytest.mark.parametrize(
+    "shape, dtype, fits",
+    [
+        ((2048, 2, 64), ms.float16, True),
+        ((2049, 2, 64), ms.float16, False),  # batch
+        ((1, 2, 64), ms.float32, False),  # type
+        ((1, 2, 96), ms.float16, False),  # head dimension 24
+        ((1, 2, 128), ms.float16, False),  # scale
+    ],
+)
+def test_what_flash_attention_cannot_take_is_found(exported, shape, dtype, fits):
+    assert (beyond_flash_attention(exported(fused_attention, *shape, dtype=dtype)) == set()) == fits
+
+
+def test_scores_that_should_be_fused_are_found(exported):
+    assert len(written_out(exported(ops.Softmax(), 2, 65))) == 1
+    assert written_out(exported(ops.Softmax(), 2, 64)) == set()

@@ -1,0 +1,28 @@
+"""The benchmark's own checkpoints are what it takes them for."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from svd_tools.sources import read_weights
+
+spec = importlib.util.spec_from_file_location(
+    "bench_convert", Path(__file__).parents[2] / "scripts" / "bench_convert.py"
+)
+bench = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(bench)
+
+SHAPES = {"a.weight": (3, 4, 2), "a.bias": (3,), "b": (1,)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("kind", ["safetensors", "mindspore", "pytorch"])
+def test_synthetic_checkpoints(tmp_path, same_tensors, dtype, kind):
+    getattr(bench, f"write_{kind}")(tmp_path / "x.ckpt", SHAPES, dtype)
+    _, tensors = read_weights(tmp_path / "x.ckpt")
+    same_tensors({name: tensor.read() for name, tensor in tensors.items()}, dict(bench.values(SHAPES, dtype)))
+
+
+def test_published_shapes(manifest):
+    assert bench.published_shapes() == manifest("svd_sgm")

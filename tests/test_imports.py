@@ -1,0 +1,124 @@
+"""The direction of imports, read from the sources.
+
+entry points -> build -> pipelines, training -> networks, autoencoder, conditioning -> layers
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = (
+    {"layers"},
+    {"networks", "autoencoder", "conditioning"},
+    {"pipelines", "training"},
+    {"build"},
+)
+"""Rooms of svd/, each allowed to import itself and those of earlier stages."""
+STAGE = {room: number for number, rooms in enumerate(STAGES) for room in rooms}
+SHARED = {"config", "runtime", "checkpoint", "precision", "data", "diffusion", "metrics"}
+"""Rooms that every stage may import, and that import none of them."""
+ENTRY_POINTS = {"image_to_video", "train", "svd_tools"}
+FOREIGN = {"torch", "torchvision", "diffusers", "transformers", "mindone"}
+CONTEXT_CALLS = {"set_context", "set_device", "set_auto_parallel_context"}
+
+
+def imported_modules(tree: ast.AST, package: str) -> set[str]:
+    """Dotted names of all that is imported, in functions too; `from a import b` counts as a.b."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
+            base = ".".join(part for part in (base, node.module) if part)
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def violations(source: str, path: str) -> list[str]:
+    """What a module of svd/ or svd_tools/ imports or calls against the rules; `path` is relative to the root."""
+    tree = ast.parse(source)
+    parts = Path(path).with_suffix("").parts
+    imported = imported_modules(tree, ".".join(parts[:-1]))
+    faults = [f"{path} imports {name}" for name in sorted(imported) if name.split(".")[0] in FOREIGN]
+    if parts[0] == "svd":
+        faults += [f"{path} imports {name}" for name in sorted(imported) if not _allowed(parts[1], name)]
+    if path != "svd/runtime.py":
+        names = {getattr(node, "attr", getattr(node, "id", None)) for node in ast.walk(tree)}
+        names |= {name.split(".")[-1] for name in imported}
+        faults += [f"{path} uses {name}, which is for svd/runtime.py" for name in sorted(names & CONTEXT_CALLS)]
+    return faults
+
+
+def _allowed(room: str, name: str) -> bool:
+    """Whether a module of this room of svd/ may import that name."""
+    top, _, rest = name.partition(".")
+    if top in ENTRY_POINTS:
+        return False
+    if top != "svd" or room == "__init__":  # svd/__init__.py is the door of the house
+        return True
+    other = rest.split(".")[0]
+    if other == room or other in SHARED:
+        return True
+    return other in STAGE and room in STAGE and STAGE[other] < STAGE[room]
+
+
+def modules() -> list[str]:
+    return [str(path.relative_to(ROOT)) for part in ("svd", "svd_tools") for path in sorted((ROOT / part).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", modules())
+def test_imports_go_down_only(path):
+    assert violations((ROOT / path).read_text(), path) == []
+
+
+def test_every_room_is_known():
+    """A new room has to be given its place here."""
+    rooms = {Path(path).parts[1].removesuffix(".py") for path in modules() if path.startswith("svd/")}
+    assert rooms - set(STAGE) - SHARED == {"__init__"}
+
+
+@pytest.mark.parametrize(
+    "path, source",
+    [
+        ("svd/layers/blend.py", "from svd.networks.video_unet import VideoUNet"),
+        ("svd/layers/blend.py", "import svd.networks.video_unet"),
+        ("svd/layers/blend.py", "from ..networks import video_unet"),
+        ("svd/networks/video_unet.py", "from svd.conditioning.conditioner import Conditioning"),
+        ("svd/networks/video_unet.py", "from svd.build import load_pipeline"),
+        ("svd/networks/video_unet.py", "from svd import load_pipeline"),
+        ("svd/pipelines/image_to_video.py", "def f():\n    from svd.training.trainer import Trainer"),
+        ("svd/diffusion/denoiser.py", "from svd.networks.video_unet import VideoUNet"),
+        ("svd/diffusion/denoiser.py", "from svd.layers.basic import conv2d"),
+        ("svd/config.py", "from svd.layers.basic import conv2d"),
+        ("svd/build.py", "from svd_tools.convert import convert"),
+        ("svd/build.py", "import image_to_video"),
+        ("svd/__init__.py", "import torch"),
+        ("svd/checkpoint.py", "def f():\n    import torch.nn as nn"),
+        ("svd_tools/torch_files.py", "from torch import load"),
+        ("svd_tools/torch_files.py", "from diffusers.models import UNet2DModel"),
+        ("svd/build.py", "import mindspore as ms\nms.set_context(mode=0)"),
+        ("svd/build.py", "from mindspore import set_device as choose\nchoose('CPU')"),
+        ("svd_tools/convert.py", "import mindspore.context as c\nf = c.set_context"),
+    ],
+)
+def test_what_breaks_the_rules_is_found(path, source):
+    assert len(violations(source, path)) == 1
+
+
+@pytest.mark.parametrize(
+    "path, source",
+    [
+        ("svd/networks/video_unet.py", "from svd.layers.basic import conv2d\nfrom svd.config import UNetConfig"),
+        ("svd/networks/video_unet.py", "from .blocks import Block\nfrom ..layers import basic"),
+        ("svd/pipelines/image_to_video.py", "from svd.diffusion.samplers import euler\nimport numpy as np"),
+        ("svd/build.py", "from svd import runtime\nfrom svd.pipelines.image_to_video import ImageToVideo"),
+        ("svd/runtime.py", "import mindspore as ms\nms.set_context(mode=0)"),
+        ("svd_tools/convert.py", "from svd.build import parameter_shapes"),
+    ],
+)
+def test_what_keeps_the_rules_is_not(path, source):
+    assert violations(source, path) == []

@@ -1,0 +1,59 @@
+"""What holds for the whole pipeline whatever its weights are."""
+
+import numpy as np
+import pytest
+from comparison import CHAIN, NETWORK, assert_close
+from mindspore import Tensor
+
+from svd.diffusion.guidance import guided
+from svd.diffusion.samplers import euler
+from svd.diffusion.schedules import karras
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.uniform(0, 1, (2, 16, 24, 3)).astype(np.float32)
+NOISE = RNG.standard_normal((2, 3, 4, 8, 12)).astype(np.float32)
+AUG_NOISE = RNG.standard_normal((2, 3, 16, 24)).astype(np.float32)
+
+
+@pytest.mark.parametrize("output", ["latents", "float"])
+def test_two_clips_equal_two_batches_of_one(small_pipe, output):
+    """With guidance, whose two branches share the batch axis with the clips."""
+    options = {"output": output, "decode_chunk_size": 2, "progress": False}
+    together = small_pipe(IMAGES, noise=NOISE, aug_noise=AUG_NOISE, **options)
+    for i in (0, 1):
+        alone = small_pipe(IMAGES[i], noise=NOISE[i : i + 1], aug_noise=AUG_NOISE[i : i + 1], **options)
+        assert_close(together[i], alone, CHAIN)
+    assert np.abs(together[0] - together[1]).max() > 0.1
+
+
+def test_a_seed_gives_every_clip_the_noise_that_it_gets_alone(small_pipe):
+    options = {"seed": 5, "output": "latents", "progress": False}
+    together = small_pipe(list(IMAGES), **options)
+    assert_close(together[1], small_pipe(IMAGES[1], **options), CHAIN)
+
+
+@pytest.fixture
+def conditioning(small_pipe):
+    return small_pipe.conditioner(2 * IMAGES[:1].transpose(0, 3, 1, 2) - 1, 3, 7, 127, 0.02, AUG_NOISE[:1])
+
+
+def test_guidance_1_equals_conditional_and_0_unconditional(small_pipe, conditioning):
+    """Frame by frame: scales 1, 0 and 2.5 run as one batch of both branches."""
+    denoise, x = small_pipe.denoiser, Tensor(NOISE[:1])
+    unconditional = conditioning.without_image()
+    result = guided(denoise, conditioning, unconditional, [1, 0, 2.5])(x, 1.5).asnumpy()
+    with_image, without = (denoise(x, 1.5, c).asnumpy() for c in (conditioning, unconditional))
+    assert_close(result[:, 0], with_image[:, 0], NETWORK)
+    assert_close(result[:, 1], without[:, 1], NETWORK)
+    assert_close(result[:, 2], (without + 2.5 * (with_image - without))[:, 2], NETWORK)
+    assert np.abs(with_image - without).max() > 0.1
+
+
+def test_a_pipeline_with_guidance_1_samples_the_conditional_model(small_pipe, conditioning):
+    result = small_pipe(
+        IMAGES[0], noise=NOISE[:1], aug_noise=AUG_NOISE[:1], guidance=[1, 1], output="latents", progress=False
+    )
+    sigmas = karras(2)
+    start = Tensor((NOISE[:1] * np.sqrt(1 + sigmas[0] ** 2)).astype(np.float32))
+    expected = euler(lambda x, sigma: small_pipe.denoiser(x, sigma, conditioning), start, sigmas)
+    assert_close(result, expected[0], CHAIN)
