@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import shlex
 import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Optional
+from typing import Literal, Optional
+from zipfile import BadZipFile
 
 import jsonargparse
 import numpy as np
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse.typing import NonNegativeInt
 
 from svd import __version__, runtime
 from svd.checkpoint import CheckpointError, read_config
@@ -45,16 +48,18 @@ def build_parser() -> ArgumentParser:
     add = parser.add_argument
     add("--image", nargs="+", help="Image file, folder of images, or several of both.")
     add("--resize", choices=("crop", "pad", "fit"), default="crop", help="How an image of another size is brought to "
-        "the video's: crop fills it, pad shows all of the image on black, fit gives the video the image's shape.")  # fmt: skip
+        "the video's: crop fills it, pad shows all of the image on black, fit gives the video the image's "
+        "shape.")  # fmt: skip
     add("--output_dir", default="outputs", help="Folder to write to; nothing in it is overwritten.")
     add("--format", nargs="+", choices=("mp4", "gif", "png"), default=["mp4", "gif"], help="What to write; png is a "
         "folder of frames.")  # fmt: skip
-    add("--seed", type=int, default=0, help="Seed of the noise: the same seed gives the same video on every device.")
+    add("--seed", type=NonNegativeInt, default=0, help="Seed of the noise: the same seed gives the same video on every "
+        "device.")  # fmt: skip
     add("--noise", type=Optional[str], help="Noise to start from instead of the seed's: an .npz file with `noise` "
         "[b t c h/8 w/8] and `aug_noise` [b 3 h w], both of unit variance.")  # fmt: skip
     add("--device_target", choices=("auto", *runtime.DEVICE_TARGETS), default="auto", help="Where to run; auto takes "
         "the best device that is there.")  # fmt: skip
-    add("--mode", choices=(0, 1), type=int, default=0, help="0: compiled graph, 1: pynative.")
+    add("--mode", type=Literal[0, 1], default=0, help="0: compiled graph, 1: pynative.")
     add("--SVD.config", type=Optional[str], help="Model, such as configs/svd.yaml; if it is not given, what the "
         "checkpoint says of itself.")  # fmt: skip
     add("--SVD.checkpoint", type=Optional[str], help="Weights, as svd_tools/convert.py writes them.")
@@ -69,7 +74,7 @@ def resolve(parser: ArgumentParser, argv: Optional[list[str]]) -> tuple[Namespac
     """Options, model and sampling settings: what was given, then the model's configuration, then the defaults."""
     args = parser.parse_args(argv)
     given = parser.parse_args(argv, defaults=False)
-    if args.SVD.checkpoint is None:
+    if not args.SVD.checkpoint:
         raise ConfigError("--SVD.checkpoint is missing: the weights, as svd_tools/convert.py writes them")
     if not args.image:
         raise ConfigError("--image is missing: an image file, a folder, or several of both")
@@ -77,20 +82,33 @@ def resolve(parser: ArgumentParser, argv: Optional[list[str]]) -> tuple[Namespac
     names = {field.name for field in dataclasses.fields(SamplingConfig)}
     chosen = {name: value for name, value in vars(given.get("SVD", Namespace())).items() if name in names}
     sampling = dataclasses.replace(model.sampling, **chosen)
+    model.check_size(sampling.height, sampling.width)
     for name, value in dataclasses.asdict(sampling).items():
         args.SVD[name] = value
-    return args, dataclasses.replace(model, sampling=sampling), sampling
+    return args, model, sampling
 
 
 def read_noise(path: Optional[str]) -> dict[str, np.ndarray]:
-    """The arrays of a --noise file by name; none if there is no file."""
+    """The arrays of a --noise file by name; none if no file is given."""
     if path is None:
         return {}
+    remedy = "write one with numpy.savez(path, noise=..., aug_noise=...)"
     try:
-        with np.load(path) as file:
-            return {name: file[name] for name in ("noise", "aug_noise") if name in file}
-    except (ValueError, EOFError) as error:
-        raise ConfigError(f"--noise {path} is not an .npz file of arrays: {error}") from error
+        with open(path, "rb") as file, np.lib.npyio.NpzFile(file) as arrays:
+            noise = {name: arrays[name] for name in ("noise", "aug_noise") if name in arrays}
+    except (BadZipFile, EOFError, OSError, ValueError) as error:
+        raise ConfigError(f"--noise {path} cannot be read as an .npz file ({error}): {remedy}") from error
+    if not noise:
+        raise ConfigError(f"--noise {path} holds neither `noise` nor `aug_noise`: {remedy}")
+    return noise
+
+
+def check_folder(path: str) -> None:
+    """Raise ConfigError where a folder cannot be written to or made; nothing is made yet."""
+    nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        what = "may not be written to" if nearest.is_dir() else "is a file"
+        raise ConfigError(f"--output_dir {path}: {nearest} {what}; choose another folder")
 
 
 def run(argv: Optional[list[str]] = None) -> None:
@@ -100,6 +118,7 @@ def run(argv: Optional[list[str]] = None) -> None:
     paths = find_images(args.image)
     images = [load_image(path) for path in paths]  # a bad image is told of before minutes of loading and compiling
     noise = read_noise(args.noise)
+    check_folder(args.output_dir)
 
     from svd.build import load_pipeline  # MindSpore takes seconds to import
 
@@ -108,7 +127,7 @@ def run(argv: Optional[list[str]] = None) -> None:
     print(f"loaded {args.SVD.checkpoint} in {time.perf_counter() - start:.1f} s", file=sys.stderr)
     for path, image in zip(paths, images):
         start = time.perf_counter()
-        frames = pipe(image, seed=args.seed, resize=args.resize, **noise)
+        frames = pipe(image, seed=args.seed, resize=args.resize, **noise, **dataclasses.asdict(sampling))
         written = write_results(parser, args, path, frames, runtime.describe(args.mode))
         print(f"{path}: {len(frames)} frames in {time.perf_counter() - start:.1f} s", file=sys.stderr)
         for result in written:
@@ -122,13 +141,16 @@ def write_results(
     suffixes = {"mp4": ".mp4", "gif": ".gif", "png": "_frames"}
     chosen = [suffixes[name] for name in dict.fromkeys(args.format)]
     folder = Path(args.output_dir)
-    with free_name(folder, f"{image.stem}_seed{args.seed}", [".yaml", *chosen]) as name:
-        for suffix in chosen:
-            if suffix == "_frames":
-                write_frames(folder / (name + suffix), frames)
-            else:
-                write_video(folder / (name + suffix), frames, args.SVD.fps)
-        write_text(folder / f"{name}.yaml", side_file(parser, args, image, environment))
+    try:
+        with free_name(folder, f"{image.stem}_seed{args.seed}", [".yaml", *chosen]) as name:
+            for suffix in chosen:
+                if suffix == "_frames":
+                    write_frames(folder / (name + suffix), frames)
+                else:
+                    write_video(folder / (name + suffix), frames, args.SVD.fps)
+            write_text(folder / f"{name}.yaml", side_file(parser, args, image, environment))
+    except OSError as error:
+        raise OSError(f"--output_dir {folder}: {error}; make room there, or choose another folder") from error
     return [folder / (name + suffix) for suffix in [*chosen, ".yaml"]]
 
 

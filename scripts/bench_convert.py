@@ -3,8 +3,8 @@
     python scripts/bench_convert.py /mnt/scratch            # about 50 GB free; --tiny for a dry run
 
 Writes synthetic checkpoints with the names and shapes of the published ones (tests/manifests) and random values, and
-converts each in a process of its own, in turns with a plain copy of the source. Prints the medians as a Markdown
-table and removes what it wrote.
+converts each in a process of its own, in turns with a plain copy of the source. Prints medians and ranges as a
+Markdown table and removes what it wrote.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def run(folder: Path, config: Path, shapes: Shapes, options: argparse.Namespace)
 
 
 def row(name: str, folder: Path, source: Path, config: Path, to: str, repeat: int) -> None:
-    """Convert and copy in turns; print the medians of the times and the largest peak of memory."""
+    """Convert and copy in turns; print the times, the ratio of their medians, and the largest peak of memory."""
     copies, conversions, peaks = [], [], []
     for _ in range(repeat):
         copies.append(copy(source, folder / "copy"))
@@ -82,10 +82,13 @@ def row(name: str, folder: Path, source: Path, config: Path, to: str, repeat: in
         conversions.append(seconds)
         peaks.append(peak)
         shutil.rmtree(folder / "out")
-    copied, converted = statistics.median(copies), statistics.median(conversions)
-    print(
-        f"| {name} | {copied:.1f} | {converted:.1f} | {converted / copied:.2f} | {max(peaks) / 1e9:.2f} |", flush=True
-    )
+    ratio = statistics.median(conversions) / statistics.median(copies)
+    print(f"| {name} | {spread(copies)} | {spread(conversions)} | {ratio:.2f} | {max(peaks) / 1e9:.2f} |", flush=True)
+
+
+def spread(seconds: list[float]) -> str:
+    """The median, and the range."""
+    return f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
 
 
 def copy(source: Path, target: Path) -> float:

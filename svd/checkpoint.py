@@ -23,7 +23,7 @@ def _open(path: Path):
     if path.is_dir() or path.suffix in (".ckpt", ".bin", ".pt", ".pth"):
         raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(path)}")
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+        raise CheckpointError(f"checkpoint {path} does not exist: check the path, or see the README on converting one")
     try:
         return safe_open(path, framework="np")
     except (SafetensorError, OSError) as error:
@@ -41,7 +41,9 @@ def read_config(path: str | Path) -> ModelConfig:
         CheckpointError: not a checkpoint of this project, or one without a configuration.
     """
     with _open(Path(path)) as file:
-        text = (file.metadata() or {}).get("config")
+        text, names = (file.metadata() or {}).get("config"), file.keys()
+    if text is None and any(name.startswith(FOREIGN) for name in names):
+        raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(Path(path))}")
     if text is None:
         raise CheckpointError(f"{path} holds no configuration: say which with --SVD.config")
     return parse_config(text)
@@ -50,7 +52,8 @@ def read_config(path: str | Path) -> ModelConfig:
 def holds(path: str | Path, prefix: str) -> bool:
     """Whether the checkpoint has parameters whose names begin so."""
     with _open(Path(path)) as file:
-        return any(name.startswith(prefix) for name in file.keys())
+        names = file.keys()
+    return any(name.startswith(prefix) for name in names)
 
 
 def load_parameters(networks: dict[str, nn.Cell], path: str | Path) -> None:
@@ -67,7 +70,8 @@ def load_parameters(networks: dict[str, nn.Cell], path: str | Path) -> None:
     path = Path(path)
     wanted = {f"{prefix}.{p.name}": p for prefix, cell in networks.items() for p in cell.get_parameters()}
     with _open(path) as file:
-        _check_names(path, wanted, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})
+        names = file.keys()
+        _check_names(path, wanted, {name: tuple(file.get_slice(name).get_shape()) for name in names})
         for name, parameter in wanted.items():
             parameter.set_data(_tensor(path, name, file.get_tensor(name), parameter.dtype))
 
@@ -94,10 +98,11 @@ def _some(names: list[str]) -> str:
 def _tensor(path: Path, name: str, array: np.ndarray, dtype: ms.Type) -> Tensor:
     # One pass, and no second array of the size of the first: a sum is finite where all its terms are, unless it
     # overflows, which is then looked at more closely.
-    if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
-        raise CheckpointError(f"{path}: {name} holds values that are not finite (NaN or infinity)")
     target = {ms.float32: np.float32, ms.float16: np.float16}[dtype]
-    converted = array.astype(target, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # what would be warned of is an error, or none
+        if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+            raise CheckpointError(f"{path}: {name} holds values that are not finite (NaN or infinity)")
+        converted = array.astype(target, copy=False)
     if target == np.float16 and array.dtype != np.float16 and np.isinf(converted).any():
         raise CheckpointError(f"{path}: {name} does not fit float16: use --SVD.amp_level=O0")
     return Tensor.from_numpy(np.ascontiguousarray(converted))

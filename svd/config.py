@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Literal, Optional
 
@@ -18,6 +19,22 @@ class ConfigError(ValueError):
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _check_positive(component, name: str) -> None:
+    """Sizes and counts are positive; `component` is one of the dataclasses below."""
+    for key, value in vars(component).items():
+        _check(not isinstance(value, (int, float)) or 0 < value < inf, f"{name}.{key} must be positive, got {value}")
+
+
+def _check_levels(name: str, channels: int, channel_mult: list[int]) -> None:
+    _check(len(channel_mult) > 0, f"{name}.channel_mult must name at least one level")
+    for level in (1, *channel_mult):
+        _check(
+            level > 0 and level * channels % 32 == 0,
+            f"{name}: the {level * channels} channels of a level are not a multiple of 32 (of the groups they are "
+            "normalised in)",
+        )
 
 
 @dataclass
@@ -44,13 +61,13 @@ class UNetConfig:
     """Channels of the vector condition: three embeddings of equal size (fps, motion bucket, augmentation)."""
 
     def __post_init__(self):
-        _check(len(self.channel_mult) > 0, "unet.channel_mult must name at least one level")
+        _check_positive(self, "unet")
+        _check_levels("unet", self.model_channels, self.channel_mult)
         levels = [2**i for i in range(len(self.channel_mult))]
         _check(
             set(self.attention_resolutions) <= set(levels),
             f"unet.attention_resolutions must be among the levels' factors {levels}, got {self.attention_resolutions}",
         )
-        _check(self.num_res_blocks > 0, "unet.num_res_blocks must be at least 1")
         _check(self.vector_dim % 6 == 0, f"unet.vector_dim must be a multiple of 6, got {self.vector_dim}")
         for mult in self.channel_mult:
             channels = mult * self.model_channels
@@ -77,6 +94,10 @@ class AutoencoderConfig:
     decoder: Literal["temporal", "image"] = "temporal"
     """`temporal` decodes a clip at once; `image` decodes every frame by itself (the svd_image_decoder files)."""
 
+    def __post_init__(self):
+        _check_positive(self, "autoencoder")
+        _check_levels("autoencoder", self.channels, self.channel_mult)
+
     @property
     def downsampling(self) -> int:
         """Pixels of the image per pixel of the latents, on each axis."""
@@ -101,6 +122,7 @@ class ImageEncoderConfig:
     """Channels of the embedding."""
 
     def __post_init__(self):
+        _check_positive(self, "image_encoder")
         _check(
             self.width % self.heads == 0,
             f"image_encoder.heads {self.heads} does not divide image_encoder.width {self.width}",
@@ -121,6 +143,13 @@ class TrainedRange:
     """Motion bucket."""
     noise_aug_strength: list[float] = field(default_factory=lambda: [0.011, 0.223])
     """Standard deviation of the noise on the image: ln sigma ~ N(-3, 0.5^2), three deviations either side."""
+
+    def __post_init__(self):
+        for name, bounds in vars(self).items():
+            _check(
+                len(bounds) == 2 and bounds[0] <= bounds[1],
+                f"trained_range.{name} takes two numbers, the smallest and the largest, got {bounds}",
+            )
 
 
 @dataclass
@@ -167,9 +196,9 @@ class SamplingConfig:
     def __post_init__(self):
         _check(self.num_frames >= 2, f"num_frames must be at least 2 (a video), got {self.num_frames}")
         for name in ("height", "width", "fps", "sampling_steps", "sigma_min", "sigma_max", "rho"):
-            _check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+            _check(0 < getattr(self, name) < inf, f"{name} must be positive, got {getattr(self, name)}")
         for name in ("motion_bucket_id", "noise_aug_strength", "churn"):
-            _check(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+            _check(0 <= getattr(self, name) < inf, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("decode_chunk_size", "decode_tile_size", "decode_memory_gb"):
             value = getattr(self, name)
             _check(value is None or value > 0, f"{name} must be positive, got {value}")
@@ -215,17 +244,34 @@ class ModelConfig:
         """What the height and the width of a video must be multiples of, in pixels."""
         return self.autoencoder.downsampling * 2 ** (len(self.unet.channel_mult) - 1)
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ConfigError for a video of a size that the networks cannot halve evenly."""
+        multiple = self.size_multiple
+        _check(
+            height % multiple == 0 and width % multiple == 0,
+            f"height and width must be multiples of {multiple}, got {height} x {width}",
+        )
 
-def _read(path: Path):
-    """The YAML file with what its `base` (a path relative to it) says underneath."""
-    _check(path.is_file(), f"config {path} does not exist; the published models are in configs/")
-    try:
-        config = OmegaConf.load(path)
-    except Exception as error:  # the YAML reader's errors share no class
-        raise ConfigError(f"config {path} is not valid YAML: {_one_line(error)}") from error
-    _check(config is not None and OmegaConf.is_dict(config), f"config {path} is not a mapping of names to values")
+
+def _read(path: Path, readers: tuple[Path, ...] = ()) -> list:
+    """What the YAML file says, after what its `base` says (a path relative to it); `readers` have it as a base."""
+    _check(path.resolve() not in readers, f"config {path} has itself as a base")
+    _check(path.is_file(), f"config {path} is no file; the published models are in configs/")
+    config = _parse(OmegaConf.load, path, f"config {path}")
     base = config.pop("base", None)
-    return config if base is None else OmegaConf.merge(_read(path.parent / base), config)
+    if base is None:
+        return [config]
+    _check(isinstance(base, str), f"config {path}: base must be the path of another config, got {base}")
+    return [*_read(path.parent / base, (*readers, path.resolve())), config]
+
+
+def _parse(reader, source, where: str):
+    try:
+        config = reader(source)
+    except Exception as error:  # the YAML reader's errors share no class
+        raise ConfigError(f"{where} is not valid YAML: {_one_line(error)}") from error
+    _check(config is not None and OmegaConf.is_dict(config), f"{where} is not a mapping of names to values")
+    return config
 
 
 def _one_line(error: Exception) -> str:
@@ -243,7 +289,8 @@ def load_config(source: str | Path) -> ModelConfig:
 
 def parse_config(text: str) -> ModelConfig:
     """The configuration that `dump_config` wrote."""
-    return _structured(OmegaConf.create(text), "the config in the checkpoint")
+    where = "the config in the checkpoint"
+    return _structured([_parse(OmegaConf.create, text, where)], where)
 
 
 def dump_config(config: ModelConfig) -> str:
@@ -251,15 +298,16 @@ def dump_config(config: ModelConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def _structured(config, where: str) -> ModelConfig:
+def _structured(configs: list, where: str) -> ModelConfig:
+    """The defaults with what the configs say, one after the other."""
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), config))
-    except OmegaConfBaseException as error:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), *configs))
+    except (OmegaConfBaseException, TypeError) as error:  # TypeError: names where a list is expected
         key = getattr(error, "full_key", None)
         known = _known_keys(key)
-        reason = str(error.msg if getattr(error, "msg", None) else error).splitlines()[0]
+        reason = str(getattr(error, "msg", None) or error).splitlines()[0]
         hint = f"; known here: {', '.join(known)}" if known and "not in" in reason else ""
-        raise ConfigError(f"{where}: {key}: {reason}{hint}") from error
+        raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{reason}{hint}") from error
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 

@@ -40,12 +40,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--config", required=True, type=str, help="Config of the model, for instance configs/svd.yaml.")
     parser.add_argument("--out_dir", required=True, type=str, help="Folder to write to; made if it does not exist.")
     parser.add_argument("--to", choices=tuple(_LAYOUT_NAMES), default="svd", help="Layout to write.")
-    parser.add_argument(
-        "--dtype",
-        choices=("keep", *_DTYPES),
-        default="keep",
-        help="Type of the written values.",
-    )
+    parser.add_argument("--dtype", choices=("keep", *_DTYPES), default="keep", help="Type of the written values.")
     parser.add_argument("--report", action="store_true", help="Print where every tensor comes from and goes to.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the output if it exists.")
     return parser
@@ -67,9 +62,6 @@ def convert(
     Raises:
         ConversionError: the source cannot be read or does not fit the config; nothing was written.
     """
-    # MindSpore takes seconds to import, which --help need not wait for.
-    from svd.build import parameter_shapes
-
     source, model = Path(pt_weights_file), load_config(config)
     target = output_path(source, Path(out_dir), to)
     if target.exists() and not overwrite:
@@ -77,13 +69,15 @@ def convert(
     kind, tensors = read_weights(source)
     layout = detect_layout(tensors)
     if layout is None:
-        some = ", ".join(list(tensors)[:3])
-        raise ConversionError(f"{source} is no checkpoint of Stable Video Diffusion: it has tensors such as {some}")
+        some = ", ".join(list(tensors)[:3]) or "none at all"
+        raise ConversionError(f"{source} is no checkpoint of Stable Video Diffusion: its tensors are {some}")
     print(f"{source} is {kind} in {_LAYOUT_NAMES[layout]}: {len(tensors)} tensors")
     if "diffusers" in (layout, to):
         check_expressible(model)
     if layout == "diffusers":
         check_settings(source, model)
+    from svd.build import parameter_shapes  # MindSpore takes seconds to import: --help and errors do not wait for it
+
     shapes = parameter_shapes(model)
     weights = gather(tensors, layout, model, shapes)
     outputs = scatter(weights.tensors, to, model)

@@ -4,7 +4,7 @@ from mindspore import Tensor, nn, ops
 
 from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_block
 from svd.config import AutoencoderConfig
-from svd.layers.axes import per_image
+from svd.layers.axes import frames_inside, frames_outside, per_image
 from svd.layers.basic import GroupNorm, Upsample, conv2d
 
 
@@ -68,7 +68,6 @@ class Decoder(nn.Cell):
         x = per_image(self.conv_out, x)
         if self.temporal:
             b, t, c, h, w = x.shape
-            x = ops.reshape(ops.transpose(x, (0, 2, 1, 3, 4)), (b, c, t, h * w))
-            x = ops.reshape(self.time_conv_out(x), (b, c, t, h, w))
-            x = ops.transpose(x, (0, 2, 1, 3, 4))
+            x = self.time_conv_out(frames_inside(ops.reshape(x, (b, t, c, h * w))))
+            x = ops.reshape(frames_outside(x), (b, t, c, h, w))
         return x.astype(out_dtype)

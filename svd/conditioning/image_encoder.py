@@ -5,7 +5,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from svd.config import ImageEncoderConfig
-from svd.layers.attention import Attention
+from svd.layers.attention import Attention, gelu
 from svd.layers.basic import LayerNorm, Linear
 
 
@@ -18,7 +18,7 @@ class MLP(nn.Cell):
         self.fc2 = Linear(4 * width, width)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.fc2(ops.gelu(self.fc1(x), approximate="none"))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class EncoderLayer(nn.Cell):

@@ -74,6 +74,11 @@ class Attention(nn.Cell):
         return self.to_out(attention(q, k, v, self.heads, self.flash))
 
 
+def gelu(x: Tensor) -> Tensor:
+    """The exact GELU, x * Phi(x). ops.gelu divides by sqrt(2), and MindSpore's Div keeps memory on CPU, as Transpose does."""
+    return x * (0.5 * ops.erf(x * 0.5**0.5) + 0.5)
+
+
 class FeedForward(nn.Cell):
     """GEGLU: [... c] -> 2 x 4c channels, one half gated by the exact GELU of the other -> [... c]."""
 
@@ -84,7 +89,7 @@ class FeedForward(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         value, gate = ops.chunk(self.proj_in(x), 2, -1)
-        return self.proj_out(value * ops.gelu(gate, approximate="none"))
+        return self.proj_out(value * gelu(gate))
 
 
 class TransformerBlock(nn.Cell):

@@ -8,6 +8,20 @@ def fold_frames(x: Tensor) -> Tensor:
     return ops.reshape(x, (x.shape[0] * x.shape[1],) + x.shape[2:])
 
 
+def frames_inside(x: Tensor) -> Tensor:
+    """[b t n ...] -> [b n t ...]
+
+    As slices put together again: MindSpore's Transpose is slower on CPU, and keeps memory there for as long as the graph
+    runs, about twice what it transposes.
+    """
+    return ops.Stack(2)(ops.Unstack(1)(x))
+
+
+def frames_outside(x: Tensor) -> Tensor:
+    """[b n t ...] -> [b t n ...]"""
+    return ops.Stack(1)(ops.Unstack(2)(x))
+
+
 def per_image(layer: nn.Cell, x: Tensor) -> Tensor:
     """Apply a layer over images [n c h w] to every image of x [... c h w]."""
     y = layer(ops.reshape(x, (-1,) + x.shape[-3:]))

@@ -4,7 +4,7 @@ from typing import Optional
 
 from mindspore import Tensor, nn, ops
 
-from svd.layers.axes import fold_frames
+from svd.layers.axes import fold_frames, frames_inside, frames_outside
 from svd.layers.basic import GroupNorm, Linear, conv2d
 from svd.layers.blend import Blend
 
@@ -64,6 +64,6 @@ class VideoResBlock(nn.Cell):
         if image_only:
             return spatial
         c = spatial.shape[2]
-        temporal = ops.reshape(ops.transpose(spatial, (0, 2, 1, 3, 4)), (b, c, t, h * w))
-        temporal = ops.reshape(self.temporal(temporal, emb), (b, c, t, h, w))
-        return self.blend(spatial, ops.transpose(temporal, (0, 2, 1, 3, 4)))
+        temporal = frames_inside(ops.reshape(spatial, (b, t, c, h * w)))
+        temporal = frames_outside(self.temporal(temporal, emb))
+        return self.blend(spatial, ops.reshape(temporal, (b, t, c, h, w)))

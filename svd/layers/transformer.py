@@ -4,7 +4,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from svd.layers.attention import TransformerBlock
-from svd.layers.axes import fold_frames
+from svd.layers.axes import fold_frames, frames_inside, frames_outside
 from svd.layers.basic import GroupNorm, Linear
 from svd.layers.blend import Blend
 from svd.layers.embeddings import EmbeddingMLP, sinusoidal_embedding
@@ -37,8 +37,7 @@ class VideoTransformer(nn.Cell):
         if not image_only:
             positions = sinusoidal_embedding(ops.arange(t).astype(ms.float32), self.channels).astype(y.dtype)
             frames = ops.reshape(self.frame_embedding(positions), (t, 1, c))
-            temporal = ops.transpose(y + frames, (0, 2, 1, 3))  # [b (h w) t c]
-            temporal = self.temporal(temporal, context)
-            y = self.blend(y, ops.transpose(temporal, (0, 2, 1, 3)))
+            temporal = self.temporal(frames_inside(y + frames), context)  # [b (h w) t c]
+            y = self.blend(y, frames_outside(temporal))
         y = ops.transpose(self.proj_out(y), (0, 1, 3, 2))
         return x + ops.reshape(y, (b, t, c, h, w))

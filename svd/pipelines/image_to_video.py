@@ -107,11 +107,7 @@ class ImageToVideo:
         if unknown:
             raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
         settings = dataclasses.replace(self.config.sampling, **sampling)
-        multiple = self.config.size_multiple
-        if settings.height % multiple or settings.width % multiple:
-            raise ConfigError(
-                f"height and width must be multiples of {multiple}, got {settings.height} x {settings.width}"
-            )
+        self.config.check_size(settings.height, settings.width)
         return settings
 
     def condition(
@@ -157,6 +153,8 @@ class ImageToVideo:
             settings.decode_tile_size,
             progress=self._progress(progress, "decoding", "chunk", key),
         )
+        if not np.isfinite(video).all():
+            raise FloatingPointError("the decoder returned values that are not finite: try --SVD.amp_level=O0")
         return np.clip((video.transpose(0, 1, 3, 4, 2) + 1) / 2, 0, 1)
 
     def _chunk_within_memory(self, shape: tuple, settings: SamplingConfig, progress: bool) -> int:
@@ -225,6 +223,8 @@ class _NoiseSource:
     """Unit Gaussian noise from a seed, the same for every clip, so that no clip depends on its batch."""
 
     def __init__(self, seed: int, clips: int):
+        if seed < 0:
+            raise ConfigError(f"seed must not be negative, got {seed}")
         self._generator, self._clips = np.random.default_rng(seed), clips
 
     def _draw(self, shape: tuple[int, ...]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import Union
 
 import mindspore as ms
 import mindspore.train.mind_ir_pb2 as mind_ir
@@ -110,6 +110,6 @@ def _value(tensor) -> Value:
     return Value(DTYPES.get(name, name.lower()), tuple(tensor.dims))
 
 
-def zeros(*shape: int, dtype: Optional[ms.Type] = ms.float32) -> Tensor:
+def zeros(*shape: int, dtype: ms.Type = ms.float32) -> Tensor:
     """An input of this shape."""
     return Tensor.from_numpy(np.zeros(shape, ms.dtype_to_nptype(dtype)))

@@ -7,17 +7,15 @@ needs neither the device nor the memory; what cannot be seen here is whether a k
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
 import mindspore as ms
 import numpy as np
 import pytest
-from mindir import Graph, export, zeros
+from mindir import Graph, Value, export, zeros
 from mindspore import Tensor, nn, ops
 from platforms import documented_platforms
 
-from svd.autoencoder.decoder import Decoder
 from svd.build import build_networks
 from svd.config import ModelConfig
 from svd.layers.basic import conv2d
@@ -88,12 +86,12 @@ def undocumented(graph: Graph) -> set[str]:
 
 
 def of_other_type(graph: Graph, primitives: tuple[str, ...], dtype: str) -> set[str]:
-    """Operators of these kinds with a tensor of another type among the first two inputs, and where they are."""
+    """Operators of these kinds whose first input, or second if it is a tensor, is of another type; where they are."""
     return {
         f"{node.primitive} in {node.scope}"
         for node in graph.of(*primitives)
-        for value in node.inputs[:2]
-        if getattr(value, "dtype", dtype) != dtype
+        for i, value in enumerate(node.inputs[:2])
+        if (i == 0 or isinstance(value, Value)) and value.dtype != dtype
     }
 
 
@@ -161,21 +159,19 @@ def test_results_are_of_the_type_of_the_inputs(graph):
 def test_sizes_are_within_what_operators_take(graph):
     assert beyond_convolution(graph) == set()
     assert beyond_flash_attention(graph) == set()
+    # Nobody documents what kernels do with more elements than 32 bits can count; 14 frames of the decoder just fit.
     assert {value.shape for value in graph.values if np.prod(value.shape, dtype=np.int64) >= 2**31} == set()
 
 
 def test_attention_over_pixels_is_fused(form, network, graph):
     """Where there are many tokens; attention over frames or a single context token has next to no scores to keep."""
-    scopes = Counter(node.scope.split("/")[-2] for node in graph.of("FlashAttentionScore"))
-    if form.dtype == ms.float32:
-        assert not scopes  # the operator takes no float32
-        return
-    assert written_out(graph) == set()
-    if form.prefix == "network":
-        transformers = [cell for _, cell in network.cells_and_names() if isinstance(cell, VideoTransformer)]
-        assert len(transformers) == 16 == scopes["attn1-Attention"]
-    else:
-        assert sum(scopes.values()) == (32 if form.prefix == "conditioner.image_encoder" else 1)
+    fused = [node for node in graph.of("FlashAttentionScore") if node.inputs[1].shape[1] > 64]
+    transformers = [cell for _, cell in network.cells_and_names() if isinstance(cell, VideoTransformer)]
+    expected = {"network": len(transformers), "conditioner.image_encoder": 32, "autoencoder.decoder": 1}
+    assert len(transformers) == (16 if form.prefix == "network" else 0)
+    assert len(fused) == expected.get(form.prefix, 0)
+    if form.dtype != ms.float32:  # which the operator does not take
+        assert written_out(graph) == set()
 
 
 # That the checks can fail.
@@ -244,7 +240,9 @@ def test_double_precision_is_found(exported):
     assert "float64" in {value.dtype for value in graph.values}
 
 
-@pytest.mark.parametrize("shape, fits", [((1, 1, 5, 4096), True), ((1, 1, 5, 4097), False), ((1, 1, 100_001, 5), False)])
+@pytest.mark.parametrize(
+    "shape, fits", [((1, 1, 5, 4096), True), ((1, 1, 5, 4097), False), ((1, 1, 100_001, 5), False)]
+)
 def test_images_too_large_for_conv2d_are_found(exported, shape, fits):
     assert (beyond_convolution(exported(conv2d(1, 1, (3, 1)), *shape)) == set()) == fits
 

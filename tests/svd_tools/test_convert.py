@@ -302,9 +302,10 @@ def test_part_of_an_optional_group_is_not_enough(sgm_weights, config, tmp_path, 
 def test_checkpoints_of_other_models(golden, sgm_file, config, tmp_path, refuse):
     assert "missing" in refuse(golden[0], config) and "wrongly shaped" in refuse(sgm_file, golden[1])
     save_file({"transformer.wte.weight": np.ones(3, np.float32)}, tmp_path / "gpt.safetensors")
-    assert "no checkpoint of Stable Video Diffusion: it has tensors such as transformer.wte.weight" in refuse(
-        tmp_path / "gpt.safetensors", config
-    )
+    error = refuse(tmp_path / "gpt.safetensors", config)
+    assert "no checkpoint of Stable Video Diffusion: its tensors are transformer.wte.weight" in error
+    save_file({}, tmp_path / "nothing.safetensors")
+    assert "its tensors are none at all" in refuse(tmp_path / "nothing.safetensors", config)
 
 
 def test_one_tensor_under_two_names(sgm_weights, config, tmp_path, refuse):
@@ -361,7 +362,7 @@ def test_truncated_safetensors(sgm_file, config, refuse):
 
 def test_paths_and_configs_that_do_not_exist(sgm_file, config, tmp_path, refuse):
     assert "nowhere.safetensors does not exist" in refuse(tmp_path / "nowhere.safetensors", config)
-    assert "does not exist" in refuse(sgm_file, tmp_path / "nowhere.yaml")
+    assert "nowhere.yaml" in refuse(sgm_file, tmp_path / "nowhere.yaml")
     (tmp_path / "bad.yaml").write_text("unet: {model_chanels: 3}")
     assert "model_chanels" in refuse(sgm_file, tmp_path / "bad.yaml")
     (tmp_path / "bad.yaml").write_text("unet: {model_channels: many}")
