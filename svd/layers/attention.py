@@ -75,7 +75,7 @@ class Attention(nn.Cell):
 
 
 def gelu(x: Tensor) -> Tensor:
-    """The exact GELU, x * Phi(x). ops.gelu divides by sqrt(2), and MindSpore's Div keeps memory on CPU, as Transpose does."""
+    """The exact GELU, x * Phi(x), without ops.gelu's division: on CPU, Div keeps memory until the graph ends."""
     return x * (0.5 * ops.erf(x * 0.5**0.5) + 0.5)
 
 

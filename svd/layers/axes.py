@@ -11,8 +11,8 @@ def fold_frames(x: Tensor) -> Tensor:
 def frames_inside(x: Tensor) -> Tensor:
     """[b t n ...] -> [b n t ...]
 
-    As slices put together again: MindSpore's Transpose is slower on CPU, and keeps memory there for as long as the graph
-    runs, about twice what it transposes.
+    As slices put together again: on CPU, MindSpore's Transpose is slower, and keeps twice the memory of what it
+    transposes until the graph ends.
     """
     return ops.Stack(2)(ops.Unstack(1)(x))
 
