@@ -90,7 +90,7 @@ def load_pipeline(
         network.set_train(False)
         # The encoders see one image per video: float32 there costs nothing and keeps the latents exact.
         exact = prefix.endswith("autoencoder.encoder")
-        set_precision(network, ms.float32 if exact else dtype, flash=device == "Ascend")
+        set_precision(network, ms.float32 if exact else dtype, ascend=device == "Ascend")
     load_parameters(networks, checkpoint)
     return assemble(config, networks, free_memory=lambda: runtime.free_memory(device))
 

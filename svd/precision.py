@@ -18,7 +18,7 @@ def compute_dtype(device: str, amp_level: AmpLevel) -> ms.Type:
     return {"O0": ms.float32, "O2": ms.float16}[amp_level]
 
 
-def set_precision(network: nn.Cell, dtype: ms.Type, flash: bool) -> nn.Cell:
+def set_precision(network: nn.Cell, dtype: ms.Type, ascend: bool) -> nn.Cell:
     """Give convolutions and linear layers their compute type, and attention its operator.
 
     Normalisations and blend factors stay in float32: the leaves cast around them.
@@ -26,12 +26,15 @@ def set_precision(network: nn.Cell, dtype: ms.Type, flash: bool) -> nn.Cell:
     Args:
         network: changed in place; its parameters may be loaded before or after.
         dtype: float32 or float16.
-        flash: use Ascend's fused attention (where dtype is 16-bit; it takes no other).
+        ascend: use Ascend's fused attention (where dtype is 16-bit; it takes no other), and convolve over time in
+            slices that its convolution takes.
     """
     for _, cell in network.cells_and_names():
         if isinstance(cell, (nn.Conv2d, Linear)):
             for parameter in cell.get_parameters(expand=False):
                 parameter.set_dtype(dtype)
         if hasattr(cell, "flash"):
-            cell.flash = flash and dtype != ms.float32
+            cell.flash = ascend and dtype != ms.float32
+        if hasattr(cell, "sliced"):
+            cell.sliced = ascend
     return network

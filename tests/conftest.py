@@ -1,5 +1,8 @@
 """What tests share: both modes, the golden model, and the small one."""
 
+import svd  # before MindSpore, whose slow convolutions it may have to cure
+
+# isort: split
 from functools import cache
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 from small_model import build_small_pipe
 
-from svd import load_pipeline, runtime
+from svd import runtime
 from svd_tools.convert import convert
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -74,7 +77,7 @@ def small_pipe(mode):
 
 @cache
 def _load_once(config: Path, checkpoint: Path, mode: int):
-    return load_pipeline(config, checkpoint, device_target="CPU", mode=mode)
+    return svd.load_pipeline(config, checkpoint, device_target="CPU", mode=mode)
 
 
 @cache

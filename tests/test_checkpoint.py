@@ -132,6 +132,11 @@ def test_a_value_that_does_not_fit_float16_is_told_of_with_the_remedy(path):
         load_pair(path, half=np.array([1, 2, 70000, 3], np.float32))
 
 
+def test_a_value_that_does_not_fit_float32_is_told_of(path):
+    with pytest.raises(CheckpointError, match=r"pair\.weight does not fit float32: the checkpoint is damaged"):
+        load_pair(path, weight=np.full((2, 3), 1e300))
+
+
 def test_nan_in_a_whole_model_names_the_tensor(path):
     name = next(key for key in small_tensors() if key.endswith("conv1.weight"))
     write_checkpoint(path, damaged(name, np.nan))

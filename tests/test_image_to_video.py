@@ -170,14 +170,14 @@ def test_the_fixed_command_writes_what_it_says(golden_run):
 
 
 def test_the_golden_video_comes_out_of_the_command_line(golden_run, golden):
-    """The image is rounded to 8 bits before (at most 1/510 of the range off, which the encoders pass on about as it
-    is) and the frames after, so that half a grey level on the mean, and two at the worst pixel, are the rounding's."""
+    """Rounding the frames to 8 bits moves them by a quarter of a grey level on the mean. The image is rounded too
+    before it is encoded: that may add as much, and at single pixels more, but no structure."""
     folder, _ = golden_run
     frames = read_frames(folder / "outputs/image_seed0_frames")
     expected = (np.clip(golden["video"].transpose(0, 2, 3, 1), 0, 1) * 255).astype(np.float64)
     difference = np.abs(frames - expected)
-    assert difference.mean() < 0.5 and difference.max() < 2.5, (difference.mean(), difference.max())
-    assert psnr(frames, expected) > 45
+    assert difference.mean() < 0.5 and difference.max() < 3, (difference.mean(), difference.max())
+    assert psnr(frames, expected) > 50
     assert expected.std() > 10
 
 
@@ -720,7 +720,7 @@ def test_bad_noise(cli, out, tmp_path, name, what):
 def test_a_device_that_is_not_here(cli, out, device):
     run = cli(f"--device_target={device}")
     assert run.code == 2 and not out.exists()
-    assert re.match(rf"MindSpore cannot use {device} \(.*\): .*, or use --device_target CPU$", run.error)
+    assert re.match(rf"MindSpore cannot use {device} .*: .*, or use --device_target CPU$", run.error)
     assert cli("--format", "gif", "--device_target=CPU").code == 0, "and the process goes on"
 
 

@@ -4,7 +4,7 @@ from mindspore import Tensor, nn, ops
 
 from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_block
 from svd.config import AutoencoderConfig
-from svd.layers.axes import frames_inside, frames_outside, per_image
+from svd.layers.axes import frames_inside, frames_outside, in_slices, per_image
 from svd.layers.basic import GroupNorm, Upsample, conv2d
 
 
@@ -37,7 +37,7 @@ class Decoder(nn.Cell):
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
-        self.temporal = config.decoder == "temporal"
+        self.temporal, self.sliced = config.decoder == "temporal", False
         widths = [mult * config.channels for mult in reversed(config.channel_mult)]
         in_widths = [widths[0]] + widths[:-1]
         last = len(widths) - 1
@@ -68,6 +68,7 @@ class Decoder(nn.Cell):
         x = per_image(self.conv_out, x)
         if self.temporal:
             b, t, c, h, w = x.shape
-            x = self.time_conv_out(frames_inside(ops.reshape(x, (b, t, c, h * w))))
+            x = frames_inside(ops.reshape(x, (b, t, c, h * w)))
+            x = in_slices(self.time_conv_out, x) if self.sliced else self.time_conv_out(x)
             x = ops.reshape(frames_outside(x), (b, t, c, h, w))
         return x.astype(out_dtype)

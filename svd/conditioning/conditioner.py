@@ -10,6 +10,7 @@ from mindspore import Tensor, nn, ops
 from numpy.typing import ArrayLike
 
 from svd.conditioning.clip_preprocess import clip_preprocess
+from svd.layers.embeddings import frequencies
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,9 @@ class Conditioner:
 
     def embed_numbers(self, clips: int, *numbers: ArrayLike) -> Tensor:
         """Each number, one for all clips or [b], as sinusoids side by side: float32 [b v]."""
-        half = self.vector_dim // (2 * len(numbers))
-        frequencies = np.exp(-np.log(10000.0) * np.arange(half) / half)
         columns = []
         for number in numbers:
-            angles = np.broadcast_to(np.asarray(number, np.float64), (clips,))[:, None] * frequencies
+            angles = np.broadcast_to(np.asarray(number, np.float64), (clips,))[:, None]
+            angles = angles * frequencies(self.vector_dim // len(numbers))
             columns += [np.cos(angles), np.sin(angles)]
         return Tensor(np.concatenate(columns, axis=1), ms.float32)

@@ -11,6 +11,8 @@ from mindspore import Tensor, nn, ops
 from svd.layers.basic import LayerNorm, Linear
 
 FLASH_DTYPES = (ms.float16, ms.bfloat16)
+MAX_FLASH_BATCH = 2048
+"""The largest batch that MindSpore documents for Ascend's fused attention."""
 
 
 def check_flash_attention(dtype: ms.Type, head_dim: int) -> None:
@@ -37,7 +39,7 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, the softmax in float32. q [b l c], k v [b n c] -> [b l c]"""
     b, l, c = q.shape
     n, d = k.shape[1], c // heads
-    q = ops.transpose(ops.reshape(q * d**-0.5, (b, l, heads, d)), (0, 2, 1, 3))
+    q = ops.transpose(ops.reshape(ops.mul(q, d**-0.5), (b, l, heads, d)), (0, 2, 1, 3))
     k = ops.transpose(ops.reshape(k, (b, n, heads, d)), (0, 2, 1, 3))
     v = ops.transpose(ops.reshape(v, (b, n, heads, d)), (0, 2, 1, 3))
     scores = ops.BatchMatMul(transpose_b=True)(q, k)  # [b heads l n]
@@ -47,8 +49,14 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, flash: bool) -> Tensor:
-    """Scaled dot-product attention by the operator that suits the device. q [b l c], k v [b n c] -> [b l c]"""
-    if flash:
+    """Scaled dot-product attention by the operator that suits device and shapes. q [b l c], k v [b n c] -> [b l c]
+
+    Over a single token (SVD's image embedding) the softmax is one and the result is v. Scores over no more tokens than
+    a head has channels take no more memory than the queries: fusing gains nothing.
+    """
+    if k.shape[1] == 1:
+        return ops.broadcast_to(v, q.shape)
+    if flash and k.shape[1] > q.shape[2] // heads and q.shape[0] <= MAX_FLASH_BATCH:
         return flash_attention(q, k, v, heads)
     return matmul_attention(q, k, v, heads)
 
@@ -76,7 +84,7 @@ class Attention(nn.Cell):
 
 def gelu(x: Tensor) -> Tensor:
     """The exact GELU, x * Phi(x), without ops.gelu's division: on CPU, Div keeps memory until the graph ends."""
-    return x * (0.5 * ops.erf(x * 0.5**0.5) + 0.5)
+    return x * (ops.mul(ops.erf(ops.mul(x, 0.5**0.5)), 0.5) + 0.5)
 
 
 class FeedForward(nn.Cell):

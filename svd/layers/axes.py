@@ -22,6 +22,24 @@ def frames_outside(x: Tensor) -> Tensor:
     return ops.Stack(1)(ops.Unstack(2)(x))
 
 
+MAX_WIDTH = 4096
+"""The widest image that Ascend's Conv2D takes: four rows of more do not fit its buffer of 512 kB."""
+
+
+def in_slices(conv: nn.Cell, x: Tensor) -> Tensor:
+    """Apply a convolution over time, kernel (n, 1), to x [b c t p] with as many pixels at a time as Ascend takes."""
+    b, c, t, p = x.shape
+    slices = (p - 1) // MAX_WIDTH + 1
+    while p % slices:
+        slices += 1
+    if slices == 1:
+        return conv(x)
+    x = ops.transpose(ops.reshape(x, (b, c, t, slices, p // slices)), (0, 3, 1, 2, 4))
+    y = conv(ops.reshape(x, (b * slices, c, t, p // slices)))
+    y = ops.transpose(ops.reshape(y, (b, slices, -1, t, p // slices)), (0, 2, 3, 1, 4))
+    return ops.reshape(y, (b, -1, t, p))
+
+
 def per_image(layer: nn.Cell, x: Tensor) -> Tensor:
     """Apply a layer over images [n c h w] to every image of x [... c h w]."""
     y = layer(ops.reshape(x, (-1,) + x.shape[-3:]))

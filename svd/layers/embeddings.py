@@ -1,21 +1,23 @@
 """Sinusoidal embeddings of numbers, and the two-layer networks that follow them."""
 
-import math
-
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from svd.layers.basic import Linear
 
 
-def sinusoidal_embedding(x: Tensor, dim: int) -> Tensor:
-    """Embed numbers as cosines, then sines, of geometrically spaced frequencies (period up to 10,000).
+def frequencies(dim: int) -> np.ndarray:
+    """The frequencies of an embedding of even size `dim`: geometric, periods up to 10,000. float64 [dim / 2]
 
-    [...] -> float32 [... dim]; dim is even. The transformer's position encoding in the order that SVD uses.
+    Computed here and handed to the graph: MindSpore's exp on CPU is off by 2e-6, which frame positions multiply.
     """
-    half = dim // 2
-    frequencies = ops.exp(ops.arange(half).astype(ms.float32) * (-math.log(10000.0) / half))
-    angles = x.astype(ms.float32).expand_dims(-1) * frequencies
+    return 10000.0 ** (-np.arange(dim // 2) / (dim // 2))
+
+
+def sinusoidal_embedding(x: Tensor, frequencies: Tensor) -> Tensor:
+    """Embed numbers as cosines, then sines: [...] and [d / 2] -> float32 [... d] (the order that SVD uses)."""
+    angles = ops.expand_dims(x.astype(ms.float32), -1) * frequencies
     return ops.cat((ops.cos(angles), ops.sin(angles)), -1)
 
 

@@ -4,7 +4,7 @@ from typing import Optional
 
 from mindspore import Tensor, nn, ops
 
-from svd.layers.axes import fold_frames, frames_inside, frames_outside
+from svd.layers.axes import fold_frames, frames_inside, frames_outside, in_slices
 from svd.layers.basic import GroupNorm, Linear, conv2d
 from svd.layers.blend import Blend
 
@@ -13,7 +13,8 @@ class ResBlock(nn.Cell):
     """norm, SiLU, convolution, twice, with an embedding added in between, and a shortcut around.
 
     In space it convolves [(b t) c h w] with 3x3; in time it convolves [b c t (h w)] with 3x1, which equals a 3-D
-    convolution (3,1,1) over [b c t h w] and also normalises over all frames, as that one does.
+    convolution (3,1,1) over [b c t h w] and also normalises over all frames, as that one does. `sliced` makes it take
+    only as many pixels at a time as Ascend's operator can; svd.precision sets it before the first compilation.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class ResBlock(nn.Cell):
     ):
         super().__init__()
         self.has_emb = emb_dim is not None
+        self.in_time, self.sliced = kernel_size[1] == 1, False
         self.has_shortcut = in_channels != out_channels
         self.norm1 = GroupNorm(in_channels, eps)
         self.conv1 = conv2d(in_channels, out_channels, kernel_size)
@@ -38,13 +40,16 @@ class ResBlock(nn.Cell):
 
     def construct(self, x: Tensor, emb: Optional[Tensor] = None) -> Tensor:
         """x [n c p q], emb [n p e] or [n 1 e] (after its SiLU) -> [n c' p q]"""
-        h = self.conv1(ops.silu(self.norm1(x)))
+        h = self._convolve(self.conv1, ops.silu(self.norm1(x)))
         if self.has_emb:
             h = h + ops.expand_dims(ops.transpose(self.emb_proj(emb), (0, 2, 1)), -1)
-        h = self.conv2(ops.silu(self.norm2(h)))
+        h = self._convolve(self.conv2, ops.silu(self.norm2(h)))
         if self.has_shortcut:
             x = self.shortcut(x)
         return x + h
+
+    def _convolve(self, conv: nn.Cell, x: Tensor) -> Tensor:
+        return in_slices(conv, x) if self.in_time and self.sliced else conv(x)
 
 
 class VideoResBlock(nn.Cell):

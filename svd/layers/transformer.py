@@ -7,7 +7,7 @@ from svd.layers.attention import TransformerBlock
 from svd.layers.axes import fold_frames, frames_inside, frames_outside
 from svd.layers.basic import GroupNorm, Linear
 from svd.layers.blend import Blend
-from svd.layers.embeddings import EmbeddingMLP, sinusoidal_embedding
+from svd.layers.embeddings import EmbeddingMLP, frequencies, sinusoidal_embedding
 
 
 class VideoTransformer(nn.Cell):
@@ -19,7 +19,7 @@ class VideoTransformer(nn.Cell):
     def __init__(self, channels: int, head_dim: int, context_dim: int):
         super().__init__()
         heads = channels // head_dim
-        self.channels = channels
+        self.frequencies = Tensor(frequencies(channels), ms.float32)
         self.norm = GroupNorm(channels, eps=1e-6)
         self.proj_in = Linear(channels, channels)
         self.spatial = TransformerBlock(channels, heads, context_dim)
@@ -35,7 +35,7 @@ class VideoTransformer(nn.Cell):
         y = self.proj_in(ops.transpose(y, (0, 1, 3, 2)))  # [b t (h w) c]
         y = self.spatial(y, context)
         if not image_only:
-            positions = sinusoidal_embedding(ops.arange(t).astype(ms.float32), self.channels).astype(y.dtype)
+            positions = sinusoidal_embedding(ops.arange(t), self.frequencies).astype(y.dtype)
             frames = ops.reshape(self.frame_embedding(positions), (t, 1, c))
             temporal = self.temporal(frames_inside(y + frames), context)  # [b (h w) t c]
             y = self.blend(y, frames_outside(temporal))

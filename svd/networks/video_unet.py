@@ -1,11 +1,12 @@
 """The spatio-temporal UNet of Stable Video Diffusion (SVD, appendix D; VideoLDM, section 3.1)."""
 
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from svd.config import UNetConfig
 from svd.layers.axes import per_image
 from svd.layers.basic import GroupNorm, Upsample, conv2d
-from svd.layers.embeddings import EmbeddingMLP, sinusoidal_embedding
+from svd.layers.embeddings import EmbeddingMLP, frequencies, sinusoidal_embedding
 from svd.layers.resblock import VideoResBlock
 from svd.layers.transformer import VideoTransformer
 
@@ -101,7 +102,7 @@ class VideoUNet(nn.Cell):
         widths = [mult * config.model_channels for mult in config.channel_mult]
         attention = [2**i in config.attention_resolutions for i in range(len(widths))]
         last = len(widths) - 1
-        self.model_channels = config.model_channels
+        self.frequencies = Tensor(frequencies(config.model_channels), ms.float32)
         self.time_embedding = EmbeddingMLP(config.model_channels, emb_dim, emb_dim)
         self.vector_embedding = EmbeddingMLP(config.vector_dim, emb_dim, emb_dim)
         self.conv_in = conv2d(config.in_channels, config.model_channels)
@@ -146,7 +147,7 @@ class VideoUNet(nn.Cell):
         out_dtype, dtype = x.dtype, self.conv_in.weight.dtype
         b, t = x.shape[:2]
         x, context = x.astype(dtype), context.astype(dtype)
-        time = sinusoidal_embedding(c_noise.reshape((b, -1)), self.model_channels).astype(dtype)
+        time = sinusoidal_embedding(ops.reshape(c_noise, (b, -1)), self.frequencies).astype(dtype)
         emb = self.time_embedding(time) + self.vector_embedding(vector.astype(dtype)).expand_dims(1)
         emb = ops.silu(emb).broadcast_to((b, t, emb.shape[-1]))
 

@@ -148,9 +148,7 @@ class LocalDecoder:
     def __call__(self, z: Tensor) -> Tensor:
         x = np.pad(z.asnumpy()[:, :3].repeat(2, 2).repeat(2, 3), [(0, 0), (0, 0), (1, 1), (1, 1)])
         inner = x[..., 1:-1, 1:-1]
-        return Tensor(
-            inner + x[..., 2:, 1:-1] + x[..., :-2, 1:-1] + x[..., 1:-1, 2:] + x[..., 1:-1, :-2]
-        )
+        return Tensor(inner + x[..., 2:, 1:-1] + x[..., :-2, 1:-1] + x[..., 1:-1, 2:] + x[..., 1:-1, :-2])
 
 
 def test_tiles_of_a_local_decoder_differ_at_their_borders_only():
@@ -198,5 +196,5 @@ def test_memory_grows_with_the_pixels_decoded_at_once():
     autoencoder = Autoencoder(None, Decoder(SMALL.autoencoder), SMALL.autoencoder)
     assert autoencoder.decode_bytes_per_frame(8, 12) == 6 * 64 * 16 * 24 * 4
     assert autoencoder.decode_bytes_per_frame(8, 12, tile_size=20) == 6 * 64 * 16 * 20 * 4
-    set_precision(autoencoder.decoder, ms.float16, flash=False)
+    set_precision(autoencoder.decoder, ms.float16, ascend=False)
     assert autoencoder.decode_bytes_per_frame(8, 12) == 6 * 64 * 16 * 24 * 2

@@ -75,9 +75,7 @@ def test_without_image_the_numbers_stay():
 
 
 def test_records_are_stacked_in_order():
-    first, second = (
-        Conditioning(*(Tensor(np.full((2, 3), 10 * i + j, np.float32)) for j in range(3))) for i in (1, 2)
-    )
+    first, second = (Conditioning(*(Tensor(np.full((2, 3), 10 * i + j, np.float32)) for j in range(3))) for i in (1, 2))
     both = first.stack(second)
     for j, tensor in enumerate((both.context, both.concat, both.vector)):
         np.testing.assert_array_equal(tensor.asnumpy()[:, 0], [10 + j, 10 + j, 20 + j, 20 + j])

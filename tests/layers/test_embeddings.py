@@ -7,15 +7,14 @@ from comparison import assert_close
 from mindspore import Tensor
 from small_model import fill
 
-from svd.layers.embeddings import EmbeddingMLP, sinusoidal_embedding
+from svd.layers.embeddings import EmbeddingMLP, frequencies, sinusoidal_embedding
 
 
 @pytest.mark.parametrize("dim", [2, 8, 320])
 def test_cosines_then_sines_of_periods_up_to_10000(dim):
     x = np.array([[0, 1, 2.5], [-1.6, 0.25 * np.log(700), 13]])
-    frequencies = 10000.0 ** -(np.arange(dim // 2) / (dim // 2))
-    angles = x[..., None] * frequencies
-    result = sinusoidal_embedding(Tensor(x, ms.float32), dim)
+    angles = x[..., None] * np.exp(-np.log(10000) * 2 * np.arange(dim // 2) / dim)
+    result = sinusoidal_embedding(Tensor(x, ms.float32), Tensor(frequencies(dim), ms.float32))
     assert result.dtype == ms.float32
     assert_close(result, np.concatenate([np.cos(angles), np.sin(angles)], -1), 5e-6)
 

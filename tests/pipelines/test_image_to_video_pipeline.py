@@ -94,6 +94,13 @@ def test_a_path_a_pil_image_and_an_array_give_the_same_video(pipe, photo, tmp_pa
         assert_close(latents(pipe, (photo / 255).astype(dtype)), expected, 2e-5 if dtype != np.float16 else 5e-3)
 
 
+def test_an_array_of_the_videos_size_keeps_its_values(light):
+    """Finer than 8 bits."""
+    image = np.random.default_rng(3).random((HEIGHT, WIDTH, 3), dtype=np.float32)
+    light(image, progress=False)
+    np.testing.assert_array_equal(light.calls["conditioner"][0][0][0].transpose(1, 2, 0), image * 2 - 1)
+
+
 def test_an_array_of_another_size_is_resized_as_a_file_is(light, tmp_path):
     """Without distortion, and floats like bytes."""
     large = np.random.default_rng(1).integers(0, 256, (60, 50, 3), dtype=np.uint8)
