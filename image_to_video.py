@@ -65,23 +65,23 @@ def build_parser() -> ArgumentParser:
     add("--SVD.checkpoint", type=Optional[str], help="Weights, as svd_tools/convert.py writes them.")
     add("--SVD.amp_level", choices=("auto", "O0", "O2"), default="auto", help="O0: float32. O2: float16 inside the "
         "networks. auto: O2 on Ascend, O0 elsewhere.")  # fmt: skip
-    parser.add_class_arguments(SamplingConfig, "SVD", help="model and sampling (the defaults are those of SVD; what "
-        "the model's config says goes before them)")  # fmt: skip
+    parser.add_class_arguments(SamplingConfig, "SVD", help="sampling (what is not given is as the model's config says)")
+    # No defaults here: a file of --print_config must not state what nobody asked for, and so override that config.
+    parser.set_defaults({f"SVD.{field.name}": None for field in dataclasses.fields(SamplingConfig)})
     return parser
 
 
 def resolve(parser: ArgumentParser, argv: Optional[list[str]]) -> tuple[Namespace, ModelConfig, SamplingConfig]:
     """Options, model and sampling settings: what was given, then the model's configuration, then the defaults."""
     args = parser.parse_args(argv)
-    given = parser.parse_args(argv, defaults=False)
     if not args.SVD.checkpoint:
         raise ConfigError("--SVD.checkpoint is missing: the weights, as svd_tools/convert.py writes them")
     if not args.image:
         raise ConfigError("--image is missing: an image file, a folder, or several of both")
     model = load_config(args.SVD.config) if args.SVD.config else read_config(args.SVD.checkpoint)
-    names = {field.name for field in dataclasses.fields(SamplingConfig)}
-    chosen = {name: value for name, value in vars(given.get("SVD", Namespace())).items() if name in names}
-    sampling = dataclasses.replace(model.sampling, **chosen)
+    names = [field.name for field in dataclasses.fields(SamplingConfig)]
+    given = {name: args.SVD[name] for name in names if args.SVD[name] is not None}
+    sampling = dataclasses.replace(model.sampling, **given)
     model.check_size(sampling.height, sampling.width)
     for name, value in dataclasses.asdict(sampling).items():
         args.SVD[name] = value

@@ -14,7 +14,7 @@ from svd import runtime
 from svd.autoencoder.autoencoder import Autoencoder
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
-from svd.checkpoint import holds, load_parameters, read_config
+from svd.checkpoint import CheckpointError, holds, load_parameters, read_config
 from svd.conditioning.conditioner import Conditioner
 from svd.conditioning.image_encoder import ImageEncoder
 from svd.config import ModelConfig, load_config
@@ -74,6 +74,8 @@ def load_pipeline(
         CheckpointError: the checkpoint cannot be used, or is of another model.
     """
     device = runtime.setup(device_target, mode)
+    if not checkpoint:
+        raise CheckpointError("no checkpoint was given: the weights, as svd_tools/convert.py writes them")
     if config is None:
         config = read_config(checkpoint)
     elif not isinstance(config, ModelConfig):

@@ -1,10 +1,11 @@
 """The compute type of a network, and the operators that go with it: applied once, before its first compilation."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import mindspore as ms
 from mindspore import nn
 
+from svd.config import ConfigError
 from svd.layers.basic import Linear
 
 AmpLevel = Literal["auto", "O0", "O2"]
@@ -12,7 +13,13 @@ AmpLevel = Literal["auto", "O0", "O2"]
 
 
 def compute_dtype(device: str, amp_level: AmpLevel) -> ms.Type:
-    """The type that convolutions and matrix products run in on this device."""
+    """The type that convolutions and matrix products run in on this device.
+
+    Raises:
+        ConfigError: another level.
+    """
+    if amp_level not in get_args(AmpLevel):
+        raise ConfigError(f"amp_level must be one of {', '.join(get_args(AmpLevel))}, got {amp_level}")
     if amp_level == "auto":
         amp_level = "O2" if device == "Ascend" else "O0"
     return {"O0": ms.float32, "O2": ms.float16}[amp_level]

@@ -20,6 +20,7 @@ from svd.build import build_networks, parameter_shapes
 from svd.checkpoint import CheckpointError, holds
 from svd.config import ConfigError, ModelConfig, dump_config, load_config
 from svd.diffusion.preconditioning import PRECONDITIONINGS
+from svd.precision import compute_dtype
 from svd.runtime import RuntimeSetupError
 from svd_tools.convert import convert
 
@@ -192,3 +193,10 @@ def test_the_encoder_of_the_first_stage_is_used_where_there_is_one(checkpoint):
     pipe = load(checkpoint=checkpoint)
     assert pipe.autoencoder.encoder is not pipe.conditioner.encoder
     assert pipe.autoencoder.encoder.has_quant_conv is False
+
+
+def test_a_missing_checkpoint_and_an_unknown_amp_level_are_told():
+    with pytest.raises(CheckpointError, match="no checkpoint was given"):
+        load_pipeline(device_target="CPU")
+    with pytest.raises(ConfigError, match="amp_level must be one of auto, O0, O2"):
+        compute_dtype("CPU", "O1")

@@ -9,7 +9,7 @@ from comparison import assert_close
 from mindspore import Tensor
 from small_model import SMALL, fill
 
-from svd.autoencoder.autoencoder import Autoencoder
+from svd.autoencoder.autoencoder import PEAK_COPIES, Autoencoder
 from svd.autoencoder.decoder import Decoder
 from svd.precision import set_precision
 
@@ -192,9 +192,9 @@ def test_tiles_and_chunks_of_the_temporal_decoder(autoencoder):
 
 
 def test_memory_grows_with_the_pixels_decoded_at_once():
-    """Six arrays of the 64 channels that the last level begins with, in the decoder's type."""
+    """Some arrays of the 64 channels that the last level begins with, in the decoder's type."""
     autoencoder = Autoencoder(None, Decoder(SMALL.autoencoder), SMALL.autoencoder)
-    assert autoencoder.decode_bytes_per_frame(8, 12) == 6 * 64 * 16 * 24 * 4
-    assert autoencoder.decode_bytes_per_frame(8, 12, tile_size=20) == 6 * 64 * 16 * 20 * 4
+    assert autoencoder.decode_bytes_per_frame(8, 12) == PEAK_COPIES * 64 * 16 * 24 * 4
+    assert autoencoder.decode_bytes_per_frame(8, 12, tile_size=20) == PEAK_COPIES * 64 * 16 * 20 * 4
     set_precision(autoencoder.decoder, ms.float16, ascend=False)
-    assert autoencoder.decode_bytes_per_frame(8, 12) == 6 * 64 * 16 * 24 * 2
+    assert autoencoder.decode_bytes_per_frame(8, 12) == PEAK_COPIES * 64 * 16 * 24 * 2
