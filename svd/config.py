@@ -189,8 +189,8 @@ class SamplingConfig:
     decode_overlap: Optional[int] = None
     """Frames that neighbouring chunks share and cross-fade over; a third of a chunk when it is not given."""
     decode_tile_size: Optional[int] = None
-    """Pixels of the square tiles that frames are decoded in, overlapping by a quarter; not tiled when not given. Tiles are
-    normalised by themselves, so colours can drift from tile to tile: a last resort against running out of memory."""
+    """Pixels of the square tiles that frames are decoded in, overlapping by a quarter; not tiled when not given. Tiles
+    are normalised by themselves and their colours can drift apart: a last resort against running out of memory."""
     decode_memory_gb: Optional[float] = None
     """Memory limit (10^9 bytes) for decoding; half of what is free when it is not given."""
 

@@ -7,9 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,27 +196,13 @@ def write_safetensors(
     text += b" " * (-len(text) % 8)
     with open(path, "wb", buffering=0) as file:
         _write_all(file, len(text).to_bytes(8, "little") + text)
-        for name, values in zip(names, _read_ahead([tensors[name] for name in names])):
+        for name in names:
+            values = np.asarray(tensors[name].read(), order="C")
             if values.shape != tensors[name].shape or values.dtype != tensors[name].dtype:
                 raise AssertionError(f"{name} was announced as {tensors[name].shape} {tensors[name].dtype}")
             _write_all(file, values.reshape(-1).view(np.uint8).data)
             progress(values.nbytes)
         os.fsync(file.fileno())
-
-
-def _read_ahead(tensors: list[LazyTensor]) -> Iterator[np.ndarray]:
-    """The values of each tensor in C order; while one is used, the next is read in another thread."""
-
-    def read(tensor: LazyTensor) -> np.ndarray:
-        return np.asarray(tensor.read(), order="C")
-
-    ahead: deque[Future] = deque()
-    with ThreadPoolExecutor(1) as reader:
-        for tensor in tensors:
-            ahead.append(reader.submit(read, tensor))
-            if len(ahead) > 1:
-                yield ahead.popleft().result()
-        yield from (future.result() for future in ahead)
 
 
 def _write_all(file, data) -> None:
