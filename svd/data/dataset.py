@@ -1,0 +1,49 @@
+"""What a data set for training is, and its two errors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+
+class DatasetError(ValueError):
+    """Data that cannot be used as a whole; the message says in one line what is wrong and what to do."""
+
+
+class BadItem(Exception):
+    """An item that can never be used, whatever the random numbers; others take its place.
+
+    `path` names the item and `reason` says in one line what is wrong with it.
+    """
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class Dataset(ABC):
+    """Numbered items. It is sent to other processes, once each, and so has to be picklable."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many items there are, usable or not."""
+
+    @abstractmethod
+    def load(self, index: int, rng: np.random.Generator) -> Any:
+        """The item, with all that is random about it taken from `rng`; raises BadItem.
+
+        If the item has a `note`, it is reported, once.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """The item's name in messages, such as its path."""
+
+    def enter_worker(self) -> None:  # noqa: B027 (most have nothing to do here)
+        """Called once in each process that does nothing but load items."""
