@@ -5,8 +5,10 @@ python svd_tools/convert.py --pt_weights_file svd.safetensors --config configs/s
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,12 @@ from svd_tools.diffusers_folder import check_expressible, check_settings, write_
 from svd_tools.sources import read_weights
 from svd_tools.tensor_files import ConversionError, LazyTensor, cast, write_safetensors, written_whole
 
-_LAYOUT_NAMES = {
+LAYOUT_NAMES = {
     "svd": "this project's layout",
     "sgm": "Stability's layout (sgm)",
     "diffusers": "diffusers' layout",
 }
-_DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 
 
 def _parser() -> ArgumentParser:
@@ -39,8 +41,8 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--config", required=True, type=str, help="Config of the model, for instance configs/svd.yaml.")
     parser.add_argument("--out_dir", required=True, type=str, help="Folder to write to; made if it does not exist.")
-    parser.add_argument("--to", choices=tuple(_LAYOUT_NAMES), default="svd", help="Layout to write.")
-    parser.add_argument("--dtype", choices=("keep", *_DTYPES), default="keep", help="Type of the written values.")
+    parser.add_argument("--to", choices=tuple(LAYOUT_NAMES), default="svd", help="Layout to write.")
+    parser.add_argument("--dtype", choices=("keep", *DTYPES), default="keep", help="Type of the written values.")
     parser.add_argument("--report", action="store_true", help="Print where every tensor comes from and goes to.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the output if it exists.")
     return parser
@@ -64,14 +66,13 @@ def convert(
     """
     source, model = Path(pt_weights_file), load_config(config)
     target = output_path(source, Path(out_dir), to)
-    if target.exists() and not overwrite:
-        raise ConversionError(f"{target} exists; choose another --out_dir, or give --overwrite to replace it")
+    check_free(target, overwrite)
     kind, tensors = read_weights(source)
     layout = detect_layout(tensors)
     if layout is None:
         some = ", ".join(list(tensors)[:3]) or "none at all"
         raise ConversionError(f"{source} is no checkpoint of Stable Video Diffusion: its tensors are {some}")
-    print(f"{source} is {kind} in {_LAYOUT_NAMES[layout]}: {len(tensors)} tensors")
+    print(f"{source} is {kind} in {LAYOUT_NAMES[layout]}: {len(tensors)} tensors")
     if "diffusers" in (layout, to):
         check_expressible(model)
     if layout == "diffusers":
@@ -80,52 +81,79 @@ def convert(
 
     shapes = parameter_shapes(model)
     weights = gather(tensors, layout, model, shapes)
-    outputs = scatter(weights.tensors, to, model)
-    if dtype != "keep":
-        outputs = {name: cast(name, tensor, _DTYPES[dtype]) for name, tensor in outputs.items()}
     if report:
         _print_report(model, weights, shapes, {layout, to})
-    written = {entry.ours for entry in expand(to, model, weights.tensors)}
-    _print_differences(weights, shapes, written, to)
-    _write(target, outputs, model, to)
-    print(f"wrote {len(outputs)} tensors in {_LAYOUT_NAMES[to]}:\n{target}")
+    write_model(target, weights, shapes, model, to, dtype)
     return target
 
 
 def output_path(source: Path, out_dir: Path, to: Layout) -> Path:
-    """<name>.safetensors, <name>_sgm.safetensors or <name>_diffusers; never the source itself."""
-    stem = source.resolve().name if source.is_dir() else source.stem
-    if to == "diffusers":
-        target = out_dir / f"{stem}_diffusers"
-    else:
-        target = out_dir / (f"{stem}.safetensors" if to == "svd" else f"{stem}_sgm.safetensors")
+    """Where a source is converted to: `output_name` in the folder; never the source itself."""
+    target = out_dir / output_name(source.resolve().name if source.is_dir() else source.stem, to)
     if target.resolve() == source.resolve():
         target = target.with_name(f"{target.stem}_{to}{target.suffix}")
     return target
 
 
-def _write(target: Path, outputs: dict[str, LazyTensor], config: ModelConfig, to: Layout) -> None:
-    need = sum(tensor.nbytes for tensor in outputs.values())
+def output_name(stem: str, to: Layout) -> str:
+    """<stem>.safetensors, <stem>_sgm.safetensors or <stem>_diffusers."""
+    return {"svd": f"{stem}.safetensors", "sgm": f"{stem}_sgm.safetensors", "diffusers": f"{stem}_diffusers"}[to]
+
+
+def check_free(target: Path, overwrite: bool) -> None:
+    """Raise ConversionError where something would be replaced that nobody asked to replace."""
+    if target.exists() and not overwrite:
+        raise ConversionError(f"{target} exists; choose another --out_dir, or give --overwrite to replace it")
+
+
+def write_model(
+    target: Path, weights: Weights, shapes: Mapping[str, Shape], config: ModelConfig, to: Layout, dtype: str
+) -> None:
+    """Write a whole model in a layout, and say what was left out and what was written.
+
+    Args:
+        shapes: the shapes of all that our layout can hold, by name.
+        dtype: keep, or a key of DTYPES.
+    """
+    outputs = cast_all(scatter(weights.tensors, to, config), dtype)
+    written = {entry.ours for entry in expand(to, config, weights.tensors)}
+    _print_differences(weights, shapes, written, to)
     metadata = {"format": "pt"}
     if to == "svd":
         metadata = {"format": "svd-mindspore", "config": dump_config(config)}
+    with writing(target, outputs) as (temporary, progress):
+        if to == "diffusers":
+            write_folder(temporary, outputs, config, progress)
+        else:
+            write_safetensors(temporary, outputs, metadata, progress)
+    print(f"wrote {len(outputs)} tensors in {LAYOUT_NAMES[to]}:\n{target}")
+
+
+def cast_all(tensors: Mapping[str, LazyTensor], dtype: str) -> dict[str, LazyTensor]:
+    """The tensors in the type of that name in DTYPES, or as they are if it is `keep`."""
+    if dtype == "keep":
+        return dict(tensors)
+    return {name: cast(name, tensor, DTYPES[dtype]) for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def writing(target: Path, outputs: Mapping[str, LazyTensor]) -> Iterator[tuple[Path, Callable[[int], object]]]:
+    """(`written_whole`'s temporary path, what is told the bytes of each tensor) while the outputs are written."""
+    need = sum(tensor.nbytes for tensor in outputs.values())
     # disable=None: no bar where the output is no terminal
     bar = tqdm(total=need, unit="B", unit_scale=True, desc="writing", disable=None)
     with bar, written_whole(target, need) as temporary:
-        if to == "diffusers":
-            write_folder(temporary, outputs, config, bar.update)
-        else:
-            write_safetensors(temporary, outputs, metadata, bar.update)
+        yield temporary, bar.update
 
 
-def _print_differences(weights: Weights, shapes: dict[str, Shape], written: set[str], to: Layout) -> None:
+def _print_differences(weights: Weights, shapes: Mapping[str, Shape], written: set[str], to: Layout) -> None:
     """Say what of the source is ignored, and what the written checkpoint does not have."""
     if weights.leftovers:
         some = ", ".join(weights.leftovers[:3]) + (", ..." if len(weights.leftovers) > 3 else "")
         print(f"ignored: {len(weights.leftovers)} tensors that are no part of the model ({some})")
     for group, count in groups_without(shapes, written).items():
         held = any(name not in written and name.startswith(group) for name in weights.tensors)
-        why = f"there is no place for it in {_LAYOUT_NAMES[to]}" if held else "the source does not have it"
+        why = f"there is no place for it in {LAYOUT_NAMES[to]}" if held else "the source does not have it"
         print(f"NOTE: not written: {OPTIONAL_GROUPS[group]} ({count} tensors); {why}.")
         print("      Image-to-video does not use it.")
 
@@ -148,15 +176,20 @@ def _print_report(model: ModelConfig, weights: Weights, shapes: dict[str, Shape]
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
     options = _parser().parse_args(arguments)
+    return run_tool("convert.py", lambda: convert(**vars(options)))
+
+
+def run_tool(name: str, work: Callable[[], object]) -> int:
+    """Do the work of a command line; returns its exit code, and tells what is wrong in one line under that name."""
     try:
-        convert(**vars(options))
+        work()
     except (ConversionError, ConfigError, OSError) as error:
         for line in getattr(error, "details", ()):
             print(line, file=sys.stderr)
-        print(f"convert.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("convert.py: error: interrupted; nothing was written", file=sys.stderr)
+        print(f"{name}: error: interrupted; nothing was written", file=sys.stderr)
         return 130
     return 0
 

@@ -39,12 +39,22 @@ def check_expressible(config: ModelConfig) -> None:
             "autoencoder.num_res_blocks, Stability always 2; "
             f"with {config.autoencoder.num_res_blocks} the model has no equal there"
         )
-    if config.unet.channel_mult[0] != 1 or config.autoencoder.channel_mult[0] != 1:
-        raise ConversionError("the networks of diffusers begin with channel_mult 1, the config with another one")
+    _check_channels(config.autoencoder.channel_mult)
+    check_unet_expressible(config)
+
+
+def check_unet_expressible(config: ModelConfig) -> None:
+    """Raise ConversionError for a model whose UNet the pipeline of diffusers cannot run."""
+    _check_channels(config.unet.channel_mult)
     if config.preconditioning != "v_scaling":
         raise ConversionError(
             f"diffusers' pipeline knows no preconditioning but v_scaling, not {config.preconditioning}"
         )
+
+
+def _check_channels(channel_mult: list[int]) -> None:
+    if channel_mult[0] != 1:
+        raise ConversionError("the networks of diffusers begin with channel_mult 1, the config with another one")
 
 
 def check_settings(folder: Path, config: ModelConfig) -> None:

@@ -1,0 +1,271 @@
+"""Export what was trained: merged with the model that the training began with, or the trained tensors alone.
+
+python svd_tools/export.py --checkpoint runs/mine --out_dir models
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import ArgumentParser
+from safetensors import SafetensorError, safe_open
+
+from svd.config import ModelConfig, dump_config, parse_config
+from svd.training import TRAINED_FORMAT
+from svd_tools.checkpoint_maps import Layout, Shape, detect_layout
+from svd_tools.conversion import Weights, gather, scatter
+from svd_tools.convert import DTYPES, LAYOUT_NAMES, cast_all, check_free, output_name, run_tool, write_model, writing
+from svd_tools.diffusers_folder import check_expressible, check_unet_expressible
+from svd_tools.tensor_files import ConversionError, LazyTensor, check_finite, read_safetensors, write_safetensors
+
+_FILES = {"trained": "trained.safetensors", "ema": "ema.safetensors"}
+_FOLDER = re.compile(r"update_(\d+)")  # a folder that is not complete has another name
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="export.py", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--checkpoint", required=True, type=str, help="Output folder of train.py, of which the newest checkpoint is "
+        "taken, or one of its checkpoints: RUN/checkpoints/update_<number>.")  # fmt: skip
+    add("--out_dir", required=True, type=str, help="Folder to write to; made if it does not exist.")
+    add("--weights", choices=("auto", *_FILES), default="auto", help="ema: the average over the training. trained: the "
+        "last weights. auto: the average, if the run kept one.")  # fmt: skip
+    add("--trained_only", action="store_true", help="Write one .safetensors file with nothing but the trained tensors. "
+        "Its names are those of a whole checkpoint (svd, sgm); for diffusers those of the unet's file, to be loaded "
+        "with unet.load_state_dict(tensors, strict=False).")  # fmt: skip
+    add("--pretrained", type=str, help="The checkpoint that the training began with, if it is no longer where it was "
+        "then. Not read with --trained_only.")  # fmt: skip
+    add("--to", choices=tuple(LAYOUT_NAMES), default="svd", help="Layout to write.")
+    add("--dtype", choices=("keep", *DTYPES), default="keep", help="Type of the written values; keep leaves the "
+        "trained ones in float32 and the others as they are.")  # fmt: skip
+    add("--overwrite", action="store_true", help="Replace the output if it exists.")
+    return parser
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run wrote: some of a model's tensors."""
+
+    path: Path
+    tensors: dict[str, LazyTensor]
+    """By our names; reading one raises ConversionError where a value is not finite."""
+    config: ModelConfig
+    pretrained: str
+    """The checkpoint that the training began with."""
+
+
+def export(
+    checkpoint: str | Path,
+    out_dir: str | Path,
+    weights: str = "auto",
+    trained_only: bool = False,
+    pretrained: str | Path | None = None,
+    to: Layout = "svd",
+    dtype: str = "keep",
+    overwrite: bool = False,
+) -> Path:
+    """Export a training checkpoint, say what was taken, and return the path written.
+
+    The arguments are those of the command line (`--help`).
+
+    Raises:
+        ConversionError: the checkpoint, or the one that the training began with, cannot be used; nothing was written.
+    """
+    folder = find_checkpoint(Path(checkpoint))
+    path = _weights_file(folder, weights)
+    target = Path(out_dir) / _output_name(folder, to, trained_only)
+    check_free(target, overwrite)
+    trained = read_trained(path)
+    meaning = "averaged over the training" if path.name == _FILES["ema"] else "as they were last, not averaged"
+    print(f"exporting {path}: {len(trained.tensors)} trained tensors, {meaning}")
+    if trained_only:
+        _write_alone(trained, target, to, dtype)
+    else:
+        _write_merged(trained, Path(pretrained or trained.pretrained), target, to, dtype)
+    return target
+
+
+def merge(trained_file: str | Path, pretrained: str | Path, target: str | Path) -> None:
+    """Write the model that a training began with, with the trained tensors in place of its own.
+
+    Args:
+        trained_file: trained.safetensors or ema.safetensors of a training checkpoint.
+        pretrained: the checkpoint that the training began with, in this project's layout.
+        target: the .safetensors file to write, in this project's layout too; replaced if it exists.
+
+    Raises:
+        ConversionError: the two cannot be merged; nothing was written.
+    """
+    _write_merged(read_trained(Path(trained_file)), Path(pretrained), Path(target), "svd", "keep")
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The folder of a training checkpoint: the path itself, or the newest one of a run's folder."""
+    path = path.resolve()
+    if not path.is_dir():
+        raise ConversionError(f"{path} is no folder; it takes the output folder of train.py or one of its checkpoints")
+    if _FOLDER.fullmatch(path.name) and (path / _FILES["trained"]).is_file():
+        return path
+    if not (path / "checkpoints").is_dir():
+        raise ConversionError(f"{path} is neither an output folder of train.py nor one of its checkpoints")
+    complete = [folder for folder in (path / "checkpoints").iterdir() if _FOLDER.fullmatch(folder.name)]
+    if not complete:
+        raise ConversionError(f"{path} has no complete checkpoint: there is no folder checkpoints/update_<number>")
+    newest = max(complete, key=_update)
+    print(f"the newest of {len(complete)} checkpoints in {path} is that of update {_update(newest)}")
+    return newest
+
+
+def _update(folder: Path) -> int:
+    """How many updates the weights of a checkpoint have had."""
+    return int(_FOLDER.fullmatch(folder.name).group(1))
+
+
+def _weights_file(folder: Path, weights: str) -> Path:
+    """The file of a checkpoint that was asked for."""
+    if weights == "auto":
+        weights = "ema" if (folder / _FILES["ema"]).is_file() else "trained"
+    path = folder / _FILES[weights]
+    if not path.is_file():
+        remedy = "; the run kept no average, use --weights trained" if weights == "ema" else ""
+        raise ConversionError(f"{folder} has no {path.name}{remedy}")
+    return path
+
+
+def _output_name(folder: Path, to: Layout, trained_only: bool) -> str:
+    """<run>_<update> with what `output_name` adds, and _trained for the trained tensors alone."""
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
+    name = output_name(f"{run.name}_{_update(folder)}", to)
+    return f"{name.removesuffix('.safetensors')}_trained.safetensors" if trained_only else name
+
+
+def read_trained(path: Path) -> Trained:
+    """Open a file of trained weights.
+
+    Raises:
+        ConversionError: the file is damaged, or none that train.py wrote.
+    """
+    tensors, metadata = read_safetensors(path), _metadata(path)
+    if metadata.get("format") != TRAINED_FORMAT or not {"config", "pretrained"} <= metadata.keys():
+        raise ConversionError(f"{path} holds no trained weights as train.py writes them")
+    finite = {name: _finite(name, tensor) for name, tensor in tensors.items()}
+    return Trained(path, finite, parse_config(metadata["config"]), metadata["pretrained"])
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, "np") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ConversionError(f"{path} is no .safetensors file, or damaged: {error}") from error
+
+
+def _finite(name: str, tensor: LazyTensor) -> LazyTensor:
+    def read() -> np.ndarray:
+        values = tensor.read()
+        check_finite(values, name)
+        return values
+
+    return dataclasses.replace(tensor, read=read)
+
+
+def _write_merged(trained: Trained, pretrained: Path, target: Path, to: Layout, dtype: str) -> None:
+    if not pretrained.is_file():
+        raise ConversionError(
+            f"{pretrained}, which the training began with, is not there; say where it is with --pretrained, "
+            "or export the trained tensors alone with --trained_only"
+        )
+    tensors, metadata = read_safetensors(pretrained), _metadata(pretrained)
+    if detect_layout(tensors) != "svd":
+        raise ConversionError(f"{pretrained} is not in {LAYOUT_NAMES['svd']}; convert it with svd_tools/convert.py")
+    model = trained.config
+    if "config" in metadata:
+        model = _merged_config(trained, pretrained, parse_config(metadata["config"]))
+    if to == "diffusers":
+        check_expressible(model)
+    shapes = _shapes(model)
+    weights = gather(tensors, "svd", model, shapes)
+    _check_model(trained, {name: tensor.shape for name, tensor in weights.tensors.items()}, str(pretrained))
+    merged = Weights(weights.tensors | trained.tensors, weights.leftovers)
+    write_model(target, merged, shapes, model, to, dtype)
+
+
+def _merged_config(trained: Trained, pretrained: Path, before: ModelConfig) -> ModelConfig:
+    """That of the training, which may choose another noise model, sampling and decoder; the rest has to agree.
+
+    The decoder is that which the pretrained checkpoint holds: the training did not need it.
+    """
+    autoencoder = dataclasses.replace(trained.config.autoencoder, decoder=before.autoencoder.decoder)
+    after = dataclasses.replace(trained.config, autoencoder=autoencoder)
+    for part in ("unet", "autoencoder", "image_encoder"):
+        known = vars(getattr(before, part))
+        for key, value in vars(getattr(after, part)).items():
+            if value != known[key]:
+                raise ConversionError(
+                    f"{trained.path} is of another model than {pretrained}: its {part}.{key} is {value}, "
+                    f"not {known[key]}"
+                )
+    return after
+
+
+def _write_alone(trained: Trained, target: Path, to: Layout, dtype: str) -> None:
+    """Write the trained tensors into a file of their own."""
+    if to == "diffusers":
+        check_unet_expressible(trained.config)
+    _check_model(trained, _shapes(trained.config), "its own config says")
+    metadata = {"format": "pt"}
+    if to == "svd":  # without the path of the pretrained checkpoint: it means nothing to others
+        metadata = {"format": TRAINED_FORMAT, "config": dump_config(trained.config)}
+    else:
+        # A tensor of theirs can be several of ours, but in the UNet; and diffusers has a file for each network.
+        others = [name for name in trained.tensors if not name.startswith("network.")]
+        if others:
+            raise ConversionError(
+                f"{others[0]} is no tensor of the UNet: without --trained_only it can be exported to {LAYOUT_NAMES[to]}"
+            )
+    outputs = cast_all(scatter(trained.tensors, to, trained.config), dtype)
+    if to == "diffusers":
+        outputs = {name.removeprefix("unet."): tensor for name, tensor in outputs.items()}
+    with writing(target, outputs) as (temporary, progress):
+        write_safetensors(temporary, outputs, metadata, progress)
+    print(f"wrote {len(outputs)} tensors in {LAYOUT_NAMES[to]}:\n{target}")
+
+
+def _shapes(config: ModelConfig) -> dict[str, Shape]:
+    from svd.build import parameter_shapes  # MindSpore takes seconds to import: --help and errors do not wait for it
+
+    return parameter_shapes(config)
+
+
+def _check_model(trained: Trained, known: Mapping[str, Shape], where: str) -> None:
+    """Raise ConversionError for trained tensors that the model does not have, or in another shape."""
+    wrong = [
+        f"{name} {list(tensor.shape)}" + (f" instead of {list(known[name])}" if name in known else "")
+        for name, tensor in trained.tensors.items()
+        if known.get(name) != tensor.shape
+    ]
+    if wrong:
+        some = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
+        raise ConversionError(
+            f"{trained.path} is of another model than {where}: {len(wrong)} tensors are not there or of another "
+            f"shape ({some})"
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    options = _parser().parse_args(arguments)
+    return run_tool("export.py", lambda: export(**vars(options)))
+
+
+if __name__ == "__main__":
+    # A job that is ended leaves no half-written file either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())
