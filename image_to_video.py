@@ -63,8 +63,8 @@ def build_parser() -> ArgumentParser:
     add("--SVD.config", type=Optional[str], help="Model, such as configs/svd.yaml; if it is not given, what the "
         "checkpoint says of itself.")  # fmt: skip
     add("--SVD.checkpoint", type=Optional[str], help="Weights, as svd_tools/convert.py writes them.")
-    add("--SVD.amp_level", choices=("auto", "O0", "O2"), default="auto", help="O0: float32. O2: float16 inside the "
-        "networks. auto: O2 on Ascend, O0 elsewhere.")  # fmt: skip
+    add("--SVD.amp_level", choices=("auto", "O0", "O2", "bf16"), default="auto", help="O0: float32. O2: float16 inside "
+        "the networks. bf16: bfloat16 (Ascend). auto: O2 on Ascend, O0 elsewhere.")  # fmt: skip
     parser.add_class_arguments(SamplingConfig, "SVD", help="sampling (what is not given is as the model's config says)")
     # No defaults here: a file of --print_config must not state what nobody asked for, and so override that config.
     parser.set_defaults({f"SVD.{field.name}": None for field in dataclasses.fields(SamplingConfig)})

@@ -96,7 +96,7 @@ def _some(names: list[str]) -> str:
 
 
 def _tensor(path: Path, name: str, array: np.ndarray, dtype: ms.Type) -> Tensor:
-    target = {ms.float32: np.float32, ms.float16: np.float16}[dtype]
+    target = np.float16 if dtype == ms.float16 else np.float32  # NumPy has no bfloat16
     with np.errstate(over="ignore", invalid="ignore"):  # what would be warned of is an error
         # One pass, and no second array of the size of the first. In float64 no sum of finite float32 values overflows.
         if not np.isfinite(array.sum(dtype=np.float64)):
@@ -105,4 +105,5 @@ def _tensor(path: Path, name: str, array: np.ndarray, dtype: ms.Type) -> Tensor:
     if converted.itemsize < array.itemsize and np.isinf(converted).any():
         remedy = "use --SVD.amp_level=O0" if target == np.float16 else "the checkpoint is damaged"
         raise CheckpointError(f"{path}: {name} does not fit {converted.dtype}: {remedy}")
-    return Tensor.from_numpy(np.ascontiguousarray(converted))
+    tensor = Tensor.from_numpy(np.ascontiguousarray(converted))
+    return tensor.astype(dtype) if dtype == ms.bfloat16 else tensor

@@ -7,7 +7,7 @@ from typing import Optional
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
@@ -24,11 +24,19 @@ class Autoencoder:
     def __init__(self, encoder: Encoder, decoder: Decoder, config: AutoencoderConfig):
         self.encoder, self.decoder, self.config = encoder, decoder, config
 
-    def encode(self, video: np.ndarray | Tensor) -> Tensor:
-        """[b t 3 h w] in [-1, 1] -> the mode of its latents, scaled, [b t c h/8 w/8]; frame by frame."""
-        frames = video if isinstance(video, Tensor) else Tensor(video.astype(np.float32))
-        modes = [self.encoder(frames[:, i])[:, : self.config.latent_channels] for i in range(frames.shape[1])]
-        return ops.stack(modes, 1) * self.config.scale_factor
+    def encode(self, video: np.ndarray | Tensor, noise: Optional[np.ndarray] = None) -> Tensor:
+        """Video [b t 3 h w] in [-1, 1] -> scaled latents [b t c h/8 w/8], float32, frame by frame.
+
+        They are drawn from the encoder's distribution where unit Gaussian noise [b t c h/8 w/8] is given, as in the
+        training of Stability's models, and are its mode otherwise.
+        """
+        video = video.asnumpy() if isinstance(video, Tensor) else video.astype(np.float32)
+        moments = [self.encoder(Tensor(np.ascontiguousarray(frame))) for frame in video.swapaxes(0, 1)]
+        moments = np.stack([moment.asnumpy() for moment in moments], 1)
+        latents, log_variance = np.split(moments, 2, axis=2)
+        if noise is not None:
+            latents = latents + np.exp(0.5 * np.clip(log_variance, -30, 20)) * noise
+        return Tensor((latents * self.config.scale_factor).astype(np.float32))
 
     def decode(
         self,
@@ -69,7 +77,7 @@ class Autoencoder:
         pixels = min(height * scale, tile_size or height * scale) * min(width * scale, tile_size or width * scale)
         mult = self.config.channel_mult
         channels = self.config.channels * mult[min(1, len(mult) - 1)]
-        element = 2 if self.decoder.conv_in.weight.dtype == ms.float16 else 4
+        element = 4 if self.decoder.conv_in.weight.dtype == ms.float32 else 2
         return int(PEAK_COPIES * pixels * channels * element)
 
     def _decode_window(self, z: np.ndarray) -> np.ndarray:

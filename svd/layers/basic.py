@@ -8,6 +8,11 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, Uniform, initializer
 
 
+def in_type_of(x: Tensor, parameter: Parameter) -> Tensor:
+    """A parameter in the type that x is computed in: while it is trained, a float32 one serves a 16-bit network."""
+    return parameter if parameter.dtype == x.dtype else parameter.astype(x.dtype)
+
+
 class Linear(nn.Cell):
     """[... i] -> [... o]. nn.Dense does the same with four operators: graphs of them take twice as long to compile."""
 
@@ -21,14 +26,23 @@ class Linear(nn.Cell):
             self.bias = Parameter(initializer(bound, (out_channels,), ms.float32), name="bias")
 
     def construct(self, x: Tensor) -> Tensor:
-        return ops.dense(x, self.weight, self.bias)
+        bias = None if self.bias is None else in_type_of(x, self.bias)
+        return ops.dense(x, in_type_of(x, self.weight), bias)
 
 
-def conv2d(in_channels: int, out_channels: int, kernel_size: int | tuple[int, int] = 3, stride: int = 1) -> nn.Conv2d:
+class Conv2d(nn.Conv2d):
+    """MindSpore's convolution over [n c h w], of weights that may be float32 in a 16-bit network."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        y = self.conv2d(x, in_type_of(x, self.weight))
+        return self.bias_add(y, in_type_of(x, self.bias)) if self.has_bias else y
+
+
+def conv2d(in_channels: int, out_channels: int, kernel_size: int | tuple[int, int] = 3, stride: int = 1) -> Conv2d:
     """A convolution with bias over [n c h w]; odd kernels are padded symmetrically, so that stride 1 keeps the size."""
     kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
     padding = (kernel[0] // 2, kernel[0] // 2, kernel[1] // 2, kernel[1] // 2)
-    return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, pad_mode="pad", padding=padding, has_bias=True)
+    return Conv2d(in_channels, out_channels, kernel, stride=stride, pad_mode="pad", padding=padding, has_bias=True)
 
 
 class GroupNorm(nn.Cell):

@@ -1,7 +1,7 @@
 """The spatio-temporal UNet of Stable Video Diffusion (SVD, appendix D; VideoLDM, section 3.1)."""
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from svd.config import UNetConfig
 from svd.layers.axes import per_image
@@ -102,6 +102,7 @@ class VideoUNet(nn.Cell):
         widths = [mult * config.model_channels for mult in config.channel_mult]
         attention = [2**i in config.attention_resolutions for i in range(len(widths))]
         last = len(widths) - 1
+        self.compute_dtype = ms.float32  # svd.precision sets it
         self.frequencies = Tensor(frequencies(config.model_channels), ms.float32)
         self.time_embedding = EmbeddingMLP(config.model_channels, emb_dim, emb_dim)
         self.vector_embedding = EmbeddingMLP(config.vector_dim, emb_dim, emb_dim)
@@ -129,6 +130,17 @@ class VideoUNet(nn.Cell):
         self.norm_out = GroupNorm(channels)
         self.conv_out = conv2d(channels, config.out_channels)
 
+    def temporal_parameters(self) -> list[Parameter]:
+        """What the video model adds to the image model: the layers over time and their blends (656,076,838 numbers)."""
+        names = (".temporal.", ".frame_embedding.", ".blend.")
+        return [p for p in self.get_parameters() if any(name in p.name for name in names)]
+
+    def recompute_blocks(self) -> None:
+        """Keep only what goes from block to block for the gradients, and compute the rest again: less memory."""
+        for _, cell in self.cells_and_names():
+            if isinstance(cell, (VideoResBlock, VideoTransformer)):
+                cell.recompute()
+
     def construct(
         self, x: Tensor, c_noise: Tensor, context: Tensor, vector: Tensor, image_only: bool = False
     ) -> Tensor:
@@ -144,7 +156,7 @@ class VideoUNet(nn.Cell):
         Returns:
             [b t c' h w], in the type of x.
         """
-        out_dtype, dtype = x.dtype, self.conv_in.weight.dtype
+        out_dtype, dtype = x.dtype, self.compute_dtype
         b, t = x.shape[:2]
         x, context = x.astype(dtype), context.astype(dtype)
         time = sinusoidal_embedding(ops.reshape(c_noise, (b, -1)), self.frequencies).astype(dtype)
