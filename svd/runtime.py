@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import resource
 import sys
 import warnings
 from pathlib import Path
@@ -118,6 +119,34 @@ def _set_device(device: str) -> None:
         # float32 convolutions would otherwise run with ten bits of mantissa; the networks that are not float16 are
         # float32 for a reason.
         ms.device_context.ascend.op_precision.conv_allow_hf32(False)
+
+
+def join_ranks() -> tuple[int, int]:
+    """This process's number and how many there are: under msrun those of the run, whose processes meet here.
+
+    Comes after `setup`. Raises RuntimeSetupError when they cannot meet.
+    """
+    if "MS_ROLE" not in os.environ:  # msrun sets it, also for a process that introduces the others and ends in `init`
+        return 0, 1
+    from mindspore import communication
+
+    try:
+        communication.init()
+    except Exception as error:  # MindSpore raises RuntimeError, ValueError or TypeError here, by back end
+        raise RuntimeSetupError(
+            f"the processes of the run cannot meet ({' '.join(str(error).split('.')[0].split())}): look at the logs of "
+            "all of them; the address and the port of the first node have to be the same everywhere, and the port free"
+        ) from error
+    return communication.get_rank(), communication.get_group_size()
+
+
+def used_memory(device: str) -> int:
+    """The most bytes that were in use on the device (on CPU: by this process)."""
+    import mindspore as ms
+
+    if device == "CPU":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return ms.runtime.max_memory_allocated()
 
 
 def free_memory(device: str) -> int:

@@ -1,0 +1,154 @@
+"""Every setting of training: one documented dataclass per part, which `train.py` makes flags of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal, Optional
+
+from svd.config import ConfigError
+from svd.data.dataset import Dataset
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass
+class EnvironmentConfig:
+    """Where and how the program runs."""
+
+    mode: Literal[0, 1] = 0
+    """0: compiled graph, 1: pynative."""
+    device_target: Literal["auto", "Ascend", "GPU", "CPU"] = "auto"
+    """Where to run; auto takes the best device that is there."""
+    amp_level: Literal["auto", "O0", "O2", "bf16"] = "auto"
+    """O0: float32. O2: float16 inside the networks, with a dynamic loss scale. bf16: bfloat16 (Ascend). auto: O2 on
+    Ascend, O0 elsewhere. The trained weights are float32 always."""
+
+
+@dataclass
+class LossConfig:
+    """What the network is trained on (SVD, appendix D; the defaults are the published image-to-video models')."""
+
+    p_mean: float = 1.0
+    """Mean of ln sigma, the noise level, which is drawn once per clip."""
+    p_std: float = 1.6
+    """Standard deviation of ln sigma."""
+    noise_aug_mean: float = -3.0
+    """Mean of ln sigma of the noise that is added to the conditioning frame; the network is told sigma."""
+    noise_aug_std: float = 0.5
+    """Standard deviation of it."""
+    drop_context: float = 0.1
+    """How often the image embedding is left out, for guidance (the paper does not publish its rate)."""
+    drop_concat: float = 0.1
+    """How often the conditioning frame's latents are left out, independently of the embedding."""
+
+    def __post_init__(self):
+        for name in ("p_std", "noise_aug_std"):
+            _check(0 <= getattr(self, name) < inf, f"loss.{name} must not be negative, got {getattr(self, name)}")
+        for name in ("drop_context", "drop_concat"):
+            _check(0 <= getattr(self, name) <= 1, f"loss.{name} is a rate from 0 to 1, got {getattr(self, name)}")
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW, its learning rate over the updates, and the average of the weights."""
+
+    learning_rate: float = 1e-5
+    """The learning rate after the warm-up (the published models were trained with 3e-5 at batches of 768 clips)."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: `constant`, or `cosine` down to zero at the last update."""
+    warmup_updates: int = 100
+    """Updates over which the learning rate rises from zero."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the averages of the gradient and of its square."""
+    eps: float = 1e-8
+    """Added to the root of the averaged square."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, per update and learning rate."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+    ema_decay: float = 0.9999
+    """Decay of the weights' moving average, which previews and the final model use; 0 keeps none."""
+
+    def __post_init__(self):
+        for name in ("learning_rate", "eps", "max_grad_norm"):
+            _check(0 < getattr(self, name) < inf, f"optimizer.{name} must be positive, got {getattr(self, name)}")
+        _check(all(0 < beta < 1 for beta in self.betas), f"optimizer.betas must lie between 0 and 1, got {self.betas}")
+        _check(self.warmup_updates >= 0, f"optimizer.warmup_updates must not be negative, got {self.warmup_updates}")
+        _check(self.weight_decay >= 0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
+        _check(0 <= self.ema_decay < 1, f"optimizer.ema_decay must be in [0, 1), got {self.ema_decay}")
+
+
+@dataclass
+class PreviewConfig:
+    """Videos that are made while training, to look at."""
+
+    images: list[str] = field(default_factory=list)
+    """Image files, or folders of them; none make no videos."""
+    every: int = 1000
+    """Updates from one preview to the next."""
+    format: Literal["gif", "mp4"] = "mp4"
+    """What to write."""
+    sampling_steps: int = 25
+    """Steps of the sampler."""
+    seed: int = 0
+    """Of the noise: the same for every preview, so that they compare."""
+
+    def __post_init__(self):
+        for name in ("every", "sampling_steps"):
+            _check(getattr(self, name) > 0, f"preview.{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass
+class TrainConfig:
+    """What is trained, on what, and how long."""
+
+    dataset: Dataset
+    """The clips: `class_path` and `init_args` (--train.dataset.help VideoDataset)."""
+    task: Literal["image_to_video"] = "image_to_video"
+    """What the network learns: a video from its first frame, as Stable Video Diffusion."""
+    pretrained: Optional[str] = None
+    """The checkpoint to start from, as svd_tools/convert.py writes it."""
+    output_dir: str = "outputs/train"
+    """Folder for checkpoints, previews, metrics and the final model."""
+    temporal_only: bool = True
+    """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet."""
+    epochs: float = 10
+    """Passes over the data; `updates` replaces it."""
+    updates: Optional[int] = None
+    """Updates of the weights in all."""
+    batch_size: int = 1
+    """Clips per card and micro-batch."""
+    gradient_accumulation: int = 1
+    """Micro-batches per update."""
+    recompute: bool = False
+    """Compute each block's activations again on the way back instead of keeping them: less memory, more time."""
+    shard_optimizer: bool = False
+    """Share the optimizer's states out over the cards (ZeRO-1) instead of keeping all of them on each."""
+    seed: int = 0
+    """Of the order of the data and of all noise; results do not depend on workers, cards or interruptions."""
+    workers: int = 2
+    """Processes per card that decode videos; 0 decodes in the training process."""
+    resume: str = "never"
+    """`auto` continues from the newest checkpoint in output_dir, if there is one; `never` starts anew and refuses a
+    folder that has checkpoints; a folder of a checkpoint continues from that one."""
+    checkpoint_every: int = 500
+    """Updates from one checkpoint to the next; one is also written at the end, and at SIGTERM and Ctrl-C."""
+    keep_checkpoints: int = 3
+    """Older checkpoints are deleted."""
+    log_every: int = 10
+    """Updates from one line of the metrics to the next."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "gradient_accumulation", "checkpoint_every", "keep_checkpoints"):
+            _check(0 < getattr(self, name) < inf, f"train.{name} must be positive, got {getattr(self, name)}")
+        _check(self.log_every > 0, f"train.log_every must be positive, got {self.log_every}")
+        _check(self.updates is None or self.updates > 0, f"train.updates must be positive, got {self.updates}")
+        for name in ("workers", "seed"):
+            _check(getattr(self, name) >= 0, f"train.{name} must not be negative, got {getattr(self, name)}")

@@ -1,0 +1,100 @@
+"""Several cards: who owns which optimizer states, and what all have to know before they go on."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+
+def owners(sizes: list[int], ranks: int) -> list[int]:
+    """The owner of each parameter, so that all own about as many numbers: the largest first, to whoever has least."""
+    owned, loads = [0] * len(sizes), [0] * ranks
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        owned[index] = loads.index(min(loads))
+        loads[owned[index]] += sizes[index]
+    return owned
+
+
+class Mean(nn.Cell):
+    """The mean of each of some float32 tensors over all cards."""
+
+    def __init__(self, ranks: int):
+        super().__init__()
+        self.share = 1 / ranks
+        self.all_reduce = ops.AllReduce()
+
+    def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        # One after the other: were the order another on some card, each would wait for what the other sends later.
+        means, last = (), tensors[0]
+        for tensor in tensors:
+            last = self.all_reduce(ops.depend(tensor, last))
+            means = means + (ops.mul(last, self.share),)
+        return means
+
+
+class OwnedParameters(nn.Cell):
+    """Optimizer states shared out over the cards (ZeRO, arXiv 1910.02054, stage 1), by whole parameters.
+
+    Each card updates the parameters that it owns and sends them to the others.
+    """
+
+    def __init__(self, parameters: list[Parameter], rank: int, ranks: int):
+        super().__init__(auto_prefix=False)
+        owned = owners([parameter.size for parameter in parameters], ranks)
+        self.mine = [index for index, owner in enumerate(owned) if owner == rank]
+        self.parameters = [parameters[index] for index in self.mine]
+        self.groups = [
+            ParameterTuple([p for p, owner in zip(parameters, owned) if owner == sender]) for sender in range(ranks)
+        ]
+        self.broadcasts = [ops.Broadcast(sender) for sender in range(ranks)]
+
+    def share(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """This card's gradients of all."""
+        return tuple([gradients[index] for index in self.mine])
+
+    def construct(self):
+        """Make the parameters equal on all cards: each owner's values."""
+        last = ms.Tensor(0.0, ms.float32)
+        for sender in range(len(self.groups)):
+            group = self.groups[sender]
+            if len(group) > 0:
+                values = self.broadcasts[sender](ops.depend(group, last))
+                for index in range(len(group)):
+                    ops.Assign()(group[index], values[index])
+                last = values[0]
+        return last
+
+
+class Sum(nn.Cell):
+    """The sum of a tensor over all cards."""
+
+    def __init__(self):
+        super().__init__()
+        self.all_reduce = ops.AllReduce()
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.all_reduce(x)
+
+
+class Ranks:
+    """This process among those of a run."""
+
+    def __init__(self, rank: int = 0, count: int = 1):
+        self.rank, self.count = rank, count
+        self._sum = Sum() if count > 1 else None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and talks."""
+        return self.rank == 0
+
+    def sum(self, *numbers: float) -> list[float]:
+        """Each number summed over the processes; all of them have to call this, and wait for the last."""
+        if self._sum is None:
+            return list(numbers)
+        return self._sum(Tensor(np.array(numbers, np.float32))).asnumpy().tolist()
+
+    def wait(self) -> None:
+        """Go on when all are here."""
+        self.sum(0.0)

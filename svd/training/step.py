@@ -1,0 +1,150 @@
+"""One training step, compiled whole: loss, gradients, their reduction over cards, and the update."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from svd.training.distributed import Mean, OwnedParameters
+from svd.training.optimizer import AdamW, WeightAverage, zeros_like
+
+_add = ops.MultitypeFuncGraph("add")
+_scale = ops.MultitypeFuncGraph("scale")
+_square_sum = ops.MultitypeFuncGraph("square_sum")
+_clear = ops.MultitypeFuncGraph("clear")
+
+
+@_add.register("Tensor", "Tensor")
+def _add_one(total, gradient):
+    return ops.AssignAdd()(total, gradient)
+
+
+@_scale.register("Tensor", "Tensor")
+def _scale_one(factor, gradient):
+    return gradient * factor
+
+
+@_square_sum.register("Tensor")
+def _square_sum_one(gradient):
+    return ops.reduce_sum(ops.square(gradient))
+
+
+@_clear.register("Tensor")
+def _clear_one(total):
+    return ops.Assign()(total, ops.zeros_like(total))
+
+
+class TrainStep(nn.Cell):
+    """A micro-batch: gradients of the loss are added up, and with the last micro-batch of an update they are averaged
+    over micro-batches and cards, clipped by their global norm once, and applied.
+
+    Where the norm is not finite (an overflow in 16 bits, which a smaller loss scale cures) nothing is applied.
+
+    Args:
+        loss: tensors -> a scalar, the mean over its clips.
+        optimizer: of the parameters to train, or of those of them that this card owns.
+        trained: the parameters to train, float32.
+        average: of the parameters to train, or None.
+        micro_batches: per update.
+        max_grad_norm: the global norm that gradients are clipped to.
+        ranks: number of cards.
+        owned: how the optimizer's states are shared out over the cards, or None where each has them all.
+    """
+
+    def __init__(
+        self,
+        loss: nn.Cell,
+        optimizer: AdamW,
+        trained: list[Parameter],
+        average: Optional[WeightAverage],
+        micro_batches: int = 1,
+        max_grad_norm: float = 1.0,
+        ranks: int = 1,
+        owned: Optional[OwnedParameters] = None,
+    ):
+        super().__init__(auto_prefix=False)
+        self.loss, self.optimizer, self.average, self.owned = loss, optimizer, average, owned
+        self.trained = ParameterTuple(trained)
+        self.micro_batches, self.ranks = micro_batches, ranks
+        self.max_grad_norm = Tensor(max_grad_norm, ms.float32)
+        self.map = ops.HyperMap()
+        if micro_batches > 1:
+            self.totals = zeros_like(trained, "gradient")
+        if ranks > 1:
+            self.mean = Mean(ranks)
+        self.gradients = ms.value_and_grad(self._scaled_loss, None, self.trained, has_aux=True)
+
+    def _scaled_loss(self, loss_scale, *inputs):
+        loss = self.loss(*inputs)
+        return loss * loss_scale, loss
+
+    def construct(self, loss_scale: Tensor, last: Tensor, coefficients: Tensor, rate: Tensor, *inputs: Tensor):
+        """Returns the loss of this micro-batch, and the norm of the gradients, or 0 where there is no update.
+
+        Args:
+            loss_scale: factor on the loss, against underflow in 16 bits.
+            last: whether this is the last micro-batch of an update, a bool tensor.
+            coefficients: of the optimizer, `AdamW.coefficients`, [3].
+            rate: of the average, `WeightAverage.rate`.
+            inputs: of the loss.
+        """
+        (_, loss), gradients = self.gradients(loss_scale, *inputs)
+        if self.micro_batches == 1:
+            return loss, self._update(gradients, loss_scale, coefficients, rate)
+        added = self.map(_add, self.totals, gradients)
+        norm = ops.zeros((), ms.float32)
+        if last:
+            norm = self._update(ops.depend(self.totals, added), loss_scale, coefficients, rate)
+            self.map(_clear, self.totals)
+        return loss, norm
+
+    def _update(self, gradients, loss_scale, coefficients, rate):
+        if self.ranks > 1:
+            gradients = self.mean(gradients)
+        scale = loss_scale * self.micro_batches
+        norm = ops.sqrt(ops.addn(self.map(_square_sum, gradients))) / scale
+        if ops.isfinite(norm):
+            factor = ops.minimum(self.max_grad_norm / (norm + 1e-6), 1.0) / scale
+            gradients = self.map(ops.partial(_scale, factor), gradients)
+            if self.owned is not None:
+                gradients = self.owned.share(gradients)
+            self.optimizer(gradients, coefficients)
+            if self.owned is not None:
+                self.owned()
+            if self.average is not None:
+                self.average(rate)
+        return norm
+
+
+class LossScale:
+    """The factor on the loss in float16: halved by an overflow, doubled after `window` updates without one.
+
+    `1` and not `dynamic` for float32 and bfloat16, which need none.
+    """
+
+    def __init__(self, dynamic: bool, value: float = 2.0**16, window: int = 2000):
+        self.dynamic, self.window = dynamic, window
+        self.value, self.good = (value if dynamic else 1.0), 0
+
+    @property
+    def can_shrink(self) -> bool:
+        """Whether an overflow may be the scale's fault."""
+        return self.dynamic and self.value > 1
+
+    def observe(self, finite: bool) -> None:
+        """Take notice of an update."""
+        if not self.dynamic:
+            return
+        self.good = self.good + 1 if finite else 0
+        if not finite:
+            self.value /= 2
+        elif self.good == self.window:
+            self.value, self.good = self.value * 2, 0
+
+
+def host_scalar(value) -> Tensor:
+    """A number as the compiled step takes it: a tensor, so that another value is no other graph."""
+    return Tensor(np.asarray(value, np.bool_ if isinstance(value, bool) else np.float32))

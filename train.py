@@ -1,0 +1,163 @@
+"""Train Stable Video Diffusion's temporal layers, or all of its UNet, on videos that a CSV file lists.
+
+python train.py --config=configs/svd_train.yaml --svd_config=configs/svd.yaml --train.pretrained=models/svd.safetensors
+       --train.dataset.init_args.metadata=clips.csv --train.output_dir=outputs/train
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Optional
+
+import jsonargparse
+from jsonargparse import ArgumentError, ArgumentParser
+
+from svd.config import ConfigError, ModelConfig, load_config
+from svd.data.video_dataset import VideoDataset  # known by its name to --train.dataset
+from svd.data.videos import write_text
+from svd.pipelines.progress import say
+from svd.training.config import EnvironmentConfig, TrainConfig
+
+
+def build_parser() -> ArgumentParser:
+    """The command line; its flags are the fields of svd/training/config.py."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog="train.py", description=__doc__.splitlines()[0], exit_on_error=False)
+    parser.add_argument("--config", action="config", help="File of these options, such as configs/svd_train.yaml.")
+    parser.add_argument("--svd_config", type=Optional[str], help="Model, such as configs/svd.yaml; if it is not given, "
+        "what the pretrained checkpoint says of itself.")  # fmt: skip
+    parser.add_argument("--dry_run", action="store_true", help="Print the resolved options and what would be trained, "
+        "and stop.")  # fmt: skip
+    parser.add_class_arguments(EnvironmentConfig, "environment")
+    parser.add_class_arguments(TrainConfig, "train")
+    parser.set_defaults({"train.dataset": {"class_path": f"{VideoDataset.__module__}.{VideoDataset.__name__}"}})
+    return parser
+
+
+def resume_from(train: TrainConfig) -> Optional[Path]:
+    """The checkpoint to continue from, or None to begin."""
+    from svd.training.checkpoint import checkpoints
+
+    found = checkpoints(Path(train.output_dir))
+    if train.resume == "auto":
+        return found[-1] if found else None
+    if train.resume != "never":
+        return Path(train.resume)
+    if found:
+        raise ConfigError(
+            f"--train.output_dir {train.output_dir} has checkpoints, the last is {found[-1].name}: continue with "
+            "--train.resume=auto, or choose another folder"
+        )
+    return None
+
+
+def describe(train: TrainConfig, model: ModelConfig) -> str:
+    """What would be trained, for --dry_run."""
+    from svd.build import build_networks, trained_parameters
+
+    networks = build_networks(model)
+    trained = trained_parameters(networks["network"], train.temporal_only)
+    unet, learned = (sum(p.size for p in ps) for ps in (networks["network"].get_parameters(), trained))
+    others = sum(p.size for name in networks if name != "network" for p in networks[name].get_parameters())
+    return (
+        f"# {len(train.dataset):,} videos\n"
+        f"# trained: {learned:,} parameters in {len(trained)} tensors of the UNet\n"
+        f"# frozen:  {unet - learned:,} of the UNet, {others:,} of the autoencoder and the image encoder"
+    )
+
+
+def changes(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """The settings that differ, as lines `name: old -> new`."""
+    lines = []
+    for key in dict.fromkeys((*old, *new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += changes(before, after, f"{prefix}{key}.")
+        elif before != after and f"{prefix}{key}" != "train.resume":
+            lines.append(f"{prefix}{key}: {before} -> {after}")
+    return lines
+
+
+def run(argv: Optional[list[str]] = None) -> bool:
+    """Do what the command line asks for; returns whether it was done, and not stopped by a signal."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    options = parser.instantiate(args)
+    train: TrainConfig = options.train
+    if not train.pretrained:
+        raise ConfigError(
+            "--train.pretrained is missing: the weights to start from, as svd_tools/convert.py writes them"
+        )
+
+    from svd.checkpoint import read_config  # imports MindSpore, which --help and the data's processes do not need
+
+    model = load_config(args.svd_config) if args.svd_config else read_config(train.pretrained)
+    model.check_size(train.dataset.height, train.dataset.width)
+    if args.dry_run:
+        print(parser.dump(args))
+        print(describe(train, model))
+        return True
+    settings = json.loads(json.dumps(args.as_dict()))  # as a checkpoint gives it back
+
+    from svd.build import load_trainer
+    from svd.training.checkpoint import TrainState, read_state, remove_leftovers
+
+    resume = resume_from(train)
+    state = TrainState() if resume is None else read_state(resume)
+    if resume is not None:
+        say(f"continuing from {resume}")
+        for line in changes(state.settings, settings):
+            say(f"  changed since: {line}")
+    state.settings = settings
+    Path(train.output_dir).mkdir(parents=True, exist_ok=True)
+    trainer = load_trainer(train, options.environment, model, state, resume)
+    if trainer.ranks.first:
+        say(describe(train, model))
+        remove_leftovers(trainer.run_folder)
+        write_text(trainer.run_folder / "config.yaml", parser.dump(args))
+    finished = trainer.run()
+    if finished and trainer.ranks.first:
+        finish(train, trainer.last_checkpoint)
+    return finished
+
+
+def finish(train: TrainConfig, checkpoint: Path) -> None:
+    """Write the trained model as a whole, and say how to use it."""
+    from svd_tools.export import merge
+
+    weights = "ema" if train.optimizer.ema_decay else "trained"
+    target = Path(train.output_dir) / "model.safetensors"
+    merge(checkpoint / f"{weights}.safetensors", train.pretrained, target)
+    say(f"python image_to_video.py --SVD.checkpoint={target} --image=IMAGE")
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """What bad input raises: told in one line, without a traceback."""
+    from svd.checkpoint import CheckpointError
+    from svd.data.dataset import DatasetError
+    from svd.data.images import ImageError
+    from svd.runtime import RuntimeSetupError
+    from svd.training.trainer import TrainingError
+    from svd_tools.tensor_files import ConversionError
+
+    ours = (CheckpointError, ConfigError, ConversionError, DatasetError, ImageError, RuntimeSetupError, TrainingError)
+    return (*ours, ArgumentError, OSError)
+
+
+def main(argv: Optional[list[str]] = None) -> int:
+    try:
+        return 0 if run(argv) else 130
+    except KeyboardInterrupt:
+        print("train.py: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not isinstance(error, user_errors()):
+            raise
+        print(f"train.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
