@@ -104,7 +104,7 @@ class TrainStep(nn.Cell):
     def _update(self, gradients, loss_scale, coefficients, rate):
         if self.ranks > 1:
             gradients = self.mean(gradients)
-        scale = loss_scale * self.micro_batches
+        scale = ops.mul(loss_scale, float(self.micro_batches))
         norm = ops.sqrt(ops.addn(self.map(_square_sum, gradients))) / scale
         if ops.isfinite(norm):
             factor = ops.minimum(self.max_grad_norm / (norm + 1e-6), 1.0) / scale

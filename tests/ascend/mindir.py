@@ -43,7 +43,7 @@ class Graph:
     values: list[Value]
     """Inputs, constants and results of operations."""
     results: list[Value]
-    """What the network returns."""
+    """What the network returns, as far as it is said: of a branch's result it is not."""
 
     def of(self, *primitives: str) -> list[Node]:
         """The operations of these kinds."""
@@ -85,7 +85,7 @@ def _read(model) -> Graph:
             inputs = [known.get(name) for name in node.input]
             outputs = [value for a in node.attribute if a.name == "shape" for value in _values(a)]
             nodes.append(Node(primitive.op_type, node.domain, inputs, outputs))
-    results = [_value(output.tensor[0]) for output in model.graph.output]
+    results = [_value(output.tensor[0]) for output in model.graph.output if output.tensor]
     return Graph(nodes, [value for value in known.values() if isinstance(value, Value)], results)
 
 
