@@ -51,4 +51,6 @@ def set_precision(network: nn.Cell, dtype: ms.Type, ascend: bool, trained: Colle
             cell.flash = ascend and dtype != ms.float32
         if hasattr(cell, "sliced"):
             cell.sliced = ascend
+        if hasattr(cell, "fused_bias"):
+            cell.fused_bias = ascend
     return network

@@ -5,7 +5,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from svd.config import ImageEncoderConfig
-from svd.layers.attention import Attention, gelu
+from svd.layers.attention import GELU, Attention
 from svd.layers.basic import LayerNorm, Linear
 
 
@@ -15,10 +15,11 @@ class MLP(nn.Cell):
     def __init__(self, width: int):
         super().__init__()
         self.fc1 = Linear(width, 4 * width)
+        self.gelu = GELU()
         self.fc2 = Linear(4 * width, width)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.fc2(gelu(self.fc1(x)))
+        return self.fc2(self.gelu(self.fc1(x)))
 
 
 class EncoderLayer(nn.Cell):

@@ -3,6 +3,7 @@
 Axes: b clips, g groups that attend separately, l tokens of a group, n tokens of the context, c d channels.
 """
 
+from math import pi
 from typing import Optional
 
 import mindspore as ms
@@ -82,9 +83,25 @@ class Attention(nn.Cell):
         return self.to_out(attention(q, k, v, self.heads, self.flash))
 
 
-def gelu(x: Tensor) -> Tensor:
-    """The exact GELU, x * Phi(x), without ops.gelu's division: on CPU, Div keeps memory until the graph ends."""
-    return x * (ops.mul(ops.erf(ops.mul(x, 0.5**0.5)), 0.5) + 0.5)
+class GELU(nn.Cell):
+    """The exact GELU, x * Phi(x).
+
+    Written out, because on CPU ops.gelu's division keeps memory until the graph ends, and the derivative of erf that
+    MindSpore has takes a power of x, which costs more than all else here.
+    """
+
+    def construct(self, x: Tensor) -> Tensor:
+        return x * normal_cdf(x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        x = ops.depend(x, dout)  # not before the gradient is there: results would have to be kept until then
+        density = ops.mul(ops.exp(ops.mul(x * x, -0.5)), (2 * pi) ** -0.5)
+        return (dout * (normal_cdf(x) + x * density),)
+
+
+def normal_cdf(x: Tensor) -> Tensor:
+    """Phi(x), the distribution function of the unit normal distribution."""
+    return ops.mul(ops.erf(ops.mul(x, 0.5**0.5)), 0.5) + 0.5
 
 
 class FeedForward(nn.Cell):
@@ -93,11 +110,12 @@ class FeedForward(nn.Cell):
     def __init__(self, dim: int):
         super().__init__()
         self.proj_in = Linear(dim, 8 * dim)
+        self.gelu = GELU()
         self.proj_out = Linear(4 * dim, dim)
 
     def construct(self, x: Tensor) -> Tensor:
         value, gate = ops.chunk(self.proj_in(x), 2, -1)
-        return self.proj_out(value * gelu(gate))
+        return self.proj_out(value * self.gelu(gate))
 
 
 class TransformerBlock(nn.Cell):
