@@ -180,6 +180,30 @@ def test_a_shape_is_checked_before_any_value_is_set(path):
     assert not pair.weight.asnumpy().any()
 
 
+# --- bfloat16 ---
+
+
+def test_a_parameter_of_bfloat16_is_rounded(path):
+    """To the nearest of 8 bits; others keep their types."""
+    weight = np.array([[1 + 2**-7, 1 + 2**-9, -3.14159], [1e30, 1e-30, 0]], np.float32)
+    save_file(VALUES | {"pair.weight": weight}, path)
+    pair = Pair()
+    pair.weight.set_dtype(ms.bfloat16)
+    load_parameters({"pair": pair}, path)
+    assert pair.weight.dtype == ms.bfloat16 and pair.half.dtype == ms.float16
+    rounded = pair.weight.astype(ms.float32).asnumpy()
+    assert rounded[0].tolist() == [1 + 2**-7, 1, -3.140625]
+    np.testing.assert_allclose(rounded[1], weight[1], rtol=2**-8)
+
+
+def test_float16_in_a_file_fits_bfloat16(path):
+    save_file(VALUES | {"pair.weight": np.full((2, 3), 65504, np.float16)}, path)
+    pair = Pair()
+    pair.weight.set_dtype(ms.bfloat16)
+    load_parameters({"pair": pair}, path)
+    np.testing.assert_allclose(pair.weight.astype(ms.float32).asnumpy(), 65504, rtol=2**-8)
+
+
 # --- files of others, and damaged ones ---
 
 

@@ -8,12 +8,13 @@ import mindspore as ms
 import numpy as np
 import pytest
 from comparison import assert_close, relative_error
-from mindspore import Tensor
+from mindspore import Parameter, ParameterTuple, Tensor, ops
 from small_model import SMALL, fill
 
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
 from svd.conditioning.image_encoder import ImageEncoder
+from svd.config import ConfigError
 from svd.layers import axes
 from svd.layers.attention import Attention
 from svd.networks.video_unet import VideoUNet
@@ -55,10 +56,25 @@ def case(request):
         ("Ascend", "O2", ms.float16),
         ("GPU", "O2", ms.float16),
         ("CPU", "O2", ms.float16),
+        ("Ascend", "bf16", ms.bfloat16),
     ],
 )
 def test_compute_type_by_device_and_level(device, amp_level, dtype):
     assert compute_dtype(device, amp_level) == dtype
+
+
+@pytest.mark.parametrize(
+    "device, amp_level, message",
+    [
+        ("GPU", "bf16", "amp_level bf16 is for Ascend: MindSpore lacks bfloat16 operators on GPU; use O0 or O2"),
+        ("CPU", "bf16", "amp_level bf16 is for Ascend: MindSpore lacks bfloat16 operators on CPU; use O0 or O2"),
+        ("Ascend", "O1", "amp_level must be one of auto, O0, O2, bf16, got O1"),
+    ],
+)
+def test_levels_that_are_refused(device, amp_level, message):
+    with pytest.raises(ConfigError) as error:
+        compute_dtype(device, amp_level)
+    assert str(error.value) == message
 
 
 def test_float16_is_close_to_float32(mode, case):
@@ -113,6 +129,64 @@ def test_the_latest_setting_holds():
     assert layer.flash and layer.to_q.weight.dtype == ms.float16
     set_precision(layer, ms.float32, ascend=True)
     assert not layer.flash and layer.to_q.weight.dtype == ms.float32
+
+
+# --- training ---
+
+
+UNET = replace(SMALL.unet, channel_mult=[1], attention_resolutions=[])
+"""One level: float16 is slow on CPU."""
+
+
+def unet(dtype: ms.Type) -> tuple[VideoUNet, list[Parameter]]:
+    """The network of this compute type, and the parameters that are trained."""
+    network = fill(VideoUNet(UNET))
+    trained = network.temporal_parameters()
+    return set_precision(network, dtype, ascend=False, trained=trained), trained
+
+
+def unet_inputs() -> list[Tensor]:
+    return [Tensor(random(*shape)) for shape in ((1, 2, 8, 4, 4), (1,), (1, 1, 16), (1, 24))]
+
+
+def test_trained_parameters_stay_float32():
+    """All others have the type that they have without training."""
+    network, trained = unet(ms.float16)
+    untrained = set_precision(fill(VideoUNet(UNET)), ms.float16, ascend=False)
+    masters = {id(p) for p in trained}
+    types = {p.name: p.dtype for p in untrained.get_parameters()}
+    assert ms.float16 in {types[p.name] for p in trained}  # which training changes
+    for parameter in network.get_parameters():
+        expected = ms.float32 if id(parameter) in masters else types[parameter.name]
+        assert parameter.dtype == expected, parameter.name
+
+
+def test_float16_with_float32_weights(eager):
+    """It computes what the network of float16 weights does, bit for bit; small changes of weights are not lost."""
+    inputs = unet_inputs()
+    network, trained = unet(ms.float16)
+    expected = set_precision(fill(VideoUNet(UNET)), ms.float16, ascend=False)(*inputs)
+    np.testing.assert_array_equal(network(*inputs).asnumpy(), expected.asnumpy())
+    weight = next(p for p in trained if p.name.endswith("conv1.weight"))
+    before = weight.asnumpy().copy()
+    weight.set_data(Tensor(before * np.float32(1 + 1e-5)))
+    assert np.abs(weight.asnumpy() / before - 1).max() == pytest.approx(1e-5, rel=0.05)
+
+
+def test_gradients_of_float16_arrive_in_float32(eager):
+    """Through the casts, and close to those of float32: the loss is scaled against underflow, as in training."""
+    inputs, results = unet_inputs(), []
+    for dtype, scale in ((ms.float32, 1.0), (ms.float16, 2.0**10)):
+        network, trained = unet(dtype)
+        weights = ParameterTuple(trained)
+        run = ms.value_and_grad(lambda *x: ops.mean(ops.square(network(*x))) * scale, None, weights)  # noqa: B023
+        loss, gradients = run(*inputs)
+        assert {gradient.dtype for gradient in gradients} == {ms.float32}
+        results.append([loss.asnumpy() / scale] + [gradient.asnumpy() / scale for gradient in gradients])
+    (exact_loss, *exact), (loss, *gradients) = results
+    assert 1e-7 < abs(loss / exact_loss - 1) < 1e-2
+    whole = [np.concatenate([gradient.ravel() for gradient in of_one]) for of_one in (exact, gradients)]
+    assert 1e-5 < np.linalg.norm(whole[1] - whole[0]) / np.linalg.norm(whole[0]) < 2e-2
 
 
 def test_slices_of_pixels_change_nothing(mode, case, monkeypatch):

@@ -171,7 +171,7 @@ def read_state(path: Path) -> TrainState:
         return TrainState(**json.loads((path / "state.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{path} is no checkpoint of a training run ({error}): give a folder update_..."
+            f"{path} is no checkpoint of a training run ({error}): give RUN/checkpoints/update_<number>, auto or never"
         ) from error
 
 

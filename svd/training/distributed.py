@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
@@ -53,16 +52,19 @@ class OwnedParameters(nn.Cell):
         """This card's gradients of all."""
         return tuple([gradients[index] for index in self.mine])
 
-    def construct(self):
-        """Make the parameters equal on all cards: each owner's values."""
-        last = ms.Tensor(0.0, ms.float32)
+    def construct(self, updated: tuple):
+        """Make the parameters equal on all cards: each owner's values.
+
+        Args:
+            updated: what the optimizer returned. Without it a compiled broadcast would not wait for the update.
+        """
+        last = updated
         for sender in range(len(self.groups)):
             group = self.groups[sender]
-            if len(group) > 0:
-                values = self.broadcasts[sender](ops.depend(group, last))
-                for index in range(len(group)):
-                    ops.Assign()(group[index], values[index])
-                last = values[0]
+            for index in range(len(group)):
+                # Each by itself: of several, the CPU's operator sends the first alone in pynative mode.
+                last = self.broadcasts[sender]((ops.depend(group[index], last),))[0]
+                ops.Assign()(group[index], last)
         return last
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
+from math import isfinite
 from pathlib import Path
 
 import pandas as pd
+
+# Not SummaryWriter: its thread dies of a full disk, and the process then waits for it and never ends.
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 COLUMNS = (
     "update",
@@ -30,36 +37,42 @@ class Metrics:
     """
 
     def __init__(self, run: Path, update: int = 0):
-        from tensorboardX import SummaryWriter
-
         self.path, self.plot_path = run / "metrics.csv", run / "loss.png"
-        kept = _read(self.path).dropna()  # a killed run may have left half a line
-        kept = kept[kept["update"] <= update]
+        kept = [line for line in _whole_lines(self.path) if int(line.split(",")[0]) <= update]
         aside = self.path.with_name(f".{self.path.name}.tmp")
-        kept.to_csv(aside, index=False)
+        aside.write_text("".join([",".join(COLUMNS) + "\n", *kept]))
         os.replace(aside, self.path)
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=update + 1 if update else None)
+        (run / "tensorboard").mkdir(exist_ok=True)
+        self._events = EventsWriter(str(run / "tensorboard" / "events"))
+        if update:  # TensorBoard then forgets what came after it
+            self._add_event(step=update + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, **row: float) -> None:
         """Add a line: a value for each of COLUMNS."""
         pd.DataFrame([row], columns=COLUMNS).to_csv(self.path, mode="a", header=False, index=False)
-        for name, value in row.items():
-            if name != "update":
-                self._writer.add_scalar(f"train/{name}", value, int(row["update"]))
-        self._writer.flush()
+        finite = {name: value for name, value in row.items() if isfinite(value)}  # a void update's norm is not
+        scalars = [Summary.Value(tag=f"train/{name}", simple_value=finite[name]) for name in finite if name != "update"]
+        self._add_event(step=int(row["update"]), summary=Summary(value=scalars))
+
+    def _add_event(self, **content) -> None:
+        self._events.write_event(Event(wall_time=time.time(), **content))
+        self._events.flush()
 
     def close(self) -> None:
         """Write the plot and close the files."""
-        self._writer.close()
-        table = _read(self.path)
-        if len(table):
-            plot_loss(table, self.plot_path)
+        try:
+            table = pd.read_csv(self.path)
+            if len(table):
+                plot_loss(table, self.plot_path)
+        finally:
+            self._events.close()
 
 
-def _read(path: Path) -> pd.DataFrame:
-    if not path.is_file() or not path.stat().st_size:
-        return pd.DataFrame(columns=COLUMNS)
-    return pd.read_csv(path, on_bad_lines="skip")
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a table without its header, and without the half line that a killed run may have left."""
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
+    whole = [line for line in lines if line.endswith("\n") and line.count(",") == len(COLUMNS) - 1]
+    return [line for line in whole if line.split(",")[0].isdecimal()]
 
 
 def plot_loss(table: pd.DataFrame, path: Path) -> None:

@@ -111,9 +111,9 @@ class TrainStep(nn.Cell):
             gradients = self.map(ops.partial(_scale, factor), gradients)
             if self.owned is not None:
                 gradients = self.owned.share(gradients)
-            self.optimizer(gradients, coefficients)
+            updated = self.optimizer(gradients, coefficients)
             if self.owned is not None:
-                self.owned()
+                self.owned(updated)
             if self.average is not None:
                 self.average(rate)
         return norm

@@ -130,7 +130,8 @@ class Trainer:
                 return self._loop(loader, metrics, signals)
         finally:
             if metrics is not None:
-                metrics.close()
+                with self._dispensable("the metrics"):
+                    metrics.close()
 
     def _loader(self) -> Loader:
         c, ranks = self.config, self.ranks
@@ -166,7 +167,7 @@ class Trainer:
                 self._make_preview()
         if state.update < self.updates:
             self._say(f"stopped by a signal after update {state.update}; --train.resume=auto continues")
-        return state.update == self.updates
+        return state.update >= self.updates  # more, if it is continued to fewer updates than it has had
 
     def _update(self, batches: Iterator[Batch]) -> tuple[float, float, list[str]]:
         """One update: the mean loss of its micro-batches, the norm of the gradients, and the names of its clips."""
@@ -209,22 +210,24 @@ class Trainer:
                 continue
             self.skipped[path] = reason
             self._say(f"warning: {path}: {reason}")
-            with open(self.run_folder / f"skipped_videos_{self.ranks.rank}.csv", "a", newline="") as file:
+            name = f"skipped_videos_{self.ranks.rank}.csv"
+            with self._dispensable(name), open(self.run_folder / name, "a", newline="") as file:
                 csv.writer(file).writerow([path, reason])
 
     def _log(self, metrics: Metrics, meter: _Meter) -> None:
         state, gigabytes = self.state, self.memory() / 1e9
         row = meter.row()
         self._show(clips=f"{row['clips_per_second']:.2f}/s", memory=f"{gigabytes:.1f} GB")
-        metrics.write(
-            update=state.update,
-            epoch=state.samples / len(self.config.dataset),
-            learning_rate=self._learning_rate(state.update),
-            loss_scale=self.loss_scale.value,
-            memory_gb=gigabytes,
-            skipped_videos=len(self.skipped),
-            **row,
-        )
+        with self._dispensable("the metrics"):
+            metrics.write(
+                update=state.update,
+                epoch=state.samples / len(self.config.dataset),
+                learning_rate=self._learning_rate(state.update),
+                loss_scale=self.loss_scale.value,
+                memory_gb=gigabytes,
+                skipped_videos=len(self.skipped),
+                **row,
+            )
 
     def _show(self, **numbers: str) -> None:
         """Numbers on the progress bar, where they stay until they are shown anew."""
@@ -234,6 +237,14 @@ class Trainer:
     def _say(self, text: str) -> None:
         """A line above the progress bar."""
         self._bar.write(text, file=sys.stderr)
+
+    @contextmanager
+    def _dispensable(self, what: str) -> Iterator[None]:
+        """What a full disk may keep from being written: it is told of, and the run goes on."""
+        try:
+            yield
+        except OSError as error:
+            self._say(f"warning: {what} could not be written: {' '.join(str(error).split())}")
 
     def _save(self, last: bool) -> None:
         """Write a checkpoint. A full disk in the middle of a run is told of, and the run goes on."""
@@ -253,7 +264,7 @@ class Trainer:
     def _make_preview(self) -> None:
         """Videos by the averaged weights."""
         if self.preview is not None:
-            with self._averaged():
+            with self._averaged(), self._dispensable("a preview"):
                 self.preview(f"update_{self.state.update:08d}")
         self.ranks.wait()
 

@@ -1,0 +1,193 @@
+"""What goes wrong in a run: bad videos, numbers that are not finite, and disks that are full."""
+
+import csv
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+from tiny_task import Items, assert_same, tiny_config, tiny_trainer, weights
+
+from svd.checkpoint import CheckpointError
+from svd.data.stream import SampleOrder
+from svd.training import checkpoint
+from svd.training.checkpoint import TrainState, checkpoints, read_state
+from svd.training.config import PreviewConfig
+from svd.training.trainer import TrainingError
+
+ORDER = [SampleOrder(0, 6).index(sample) for sample in range(6)]
+"""Of the first pass: an update takes two of them."""
+
+
+def table(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "metrics.csv")
+
+
+# --- bad videos ---
+
+
+def test_bad_items_are_told_of_once(eager, tmp_path, capsys):
+    """Of two that are met in every pass; others take their places, and their number is in the metrics."""
+    dataset = Items(broken=(ORDER[1], ORDER[4]))
+    trainer = tiny_trainer(tiny_config(tmp_path, dataset, updates=12))
+    assert trainer.run()
+    names = [f"item_{ORDER[i]}.mp4" for i in (1, 4)]
+    warnings = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "warning" in line]
+    assert [line.strip() for line in warnings] == [f"warning: {name}: is broken" for name in names]
+    with open(tmp_path / "skipped_videos_0.csv", newline="") as file:
+        assert list(csv.reader(file)) == [[name, "is broken"] for name in names]
+    assert table(tmp_path)["skipped_videos"].tolist()[:3] == [1, 1, 2]
+    assert table(tmp_path)["skipped_videos"].iloc[-1] == 2
+    assert trainer.state.samples == 24
+
+
+# --- numbers that are not finite ---
+
+
+def run_into(folder: Path, **settings) -> tuple[str, list[np.ndarray], list[np.ndarray]]:
+    """A run that fails: its message, its weights, and those of its last checkpoint or else of its beginning."""
+    trainer = tiny_trainer(tiny_config(folder, **settings))
+    kept = list(weights(trainer).values())
+    with pytest.raises(TrainingError) as error:
+        trainer.run()
+    for path in checkpoints(folder)[-1:]:
+        saved = load_file(path / "trained.safetensors")
+        kept = [saved[name] for name in trainer.task.trained]
+    assert "\n" not in str(error.value)
+    return str(error.value), list(weights(trainer).values()), kept
+
+
+@pytest.mark.parametrize("kind, what", [("nan", "loss"), ("steep", "gradient")])
+def test_a_number_that_is_not_finite_ends_the_run(eager, tmp_path, kind, what):
+    """The message names the update, its clips, and the last good checkpoint; nothing of that update was applied."""
+    message, result, kept = run_into(tmp_path, dataset=Items(**{kind: [ORDER[5]]}))
+    clips = f"item_{ORDER[4]}.mp4, item_{ORDER[5]}.mp4"
+    last = tmp_path / "checkpoints" / "update_00000002"
+    assert message.startswith(f"the {what} is not finite in update 3 with the clips {clips}; the last good ")
+    assert f"checkpoint: {last}. " in message and checkpoints(tmp_path) == [last]
+    assert_same(result, kept)
+    assert table(tmp_path)["update"].tolist() == [1, 2]
+    assert (tmp_path / "loss.png").is_file()
+
+
+def test_before_the_first_checkpoint_there_is_none_to_name(eager, tmp_path):
+    message, result, kept = run_into(tmp_path, dataset=Items(nan=[ORDER[0]]))
+    assert "in update 1 with the clips" in message and "checkpoint: none was written yet. " in message
+    assert_same(result, kept)
+    assert table(tmp_path).empty and not (tmp_path / "loss.png").exists()
+
+
+def test_a_loss_that_is_not_finite_is_no_overflow(eager, tmp_path):
+    """A smaller scale would not cure it."""
+    trainer = tiny_trainer(tiny_config(tmp_path, Items(nan=[ORDER[0]])), dynamic=True)
+    with pytest.raises(TrainingError, match="^the loss is not finite in update 1 "):
+        trainer.run()
+
+
+def test_an_overflow_is_a_void_update(eager, tmp_path):
+    """The scale is halved, and the update does not count for the bias correction nor for the average's warm-up."""
+    config = tiny_config(tmp_path, Items(steep=[ORDER[2]]))
+    trainer = tiny_trainer(config, TrainState(loss_scale=4.0, good_updates=1997), dynamic=True)
+    counted, averaged = [], []
+    coefficients, rate = trainer.optimizer.coefficients, trainer.average.rate
+    trainer.optimizer.coefficients = lambda n, lr: counted.append((n, lr)) or coefficients(n, lr)
+    trainer.average.rate = lambda n: averaged.append(n) or rate(n)
+    assert trainer.run()
+    order = [SampleOrder(0, 6).index(sample) for sample in range(12)]
+    void = [i // 2 for i, item in enumerate(order) if item == ORDER[2]]
+    assert len(void) == 2
+    expected = np.cumsum([1] + [i not in void for i in range(5)])
+    assert [n for n, _ in counted] == averaged == expected.tolist()
+    assert np.ptp([lr for _, lr in counted]) > 0.03  # the schedule goes on
+    state = read_state(trainer.last_checkpoint)
+    assert (state.update, state.applied, state.samples, state.loss_scale) == (6, 4, 12, 1.0)
+    rows = table(tmp_path)
+    assert rows["void_updates"].tolist() == [int(i in void) for i in range(6)]
+    assert rows["loss_scale"].tolist() == [4.0 / 2 ** sum(v <= i for v in void) for i in range(6)]
+
+
+def test_the_scale_grows_after_its_window(eager, tmp_path):
+    """Counted from before the interruption on."""
+    trainer = tiny_trainer(tiny_config(tmp_path), TrainState(loss_scale=64.0, good_updates=1997), dynamic=True)
+    trainer.run()
+    state = read_state(trainer.last_checkpoint)
+    assert (state.loss_scale, state.good_updates) == (128.0, 3)
+
+
+def test_an_overflow_with_a_scale_of_1_ends_the_run(eager, tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, Items(steep=[ORDER[0]])), TrainState(loss_scale=1.0), dynamic=True)
+    with pytest.raises(TrainingError, match="^the gradient is not finite in update 1 "):
+        trainer.run()
+
+
+# --- full disks ---
+
+
+@pytest.fixture
+def refuse(monkeypatch):
+    """Make the disk full for the checkpoints of some updates."""
+    save_file = checkpoint.save_file
+
+    def make_full(*updates: int) -> None:
+        def function(arrays, path, metadata):
+            if any(f"update_{update:08d}" in str(path) for update in updates):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            save_file(arrays, path, metadata)
+
+        monkeypatch.setattr(checkpoint, "save_file", function)
+
+    return make_full
+
+
+def test_a_checkpoint_that_fails_is_told_of_and_the_run_goes_on(eager, tmp_path, capsys, refuse):
+    refuse(2)
+    trainer = tiny_trainer(tiny_config(tmp_path))
+    assert trainer.run()
+    text = capsys.readouterr().err
+    assert "warning: the checkpoint could not be written" in text and "No space left on device" in text
+    assert "there is no earlier one; trying again after 2 updates" in text
+    assert [path.name for path in checkpoints(tmp_path)] == ["update_00000004", "update_00000006"]
+    uninterrupted = tiny_trainer(tiny_config(tmp_path / "whole"))
+    uninterrupted.run()
+    assert_same(weights(trainer).values(), weights(uninterrupted).values())
+
+
+def test_a_last_checkpoint_that_fails_is_an_error(eager, tmp_path, refuse):
+    refuse(6)
+    last = tmp_path / "checkpoints" / "update_00000004"
+    with pytest.raises(CheckpointError, match=f"No space left on device; the last good one is {last}$"):
+        tiny_trainer(tiny_config(tmp_path)).run()
+    assert checkpoints(tmp_path)[-1] == last
+
+
+def test_after_a_failure_the_last_good_checkpoint_is_named(eager, tmp_path, refuse):
+    """Not the one that could not be written."""
+    refuse(4)
+    message, _, _ = run_into(tmp_path, dataset=Items(12, nan=[SampleOrder(0, 12).index(9)]))
+    assert "in update 5 with" in message
+    assert f"the last good checkpoint: {tmp_path / 'checkpoints' / 'update_00000002'}. " in message
+
+
+def test_a_run_needs_no_space_but_for_its_checkpoints(eager, tmp_path, capsys, monkeypatch):
+    """Metrics, their TensorBoard files, the plot, the list of videos and previews: warnings, and the run goes on."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    real_open = open
+    monkeypatch.setattr("svd.training.metrics.pd.DataFrame.to_csv", full)
+    monkeypatch.setattr("svd.training.metrics.pd.read_csv", full)
+    monkeypatch.setattr(
+        "svd.training.trainer.open", lambda path, *_, **__: real_open("/dev/full", "w", buffering=1), raising=False
+    )
+    config = tiny_config(tmp_path, Items(broken=[0]), preview=PreviewConfig(images=["image.png"], every=3))
+    assert tiny_trainer(config, preview=full).run()
+    text = capsys.readouterr().err
+    for what in ("the metrics", "skipped_videos_0.csv", "a preview"):
+        assert f"warning: {what} could not be written: [Errno 28] No space left on device" in text
+    assert text.count("warning: the metrics") == 7  # six lines and the plot
+    assert text.count("warning: a preview") == 2
+    assert [path.name[-1] for path in checkpoints(tmp_path)] == ["2", "4", "6"]
