@@ -7,18 +7,30 @@ python train.py --config=configs/svd_train.yaml --svd_config=configs/svd.yaml --
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import jsonargparse
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from svd.config import ConfigError, ModelConfig, load_config
+from svd.data.dataset import DatasetError
 from svd.data.video_dataset import VideoDataset  # known by its name to --train.dataset
 from svd.data.videos import write_text
 from svd.pipelines.progress import say
 from svd.training.config import EnvironmentConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from svd.training.checkpoint import TrainState
+
+FLAGS = {
+    "--SVD.config": "--svd_config",
+    "--SVD.amp_level": "--environment.amp_level",
+    "--device_target": "--environment.device_target",
+}
+"""What messages of the library call the flags, as image_to_video.py does, and what they are called here."""
 
 
 def build_parser() -> ArgumentParser:
@@ -36,21 +48,39 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def resume_from(train: TrainConfig) -> Optional[Path]:
-    """The checkpoint to continue from, or None to begin."""
-    from svd.training.checkpoint import checkpoints
+def dump(parser: ArgumentParser, args: Namespace, form: str = "yaml") -> str:
+    """All options, also those that are null."""
+    return parser.dump(args, form, False)  # by position: the name has changed with jsonargparse's versions
+
+
+def check_folder(path: str) -> None:
+    """Raise ConfigError where a folder cannot be written to or made; nothing is made yet."""
+    nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        what = "may not be written to" if nearest.is_dir() else "is a file"
+        raise ConfigError(f"--train.output_dir {path}: {nearest} {what}; choose another folder")
+
+
+def begin_or_resume(train: TrainConfig) -> tuple[Optional[Path], TrainState]:
+    """The checkpoint to continue from, or None to begin, and its state."""
+    from svd.training.checkpoint import TrainState, checkpoints, read_state
 
     found = checkpoints(Path(train.output_dir))
-    if train.resume == "auto":
-        return found[-1] if found else None
-    if train.resume != "never":
-        return Path(train.resume)
-    if found:
+    if train.resume == "never" and found:
         raise ConfigError(
             f"--train.output_dir {train.output_dir} has checkpoints, the last is {found[-1].name}: continue with "
             "--train.resume=auto, or choose another folder"
         )
-    return None
+    if train.resume == "never" or (train.resume == "auto" and not found):
+        return None, TrainState()
+    resume = found[-1] if train.resume == "auto" else Path(train.resume)
+    state = read_state(resume)
+    if found and found[-1].name > resume.name:  # they would be taken for those of the run to come
+        raise ConfigError(
+            f"--train.output_dir {train.output_dir} has checkpoints of later updates than {resume.name}, the last is "
+            f"{found[-1].name}: remove them, or choose another folder"
+        )
+    return resume, state
 
 
 def describe(train: TrainConfig, model: ModelConfig) -> str:
@@ -84,7 +114,10 @@ def run(argv: Optional[list[str]] = None) -> bool:
     """Do what the command line asks for; returns whether it was done, and not stopped by a signal."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    options = parser.instantiate(args)
+    try:
+        options = parser.instantiate(args)
+    except DatasetError as error:
+        raise DatasetError(f"--train.dataset.init_args: {error}") from error
     train: TrainConfig = options.train
     if not train.pretrained:
         raise ConfigError(
@@ -92,31 +125,35 @@ def run(argv: Optional[list[str]] = None) -> bool:
         )
 
     from svd.checkpoint import read_config  # imports MindSpore, which --help and the data's processes do not need
+    from svd.data.images import find_images, load_image
 
     model = load_config(args.svd_config) if args.svd_config else read_config(train.pretrained)
     model.check_size(train.dataset.height, train.dataset.width)
+    for path in find_images(train.preview.images):
+        load_image(path)  # a bad image is told of before minutes of loading and compiling
+    check_folder(train.output_dir)
     if args.dry_run:
-        print(parser.dump(args))
+        args.dry_run = False  # so that the output can be used as a --config
+        print(dump(parser, args))
         print(describe(train, model))
         return True
-    settings = json.loads(json.dumps(args.as_dict()))  # as a checkpoint gives it back
+    settings = json.loads(dump(parser, args, "json"))  # as a checkpoint gives it back
 
     from svd.build import load_trainer
-    from svd.training.checkpoint import TrainState, read_state, remove_leftovers
+    from svd.training.checkpoint import remove_leftovers
 
-    resume = resume_from(train)
-    state = TrainState() if resume is None else read_state(resume)
+    resume, state = begin_or_resume(train)
     if resume is not None:
         say(f"continuing from {resume}")
         for line in changes(state.settings, settings):
             say(f"  changed since: {line}")
     state.settings = settings
-    Path(train.output_dir).mkdir(parents=True, exist_ok=True)
     trainer = load_trainer(train, options.environment, model, state, resume)
+    Path(train.output_dir).mkdir(parents=True, exist_ok=True)
     if trainer.ranks.first:
         say(describe(train, model))
         remove_leftovers(trainer.run_folder)
-        write_text(trainer.run_folder / "config.yaml", parser.dump(args))
+        write_text(trainer.run_folder / "config.yaml", dump(parser, args))
     finished = trainer.run()
     if finished and trainer.ranks.first:
         finish(train, trainer.last_checkpoint)
@@ -136,7 +173,6 @@ def finish(train: TrainConfig, checkpoint: Path) -> None:
 def user_errors() -> tuple[type[Exception], ...]:
     """What bad input raises: told in one line, without a traceback."""
     from svd.checkpoint import CheckpointError
-    from svd.data.dataset import DatasetError
     from svd.data.images import ImageError
     from svd.runtime import RuntimeSetupError
     from svd.training.trainer import TrainingError
@@ -155,7 +191,10 @@ def main(argv: Optional[list[str]] = None) -> int:
     except Exception as error:
         if not isinstance(error, user_errors()):
             raise
-        print(f"train.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        message = " ".join(str(error).split())
+        for theirs, ours in FLAGS.items():
+            message = message.replace(theirs, ours)
+        print(f"train.py: error: {message}", file=sys.stderr)
         return 2
 
 
