@@ -36,8 +36,8 @@ def set_precision(network: nn.Cell, dtype: ms.Type, ascend: bool, trained: Colle
     Args:
         network: changed in place; its parameters may be loaded before or after.
         dtype: float32, float16 or bfloat16.
-        ascend: use Ascend's fused attention (where dtype is 16-bit; it takes no other), and convolve over time in
-            slices that its convolution takes.
+        ascend: use its fused operators, attention among them (where dtype is 16-bit; it takes no other), and convolve
+            over time in slices that its convolution takes.
         trained: parameters that stay float32 and are cast where they are used, so that small updates are not lost.
     """
     masters = {id(parameter) for parameter in trained}
@@ -51,6 +51,6 @@ def set_precision(network: nn.Cell, dtype: ms.Type, ascend: bool, trained: Colle
             cell.flash = ascend and dtype != ms.float32
         if hasattr(cell, "sliced"):
             cell.sliced = ascend
-        if hasattr(cell, "fused_bias"):
-            cell.fused_bias = ascend
+        if hasattr(cell, "fused"):
+            cell.fused = ascend
     return network

@@ -3,13 +3,13 @@
 Axes: b clips, g groups that attend separately, l tokens of a group, n tokens of the context, c d channels.
 """
 
-from math import pi
 from typing import Optional
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from svd.layers.basic import LayerNorm, Linear
+from svd.layers.composed import NormalCDF, shared
 
 FLASH_DTYPES = (ms.float16, ms.bfloat16)
 MAX_FLASH_BATCH = 2048
@@ -84,24 +84,14 @@ class Attention(nn.Cell):
 
 
 class GELU(nn.Cell):
-    """The exact GELU, x * Phi(x).
+    """The exact GELU, x * Phi(x), without ops.gelu's division: on CPU, Div keeps memory until the graph ends."""
 
-    Written out, because on CPU ops.gelu's division keeps memory until the graph ends, and the derivative of erf that
-    MindSpore has takes a power of x, which costs more than all else here.
-    """
+    def __init__(self):
+        super().__init__()
+        self.cdf = shared(NormalCDF)
 
     def construct(self, x: Tensor) -> Tensor:
-        return x * normal_cdf(x)
-
-    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
-        x = ops.depend(x, dout)  # not before the gradient is there: results would have to be kept until then
-        density = ops.mul(ops.exp(ops.mul(x * x, -0.5)), (2 * pi) ** -0.5)
-        return (dout * (normal_cdf(x) + x * density),)
-
-
-def normal_cdf(x: Tensor) -> Tensor:
-    """Phi(x), the distribution function of the unit normal distribution."""
-    return ops.mul(ops.erf(ops.mul(x, 0.5**0.5)), 0.5) + 0.5
+        return x * self.cdf(x)
 
 
 class FeedForward(nn.Cell):

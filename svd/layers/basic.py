@@ -7,6 +7,8 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, Uniform, initializer
 
+from svd.layers.composed import AddBias, GroupNormFunction, LinearFunction, shared
+
 
 def in_type_of(x: Tensor, parameter: Parameter) -> Tensor:
     """A parameter in the type that x is computed in: while it is trained, a float32 one serves a 16-bit network."""
@@ -16,13 +18,12 @@ def in_type_of(x: Tensor, parameter: Parameter) -> Tensor:
 class Linear(nn.Cell):
     """[... i] -> [... o]. nn.Dense does the same with four operators: graphs of them take twice as long to compile.
 
-    `fused_bias` lets the operator add the bias, which suits Ascend; svd.precision sets it before the first compilation.
-    On CPU that is slower by half, and it and its gradient keep four times the memory of the result until the graph ends.
+    `fused` lets a single operator do it, which suits Ascend; svd.precision sets it before the first compilation.
     """
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
         super().__init__()
-        self.fused_bias, self.bias_add = False, ops.BiasAdd()
+        self.fused, self.product, self.add_bias = False, shared(LinearFunction), shared(AddBias)
         shape = (out_channels, in_channels)
         self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), shape, ms.float32), name="weight")
         self.bias: Optional[Parameter] = None
@@ -32,21 +33,28 @@ class Linear(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         weight = in_type_of(x, self.weight)
-        if self.bias is None:
-            return ops.dense(x, weight)
-        bias = in_type_of(x, self.bias)
-        if self.fused_bias:
+        bias = None if self.bias is None else in_type_of(x, self.bias)
+        if self.fused:
             return ops.dense(x, weight, bias)
-        y = self.bias_add(ops.dense(ops.reshape(x, (-1, x.shape[-1])), weight), bias)
+        y = self.product(ops.reshape(x, (-1, x.shape[-1])), weight)
+        if bias is not None:
+            y = self.add_bias(y, bias)
         return ops.reshape(y, x.shape[:-1] + y.shape[1:])
 
 
 class Conv2d(nn.Conv2d):
-    """MindSpore's convolution over [n c h w], of weights that may be float32 in a 16-bit network."""
+    """MindSpore's convolution over [n c h w], of weights that may be float32 in a 16-bit network; `fused` as above."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fused, self.add_bias = False, shared(AddBias)
 
     def construct(self, x: Tensor) -> Tensor:
         y = self.conv2d(x, in_type_of(x, self.weight))
-        return self.bias_add(y, in_type_of(x, self.bias)) if self.has_bias else y
+        if not self.has_bias:
+            return y
+        bias = in_type_of(x, self.bias)
+        return self.bias_add(y, bias) if self.fused else self.add_bias(y, bias)
 
 
 def conv2d(in_channels: int, out_channels: int, kernel_size: int | tuple[int, int] = 3, stride: int = 1) -> Conv2d:
@@ -59,7 +67,7 @@ def conv2d(in_channels: int, out_channels: int, kernel_size: int | tuple[int, in
 class GroupNorm(nn.Cell):
     """Group normalisation over [n c ...], computed in float32 and returned in the type of the input.
 
-    float32, because 16-bit statistics give black or noisy frames at the sizes of a video.
+    float32, because 16-bit statistics give black or noisy frames at the sizes of a video. `fused` as in `Linear`.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, groups: int = 32):
@@ -67,11 +75,17 @@ class GroupNorm(nn.Cell):
         if channels % groups:
             raise ValueError(f"{channels} channels do not divide into {groups} groups")
         self.groups, self.eps = groups, eps
+        self.fused, self.function = False, shared(GroupNormFunction, groups, eps)
         self.weight = Parameter(initializer("ones", (channels,), ms.float32), name="weight")
         self.bias = Parameter(initializer("zeros", (channels,), ms.float32), name="bias")
 
     def construct(self, x: Tensor) -> Tensor:
-        y = ops.group_norm(x.astype(ms.float32), self.groups, self.weight, self.bias, self.eps)
+        y = x.astype(ms.float32)
+        if self.fused:
+            y = ops.group_norm(y, self.groups, self.weight, self.bias, self.eps)
+        else:
+            y, _, _ = self.function(ops.reshape(y, x.shape[:2] + (-1,)), self.weight, self.bias)
+            y = ops.reshape(y, x.shape)
         return y.astype(x.dtype)
 
 
