@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import shlex
 import sys
 import time
@@ -25,7 +24,7 @@ from svd import __version__, runtime
 from svd.checkpoint import CheckpointError, read_config
 from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
 from svd.data.images import ImageError, find_images, load_image
-from svd.data.videos import VideoError, free_name, write_frames, write_text, write_video
+from svd.data.videos import VideoError, check_folder, free_name, write_frames, write_text, write_video
 
 USER_ERRORS = (
     ArgumentError,
@@ -103,14 +102,6 @@ def read_noise(path: Optional[str]) -> dict[str, np.ndarray]:
     return noise
 
 
-def check_folder(path: str) -> None:
-    """Raise ConfigError where a folder cannot be written to or made; nothing is made yet."""
-    nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        what = "may not be written to" if nearest.is_dir() else "is a file"
-        raise ConfigError(f"--output_dir {path}: {nearest} {what}; choose another folder")
-
-
 def run(argv: Optional[list[str]] = None) -> None:
     """Do what the command line asks for."""
     parser = build_parser()
@@ -118,7 +109,7 @@ def run(argv: Optional[list[str]] = None) -> None:
     paths = find_images(args.image)
     images = [load_image(path) for path in paths]  # a bad image is told of before minutes of loading and compiling
     noise = read_noise(args.noise)
-    check_folder(args.output_dir)
+    check_folder(args.output_dir, "--output_dir")
 
     from svd.build import load_pipeline  # MindSpore takes seconds to import
 

@@ -7,7 +7,6 @@ python train.py --config=configs/svd_train.yaml --svd_config=configs/svd.yaml --
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -18,7 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from svd.config import ConfigError, ModelConfig, load_config
 from svd.data.dataset import DatasetError
 from svd.data.video_dataset import VideoDataset  # known by its name to --train.dataset
-from svd.data.videos import write_text
+from svd.data.videos import check_folder, write_text
 from svd.pipelines.progress import say
 from svd.training.config import EnvironmentConfig, TrainConfig
 
@@ -51,14 +50,6 @@ def build_parser() -> ArgumentParser:
 def dump(parser: ArgumentParser, args: Namespace, form: str = "yaml") -> str:
     """All options, also those that are null."""
     return parser.dump(args, form, False)  # by position: the name has changed with jsonargparse's versions
-
-
-def check_folder(path: str) -> None:
-    """Raise ConfigError where a folder cannot be written to or made; nothing is made yet."""
-    nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        what = "may not be written to" if nearest.is_dir() else "is a file"
-        raise ConfigError(f"--train.output_dir {path}: {nearest} {what}; choose another folder")
 
 
 def begin_or_resume(train: TrainConfig) -> tuple[Optional[Path], TrainState]:
@@ -131,7 +122,7 @@ def run(argv: Optional[list[str]] = None) -> bool:
     model.check_size(train.dataset.height, train.dataset.width)
     for path in find_images(train.preview.images):
         load_image(path)  # a bad image is told of before minutes of loading and compiling
-    check_folder(train.output_dir)
+    check_folder(train.output_dir, "--train.output_dir")
     if args.dry_run:
         args.dry_run = False  # so that the output can be used as a --config
         print(dump(parser, args))
@@ -174,12 +165,23 @@ def user_errors() -> tuple[type[Exception], ...]:
     """What bad input raises: told in one line, without a traceback."""
     from svd.checkpoint import CheckpointError
     from svd.data.images import ImageError
+    from svd.data.videos import VideoError
     from svd.runtime import RuntimeSetupError
     from svd.training.trainer import TrainingError
     from svd_tools.tensor_files import ConversionError
 
-    ours = (CheckpointError, ConfigError, ConversionError, DatasetError, ImageError, RuntimeSetupError, TrainingError)
-    return (*ours, ArgumentError, OSError)
+    return (
+        ArgumentError,
+        CheckpointError,
+        ConfigError,
+        ConversionError,
+        DatasetError,
+        ImageError,
+        OSError,
+        RuntimeSetupError,
+        TrainingError,
+        VideoError,
+    )
 
 
 def main(argv: Optional[list[str]] = None) -> int:

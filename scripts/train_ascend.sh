@@ -8,11 +8,21 @@
 #   MASTER_ADDR  address of node 0 (127.0.0.1)
 #   MASTER_PORT  a free port there (8118)
 #   LOG_DIR      folder for what each process prints (outputs/logs)
+#
+# SIGTERM and Ctrl-C are passed on: the processes write a checkpoint and end.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cards=${CARDS:-8} nodes=${NODES:-1} logs=${LOG_DIR:-outputs/logs}
 echo "each process writes to $logs/worker_N.log; here is what the first one says" >&2
 export GLOG_v=${GLOG_v:-3}  # MindSpore's warnings about processes that come and go
-msrun --worker_num=$((cards * nodes)) --local_worker_num="$cards" --node_rank="${NODE_RANK:-0}" \
+# In a session of its own, where the terminal's Ctrl-C does not reach it: msrun would kill the processes at once.
+setsid msrun --worker_num=$((cards * nodes)) --local_worker_num="$cards" --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${MASTER_PORT:-8118}" \
-    --log_dir="$logs" --join=True --tail_worker_log=0 "$root/train.py" "$@"
+    --log_dir="$logs" --join=True --tail_worker_log=0 "$root/train.py" "$@" &
+msrun=$!
+trap 'pkill -TERM -P $msrun -f train.py' TERM INT
+code=0
+while kill -0 $msrun 2> /dev/null; do
+    wait $msrun && code=0 || code=$?
+done
+exit $code

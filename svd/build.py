@@ -32,6 +32,9 @@ from svd.training.image_to_video import ImageToVideoTask
 from svd.training.trainer import Trainer
 
 
+TASKS = {"image_to_video": ImageToVideoTask}
+
+
 def build_networks(config: ModelConfig) -> dict[str, nn.Cell]:
     """The networks that turn an image into a video, by the prefix of their parameters in a checkpoint.
 
@@ -148,7 +151,7 @@ def load_trainer(
     trained = {f"network.{p.name}": p for p in trained_parameters(network, train.temporal_only)}
     if train.recompute:
         network.recompute_blocks()
-    task = ImageToVideoTask(pipe.conditioner, pipe.autoencoder, pipe.denoiser, trained, train.loss, train.seed)
+    task = TASKS[train.task](pipe.conditioner, pipe.autoencoder, pipe.denoiser, trained, train.loss, train.seed)
     preview = None
     if train.preview.images and ranks.first:
         data, p = train.dataset, train.preview

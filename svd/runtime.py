@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import os
 import resource
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -130,6 +131,9 @@ def join_ranks() -> tuple[int, int]:
         return 0, 1
     from mindspore import communication
 
+    if os.environ["MS_ROLE"] == "MS_SCHED":
+        # It ends when the others have; a signal that is meant for all would leave them without it.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         communication.init()
     except Exception as error:  # MindSpore raises RuntimeError, ValueError or TypeError here, by back end

@@ -60,6 +60,14 @@ def write_text(path: str | Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def check_folder(path: str | Path, flag: str) -> None:
+    """Raise VideoError where a folder, which this flag names, cannot be written to or made; nothing is made yet."""
+    nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        what = "may not be written to" if nearest.is_dir() else "is a file"
+        raise VideoError(f"{flag} {path}: {nearest} {what}; choose another folder")
+
+
 @contextmanager
 def free_name(folder: str | Path, stem: str, suffixes: list[str]) -> Iterator[str]:
     """Hold the first of `stem`, `stem_1`, `stem_2`, … with which no folder/name + suffix exists.
