@@ -31,7 +31,6 @@ from svd.training.distributed import Ranks
 from svd.training.image_to_video import ImageToVideoTask
 from svd.training.trainer import Trainer
 
-
 TASKS = {"image_to_video": ImageToVideoTask}
 
 

@@ -11,9 +11,6 @@ from math import pi
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-MAX_SUMMED = 4096
-"""Elements that are summed by one product with ones; longer rows are summed in parts."""
-
 
 @cache
 def shared(kind: type[nn.Cell], *arguments) -> nn.Cell:
@@ -24,11 +21,7 @@ def shared(kind: type[nn.Cell], *arguments) -> nn.Cell:
 def row_sums(x: Tensor) -> Tensor:
     """[n e] -> [n]"""
     n, e = x.shape
-    part = e
-    while part > MAX_SUMMED and part % 2 == 0:
-        part = part // 2
-    sums = ops.dense(ops.reshape(x, (n * e // part, part)), ops.ones((1, part), ms.float32))
-    return ops.reshape(sums, (n,)) if part == e else ops.reduce_sum(ops.reshape(sums, (n, e // part)), -1)
+    return ops.reshape(ops.dense(x, ops.ones((1, e), ms.float32)), (n,))
 
 
 def row_products(x: Tensor, y: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def test_layers_composed_and_fused_are_the_same(mode, case):
 
 
 def test_group_norm_of_long_rows(mode):
-    """Rows that are summed in parts, far from zero; against float64, from which MindSpore's operator is 3e-4 off."""
+    """Far from zero; against float64, from which MindSpore's operator is 3e-4 off."""
     layer, x = GroupNorm(32), random(1, 32, 96, 96) * 2 + 3
     weight, dy = random(32), np.cos(random(1, 32, 96, 96))
     layer.weight.set_data(Tensor(weight))
@@ -89,7 +89,6 @@ def test_the_normal_distribution_and_its_density(mode):
 
 @pytest.mark.parametrize("e", [7, 4096, 4097, 3 * 8192])
 def test_row_sums_and_products(eager, e):
-    """Rows that are summed at once, that cannot be halved, and that are summed in parts."""
     x, y = random(3, e) + 1, random(3, e)
     assert_close(composed.row_sums(Tensor(x)), x.sum(1, dtype=np.float64))
     assert np.abs(composed.row_products(Tensor(x), Tensor(y)).asnumpy() - (x * y).sum(1)).max() < 1e-6 * e
