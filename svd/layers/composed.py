@@ -32,7 +32,7 @@ def row_products(x: Tensor, y: Tensor) -> Tensor:
 
 
 class ScaleRows(nn.Cell):
-    """scale * x + shift, both one number per row, for use where derivatives are written out: [n e], [n], [n] -> [n e]."""
+    """scale * x + shift, both one number per row, for where derivatives are written out: [n e], [n], [n] -> [n e]."""
 
     EPS = 1e-5
 

@@ -125,7 +125,7 @@ class TrainConfig:
     gradient_accumulation: int = 1
     """Micro-batches per update."""
     recompute: bool = False
-    """Compute activations again on the way back, instead of keeping them: slower, less memory (on CPU in mode 1 only)."""
+    """Compute activations again on the way back instead of keeping them: slower, less memory (on CPU: mode 1 only)."""
     shard_optimizer: bool = False
     """Share the optimizer's states out over the cards (ZeRO-1) instead of keeping all of them on each."""
     seed: int = 0
