@@ -114,7 +114,7 @@ def _load(
         # The encoders see one image per video: float32 there costs nothing and keeps the latents exact.
         exact = prefix.endswith("autoencoder.encoder")
         masters = trained(network) if prefix == "network" else []
-        set_precision(network, ms.float32 if exact else dtype, device == "Ascend", masters)
+        set_precision(network, ms.float32 if exact else dtype, device, masters)
     load_parameters(networks, checkpoint)
     return assemble(config, networks, free_memory=lambda: runtime.free_memory(device))
 

@@ -8,6 +8,7 @@ from mindspore import Parameter, nn
 
 from svd.config import ConfigError
 from svd.layers.basic import Linear
+from svd.layers.operators import operators_for
 
 AmpLevel = Literal["auto", "O0", "O2", "bf16"]
 """O0: float32. O2: float16 inside the networks. bf16: bfloat16 instead. auto: O2 on Ascend, O0 elsewhere."""
@@ -28,29 +29,25 @@ def compute_dtype(device: str, amp_level: AmpLevel) -> ms.Type:
     return {"O0": ms.float32, "O2": ms.float16, "bf16": ms.bfloat16}[amp_level]
 
 
-def set_precision(network: nn.Cell, dtype: ms.Type, ascend: bool, trained: Collection[Parameter] = ()) -> nn.Cell:
-    """Give convolutions and linear layers their compute type, and attention its operator.
+def set_precision(network: nn.Cell, dtype: ms.Type, device: str, trained: Collection[Parameter] = ()) -> nn.Cell:
+    """Give convolutions and linear layers their compute type, and all layers the operators for it.
 
     Normalisations and blend factors stay in float32: the leaves cast around them.
 
     Args:
         network: changed in place; its parameters may be loaded before or after.
         dtype: float32, float16 or bfloat16.
-        ascend: use its fused operators, attention among them (where dtype is 16-bit; it takes no other), and convolve
-            over time in slices that its convolution takes.
+        device: Ascend, GPU or CPU.
         trained: parameters that stay float32 and are cast where they are used, so that small updates are not lost.
     """
     masters = {id(parameter) for parameter in trained}
+    operators = operators_for(device, dtype)
     for _, cell in network.cells_and_names():
         if isinstance(cell, (nn.Conv2d, Linear)):
             for parameter in cell.get_parameters(expand=False):
                 parameter.set_dtype(ms.float32 if id(parameter) in masters else dtype)
         if hasattr(cell, "compute_dtype"):
             cell.compute_dtype = dtype
-        if hasattr(cell, "flash"):
-            cell.flash = ascend and dtype != ms.float32
-        if hasattr(cell, "sliced"):
-            cell.sliced = ascend
-        if hasattr(cell, "fused"):
-            cell.fused = ascend
+        if hasattr(cell, "use"):
+            cell.use(operators)
     return network

@@ -15,8 +15,9 @@ from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
 from svd.conditioning.image_encoder import ImageEncoder
 from svd.config import ConfigError
-from svd.layers import axes
+from svd.layers import axes, composed, fused
 from svd.layers.attention import Attention
+from svd.layers.operators import ASCEND_16_BITS
 from svd.networks.video_unet import VideoUNet
 from svd.precision import compute_dtype, set_precision
 
@@ -81,54 +82,48 @@ def test_float16_is_close_to_float32(mode, case):
     """Types fit each other in both modes, results stay in the type of the inputs, and the error is that of float16."""
     build, inputs = case
     exact = build()(*inputs)
-    result = set_precision(build(), ms.float16, ascend=False)(*inputs)
+    result = set_precision(build(), ms.float16, "CPU")(*inputs)
     assert exact.dtype == result.dtype == ms.float32
     assert 1e-5 < relative_error(result, exact) < 2e-2
 
 
 def test_convolutions_and_linear_layers_have_the_compute_type_and_nothing_else_has(case):
     build, _ = case
-    network = set_precision(build(), ms.float16, ascend=False)
+    network = set_precision(build(), ms.float16, "CPU")
     for parameter in network.get_parameters():
         kept = any(part in parameter.name for part in KEPT)
         assert parameter.dtype == (ms.float32 if kept else ms.float16), parameter.name
-    set_precision(network, ms.float32, ascend=False)
+    set_precision(network, ms.float32, "CPU")
     assert {parameter.dtype for parameter in network.get_parameters()} == {ms.float32}
 
 
 def test_parameters_may_be_loaded_before_or_after(case):
     build, _ = case
     before = build()
-    after = set_precision(build(), ms.float16, ascend=False)
+    after = set_precision(build(), ms.float16, "CPU")
     for parameter, exact in zip(after.get_parameters(), before.get_parameters()):
         parameter.set_data(Tensor(exact.asnumpy(), parameter.dtype))
-    set_precision(before, ms.float16, ascend=False)
+    set_precision(before, ms.float16, "CPU")
     for a, b in zip(before.get_parameters(), after.get_parameters()):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a.asnumpy(), b.asnumpy())
 
 
-@pytest.mark.parametrize(
-    "dtype, ascend, expected",
-    [
-        (ms.float16, True, True),
-        (ms.float16, False, False),
-        (ms.float32, True, False),  # the operator takes no float32
-        (ms.float32, False, False),
-    ],
-)
-def test_flash_attention_only_with_16_bits(case, dtype, ascend, expected):
+def test_every_layer_gets_the_operators_of_the_device(case, monkeypatch):
     build, _ = case
-    network = set_precision(build(), dtype, ascend)
-    flags = [cell.flash for _, cell in network.cells_and_names() if hasattr(cell, "flash")]
-    assert flags and set(flags) == {expected}
+    network, seen = build(), []
+    users = [cell for _, cell in network.cells_and_names() if hasattr(cell, "use")]
+    for cell in users:
+        monkeypatch.setattr(cell, "use", seen.append)
+    set_precision(network, ms.float16, "Ascend")
+    assert users and seen == [ASCEND_16_BITS] * len(users)
 
 
 def test_the_latest_setting_holds():
-    layer = set_precision(Attention(32, 2), ms.float16, ascend=True)
-    assert layer.flash and layer.to_q.weight.dtype == ms.float16
-    set_precision(layer, ms.float32, ascend=True)
-    assert not layer.flash and layer.to_q.weight.dtype == ms.float32
+    layer = set_precision(Attention(32, 2), ms.float16, "Ascend")
+    assert isinstance(layer.attention.attention, fused.Attention) and layer.to_q.weight.dtype == ms.float16
+    set_precision(layer, ms.float32, "Ascend")
+    assert isinstance(layer.attention.attention, composed.Attention) and layer.to_q.weight.dtype == ms.float32
 
 
 # --- training ---
@@ -142,7 +137,7 @@ def unet(dtype: ms.Type) -> tuple[VideoUNet, list[Parameter]]:
     """The network of this compute type, and the parameters that are trained."""
     network = fill(VideoUNet(UNET))
     trained = network.temporal_parameters()
-    return set_precision(network, dtype, ascend=False, trained=trained), trained
+    return set_precision(network, dtype, "CPU", trained=trained), trained
 
 
 def unet_inputs() -> list[Tensor]:
@@ -152,7 +147,7 @@ def unet_inputs() -> list[Tensor]:
 def test_trained_parameters_stay_float32():
     """All others have the type that they have without training."""
     network, trained = unet(ms.float16)
-    untrained = set_precision(fill(VideoUNet(UNET)), ms.float16, ascend=False)
+    untrained = set_precision(fill(VideoUNet(UNET)), ms.float16, "CPU")
     masters = {id(p) for p in trained}
     types = {p.name: p.dtype for p in untrained.get_parameters()}
     assert ms.float16 in {types[p.name] for p in trained}  # which training changes
@@ -165,7 +160,7 @@ def test_float16_with_float32_weights(eager):
     """It computes what the network of float16 weights does, bit for bit; small changes of weights are not lost."""
     inputs = unet_inputs()
     network, trained = unet(ms.float16)
-    expected = set_precision(fill(VideoUNet(UNET)), ms.float16, ascend=False)(*inputs)
+    expected = set_precision(fill(VideoUNet(UNET)), ms.float16, "CPU")(*inputs)
     np.testing.assert_array_equal(network(*inputs).asnumpy(), expected.asnumpy())
     weight = next(p for p in trained if p.name.endswith("conv1.weight"))
     before = weight.asnumpy().copy()
@@ -192,6 +187,6 @@ def test_gradients_of_float16_arrive_in_float32(eager):
 def test_slices_of_pixels_change_nothing(mode, case, monkeypatch):
     """Convolutions over time as on Ascend, but of no more than 7 pixels at a time."""
     build, inputs = case
-    whole = set_precision(build(), ms.float32, ascend=True)(*inputs)  # of so few pixels, at once
+    whole = set_precision(build(), ms.float32, "Ascend")(*inputs)  # of so few pixels, at once
     monkeypatch.setattr(axes, "MAX_WIDTH", 7)
-    assert_close(set_precision(build(), ms.float32, ascend=True)(*inputs), whole, 1e-6)
+    assert_close(set_precision(build(), ms.float32, "Ascend")(*inputs), whole, 1e-6)

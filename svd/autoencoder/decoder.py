@@ -4,8 +4,9 @@ from mindspore import Tensor, nn, ops
 
 from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_block
 from svd.config import AutoencoderConfig
-from svd.layers.axes import frames_inside, frames_outside, in_slices, per_image
-from svd.layers.basic import GroupNorm, Upsample, conv2d
+from svd.layers.axes import in_slices, per_image
+from svd.layers.basic import GroupNorm, SwapAxes, Upsample, conv2d
+from svd.layers.operators import COMPOSED, Operators
 
 
 class UpBlock(nn.Cell):
@@ -37,7 +38,7 @@ class Decoder(nn.Cell):
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
-        self.temporal, self.sliced = config.decoder == "temporal", False
+        self.temporal = config.decoder == "temporal"
         widths = [mult * config.channels for mult in reversed(config.channel_mult)]
         in_widths = [widths[0]] + widths[:-1]
         last = len(widths) - 1
@@ -51,10 +52,15 @@ class Decoder(nn.Cell):
                 for i, width in enumerate(widths)
             ]
         )
-        self.norm_out = GroupNorm(widths[-1], SPATIAL_EPS)
+        self.norm_out = GroupNorm(widths[-1], SPATIAL_EPS, silu=True)
         self.conv_out = conv2d(widths[-1], 3)
         if self.temporal:
             self.time_conv_out = conv2d(3, 3, (3, 1))
+            self.swap = SwapAxes()
+        self.use(COMPOSED)
+
+    def use(self, operators: Operators) -> None:
+        self.sliced = operators.slices
 
     def construct(self, z: Tensor) -> Tensor:
         out_dtype = z.dtype
@@ -64,11 +70,11 @@ class Decoder(nn.Cell):
         x = self.mid(per_image(self.conv_in, x))
         for block in self.up_blocks:
             x = block(x)
-        x = ops.silu(per_image(self.norm_out, x))
+        x = per_image(self.norm_out, x)
         x = per_image(self.conv_out, x)
         if self.temporal:
             b, t, c, h, w = x.shape
-            x = frames_inside(ops.reshape(x, (b, t, c, h * w)))
+            x = self.swap(ops.reshape(x, (b, t, c, h * w)))
             x = in_slices(self.time_conv_out, x) if self.sliced else self.time_conv_out(x)
-            x = ops.reshape(frames_outside(x), (b, t, c, h, w))
+            x = ops.reshape(self.swap(x), (b, t, c, h, w))
         return x.astype(out_dtype)

@@ -1,6 +1,6 @@
 """The encoder of Stable Diffusion's autoencoder."""
 
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_block
 from svd.config import AutoencoderConfig
@@ -56,7 +56,7 @@ class Encoder(nn.Cell):
             ]
         )
         self.mid = Middle(widths[-1])
-        self.norm_out = GroupNorm(widths[-1], SPATIAL_EPS)
+        self.norm_out = GroupNorm(widths[-1], SPATIAL_EPS, silu=True)
         self.conv_out = conv2d(widths[-1], moments)
         self.has_quant_conv = quant_conv
         if quant_conv:
@@ -67,7 +67,7 @@ class Encoder(nn.Cell):
         x = self.conv_in(x.astype(self.conv_in.weight.dtype))
         for block in self.down_blocks:
             x = block(x)
-        x = self.conv_out(ops.silu(self.norm_out(self.mid(x))))
+        x = self.conv_out(self.norm_out(self.mid(x)))
         if self.has_quant_conv:
             x = self.quant_conv(x)
         return x.astype(out_dtype)

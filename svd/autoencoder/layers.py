@@ -2,9 +2,9 @@
 
 from mindspore import Tensor, nn, ops
 
-from svd.layers.attention import attention
+from svd.layers.attention import DotProductAttention
 from svd.layers.axes import per_image
-from svd.layers.basic import GroupNorm, Linear
+from svd.layers.basic import GroupNorm, Linear, SwapAxes
 from svd.layers.resblock import ResBlock, VideoResBlock
 
 SPATIAL_EPS = 1e-6
@@ -23,18 +23,19 @@ class PixelAttention(nn.Cell):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.flash = False
         self.norm = GroupNorm(channels, SPATIAL_EPS)
         self.to_q = Linear(channels, channels)
         self.to_k = Linear(channels, channels)
         self.to_v = Linear(channels, channels)
+        self.attention = DotProductAttention(heads=1)
         self.to_out = Linear(channels, channels)
+        self.swap = SwapAxes()
 
     def construct(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        y = ops.transpose(ops.reshape(self.norm(x), (n, c, h * w)), (0, 2, 1))
-        y = self.to_out(attention(self.to_q(y), self.to_k(y), self.to_v(y), 1, self.flash))
-        return x + ops.reshape(ops.transpose(y, (0, 2, 1)), (n, c, h, w))
+        y = self.swap(ops.reshape(self.norm(x), (n, c, h * w)))
+        y = self.to_out(self.attention(self.to_q(y), self.to_k(y), self.to_v(y)))
+        return x + ops.reshape(self.swap(y), (n, c, h, w))
 
 
 class Middle(nn.Cell):

@@ -5,8 +5,8 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from svd.config import ImageEncoderConfig
-from svd.layers.attention import GELU, Attention
-from svd.layers.basic import LayerNorm, Linear
+from svd.layers.attention import Attention
+from svd.layers.basic import GELU, LayerNorm, Linear
 
 
 class MLP(nn.Cell):

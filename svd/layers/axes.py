@@ -8,20 +8,6 @@ def fold_frames(x: Tensor) -> Tensor:
     return ops.reshape(x, (x.shape[0] * x.shape[1],) + x.shape[2:])
 
 
-def frames_inside(x: Tensor) -> Tensor:
-    """[b t n ...] -> [b n t ...]
-
-    As slices put together again: on CPU, MindSpore's Transpose is slower, and keeps twice the memory of what it
-    transposes until the graph ends.
-    """
-    return ops.Stack(2)(ops.Unstack(1)(x))
-
-
-def frames_outside(x: Tensor) -> Tensor:
-    """[b n t ...] -> [b t n ...]"""
-    return ops.Stack(1)(ops.Unstack(2)(x))
-
-
 MAX_WIDTH = 4096
 """The widest image that Ascend's Conv2D takes: four rows of more do not fit its buffer of 512 kB."""
 

@@ -1,4 +1,7 @@
-"""Linear layers, convolutions and normalisations with PyTorch's defaults, which differ from MindSpore's."""
+"""Linear layers, convolutions and normalisations with PyTorch's defaults, which differ from MindSpore's.
+
+What has `use` computes by the operators that it is given; svd.precision gives them before the first compilation.
+"""
 
 import math
 from typing import Optional
@@ -7,7 +10,8 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, Uniform, initializer
 
-from svd.layers.composed import AddBias, GroupNormFunction, LinearFunction, shared
+from svd.layers.operators import COMPOSED, Operators
+from svd.layers.shared import shared
 
 
 def in_type_of(x: Tensor, parameter: Parameter) -> Tensor:
@@ -16,45 +20,49 @@ def in_type_of(x: Tensor, parameter: Parameter) -> Tensor:
 
 
 class Linear(nn.Cell):
-    """[... i] -> [... o]. nn.Dense does the same with four operators: graphs of them take twice as long to compile.
-
-    `fused` lets a single operator do it, which suits Ascend; svd.precision sets it before the first compilation.
-    """
+    """[... i] -> [... o]"""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
         super().__init__()
-        self.fused, self.product, self.add_bias = False, shared(LinearFunction), shared(AddBias)
         shape = (out_channels, in_channels)
         self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), shape, ms.float32), name="weight")
         self.bias: Optional[Parameter] = None
         if bias:
             bound = Uniform(in_channels**-0.5)
             self.bias = Parameter(initializer(bound, (out_channels,), ms.float32), name="bias")
+        self.use(COMPOSED)
+
+    def use(self, operators: Operators) -> None:
+        self.linear = shared(operators.linear)
 
     def construct(self, x: Tensor) -> Tensor:
-        weight = in_type_of(x, self.weight)
         bias = None if self.bias is None else in_type_of(x, self.bias)
-        if self.fused:
-            return ops.dense(x, weight, bias)
-        y = self.product(ops.reshape(x, (-1, x.shape[-1])), weight)
-        if bias is not None:
-            y = self.add_bias(y, bias)
-        return ops.reshape(y, x.shape[:-1] + y.shape[1:])
+        return self.linear(x, in_type_of(x, self.weight), bias)
+
+
+class Geglu(Linear):
+    """[... i] -> [... o]: a linear layer to 2 x o channels, one half gated by the GELU of the other."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, 2 * out_channels)
+
+    def use(self, operators: Operators) -> None:
+        self.linear = shared(operators.geglu)
 
 
 class Conv2d(nn.Conv2d):
-    """MindSpore's convolution over [n c h w], of weights that may be float32 in a 16-bit network; `fused` as above."""
+    """MindSpore's convolution over [n c h w], of weights that may be float32 in a 16-bit network."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.fused, self.add_bias = False, shared(AddBias)
+        self.use(COMPOSED)
+
+    def use(self, operators: Operators) -> None:
+        self.add_bias = shared(operators.add_bias)
 
     def construct(self, x: Tensor) -> Tensor:
         y = self.conv2d(x, in_type_of(x, self.weight))
-        if not self.has_bias:
-            return y
-        bias = in_type_of(x, self.bias)
-        return self.bias_add(y, bias) if self.fused else self.add_bias(y, bias)
+        return self.add_bias(y, in_type_of(x, self.bias)) if self.has_bias else y
 
 
 def conv2d(in_channels: int, out_channels: int, kernel_size: int | tuple[int, int] = 3, stride: int = 1) -> Conv2d:
@@ -65,28 +73,26 @@ def conv2d(in_channels: int, out_channels: int, kernel_size: int | tuple[int, in
 
 
 class GroupNorm(nn.Cell):
-    """Group normalisation over [n c ...], computed in float32 and returned in the type of the input.
+    """Group normalisation over [n c ...], computed in float32 and returned in the type of the input; `silu` follows.
 
-    float32, because 16-bit statistics give black or noisy frames at the sizes of a video. `fused` as in `Linear`.
+    float32, because 16-bit statistics give black or noisy frames at the sizes of a video.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-5, groups: int = 32):
+    def __init__(self, channels: int, eps: float = 1e-5, silu: bool = False, groups: int = 32):
         super().__init__()
         if channels % groups:
             raise ValueError(f"{channels} channels do not divide into {groups} groups")
-        self.groups, self.eps = groups, eps
-        self.fused, self.function = False, shared(GroupNormFunction, groups, eps)
+        self.groups, self.eps, self.silu = groups, eps, silu
         self.weight = Parameter(initializer("ones", (channels,), ms.float32), name="weight")
         self.bias = Parameter(initializer("zeros", (channels,), ms.float32), name="bias")
+        self.use(COMPOSED)
 
-    def construct(self, x: Tensor) -> Tensor:
-        y = x.astype(ms.float32)
-        if self.fused:
-            y = ops.group_norm(y, self.groups, self.weight, self.bias, self.eps)
-        else:
-            y, _, _ = self.function(ops.reshape(y, x.shape[:2] + (-1,)), self.weight, self.bias)
-            y = ops.reshape(y, x.shape)
-        return y.astype(x.dtype)
+    def use(self, operators: Operators) -> None:
+        self.norm = shared(operators.group_norm, self.groups, self.eps, self.silu)
+
+    def construct(self, x: Tensor, shift: Optional[Tensor] = None) -> Tensor:
+        """Of x [n c p ...], or of x + shift: [n 1 c], or [n p c] for another number at each p."""
+        return self.norm(x, self.weight, self.bias, shift)
 
 
 class LayerNorm(nn.Cell):
@@ -94,13 +100,45 @@ class LayerNorm(nn.Cell):
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
+        self.eps = eps
         self.weight = Parameter(initializer("ones", (channels,), ms.float32), name="weight")
         self.bias = Parameter(initializer("zeros", (channels,), ms.float32), name="bias")
-        self.norm = ops.LayerNorm(-1, -1, eps)
+        self.use(COMPOSED)
+
+    def use(self, operators: Operators) -> None:
+        self.norm = shared(operators.layer_norm, self.eps)
 
     def construct(self, x: Tensor) -> Tensor:
-        y, _, _ = self.norm(x.astype(ms.float32), self.weight, self.bias)
-        return y.astype(x.dtype)
+        return self.norm(x, self.weight, self.bias)
+
+
+class GELU(nn.Cell):
+    """The exact GELU, x * Phi(x)."""
+
+    def __init__(self):
+        super().__init__()
+        self.use(COMPOSED)
+
+    def use(self, operators: Operators) -> None:
+        self.gelu = shared(operators.gelu)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.gelu(x)
+
+
+class SwapAxes(nn.Cell):
+    """[b m n ...] -> [b n m ...]"""
+
+    def __init__(self):
+        super().__init__()
+        self.use(COMPOSED)
+
+    def use(self, operators: Operators) -> None:
+        self.swap = shared(operators.swap_axes)
+
+    def construct(self, x: Tensor) -> Tensor:
+        b, m, n = x.shape[:3]
+        return ops.reshape(self.swap(ops.reshape(x, (b, m, n, -1))), (b, n, m) + x.shape[3:])
 
 
 def upsample_nearest(x: Tensor) -> Tensor:

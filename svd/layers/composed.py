@@ -1,21 +1,17 @@
-"""Operators put together from faster ones, with derivatives written out, for where MindSpore's own are slow: CPU.
+"""The layers' operators from MindSpore's public ones, right on every device, and faster on CPU than the obvious form.
 
 There, sums and products with one number per row cost more than passes of the matrix product and of the normalisation
-in evaluation mode, and some derivatives keep what they compute until the graph ends. Letters: n rows, e elements of
-a row, c channels, g groups of channels.
+in evaluation mode, and some derivatives keep what they compute until the graph ends; so some are written out. Letters:
+n rows, e elements of a row, b clips or images, c channels, g groups of channels, m tokens.
 """
 
-from functools import cache
 from math import pi
+from typing import Optional
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-
-@cache
-def shared(kind: type[nn.Cell], *arguments) -> nn.Cell:
-    """The one cell of this kind and these arguments: what has no parameters need not be compiled for every layer."""
-    return kind(*arguments)
+from svd.layers.shared import shared
 
 
 def row_sums(x: Tensor) -> Tensor:
@@ -46,7 +42,7 @@ class ScaleRows(nn.Cell):
         return ops.reshape(self.batch_norm(ops.reshape(x, (1, n, 1, e)), scale, shift, mean, variance)[0], (n, e))
 
 
-class GroupNormFunction(nn.Cell):
+class Normalise(nn.Cell):
     """Group normalisation of x [b c e] with weight and bias [c], float32 -> itself, means and deviations [b g].
 
     The deviations are inverse: 1 / sqrt(variance + eps).
@@ -94,7 +90,7 @@ class GroupNormFunction(nn.Cell):
         return ops.reduce_sum(ops.reshape(x, (b, self.groups, size)), -1)
 
 
-class LinearFunction(nn.Cell):
+class Product(nn.Cell):
     """x [n i] and weight [o i] -> [n o]."""
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -132,3 +128,106 @@ class NormalCDF(nn.Cell):
     def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
         x = ops.depend(x, dout)  # not before the gradient is there: results would have to be kept until then
         return (dout * ops.mul(ops.exp(ops.mul(x * x, -0.5)), (2 * pi) ** -0.5),)
+
+
+class Linear(nn.Cell):
+    """x [... i], weight [o i], bias [o] or None -> [... o]. nn.Dense does it with operators that compile slowly."""
+
+    def __init__(self):
+        super().__init__()
+        self.product, self.add_bias = shared(Product), shared(AddBias)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+        y = self.product(ops.reshape(x, (-1, x.shape[-1])), weight)
+        if bias is not None:
+            y = self.add_bias(y, bias)
+        return ops.reshape(y, x.shape[:-1] + y.shape[1:])
+
+
+def add_shift(x: Tensor, shift: Optional[Tensor]) -> Tensor:
+    """x [b c p ...] plus one number per channel, or one per channel and p: [b 1 c], [b p c] or None."""
+    if shift is None:
+        return x
+    shift = ops.transpose(shift, (0, 2, 1))
+    return x + ops.reshape(shift, shift.shape + (1,) * (x.ndim - 3))
+
+
+class GroupNorm(nn.Cell):
+    """Group normalisation of x [b c p ...] + shift (None, [b 1 c] or [b p c]) in float32, then SiLU if wanted."""
+
+    def __init__(self, groups: int, eps: float, silu: bool):
+        super().__init__()
+        self.silu, self.normalise = silu, shared(Normalise, groups, eps)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Optional[Tensor] = None) -> Tensor:
+        x = add_shift(x, shift)
+        y, _, _ = self.normalise(ops.reshape(x.astype(ms.float32), x.shape[:2] + (-1,)), weight, bias)
+        y = ops.reshape(y, x.shape).astype(x.dtype)
+        return ops.silu(y) if self.silu else y
+
+
+class LayerNorm(nn.Cell):
+    """Layer normalisation of x [... c] in float32."""
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.norm = ops.LayerNorm(-1, -1, eps)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y, _, _ = self.norm(x.astype(ms.float32), weight, bias)
+        return y.astype(x.dtype)
+
+
+class Gelu(nn.Cell):
+    """The exact GELU, x * Phi(x), without ops.gelu's division: on CPU, Div keeps memory until the graph ends."""
+
+    def __init__(self):
+        super().__init__()
+        self.cdf = shared(NormalCDF)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return x * self.cdf(x)
+
+
+class Geglu(nn.Cell):
+    """x [... i], weight [2e i], bias [2e]: a linear layer, one half gated by the exact GELU of the other -> [... e]."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.gelu = shared(Linear), shared(Gelu)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        value, gate = ops.chunk(self.linear(x, weight, bias), 2, -1)
+        return value * self.gelu(gate)
+
+
+class Attention(nn.Cell):
+    """softmax(q k^T / sqrt(d)) v, the softmax in float32. q [b l c], k v [b n c] -> [b l c]"""
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.heads = heads
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        b, l, c = q.shape
+        n, heads, d = k.shape[1], self.heads, c // self.heads
+        q = ops.transpose(ops.reshape(ops.mul(q, d**-0.5), (b, l, heads, d)), (0, 2, 1, 3))
+        k = ops.transpose(ops.reshape(k, (b, n, heads, d)), (0, 2, 1, 3))
+        v = ops.transpose(ops.reshape(v, (b, n, heads, d)), (0, 2, 1, 3))
+        scores = ops.BatchMatMul(transpose_b=True)(q, k)  # [b heads l n]
+        weights = ops.softmax(scores.astype(ms.float32), -1).astype(v.dtype)
+        y = ops.BatchMatMul()(weights, v)
+        return ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (b, l, c))
+
+
+class SwapAxes(nn.Cell):
+    """[b m n e] -> [b n m e]
+
+    As slices put together again: on CPU, MindSpore's Transpose is slower, and keeps twice the memory of what it
+    transposes until the graph ends.
+    """
+
+    def construct(self, x: Tensor) -> Tensor:
+        if x.shape[3] == 1:
+            return ops.transpose(x, (0, 2, 1, 3))
+        return ops.Stack(2)(ops.Unstack(1)(x))

@@ -4,17 +4,17 @@ from typing import Optional
 
 from mindspore import Tensor, nn, ops
 
-from svd.layers.axes import fold_frames, frames_inside, frames_outside, in_slices
-from svd.layers.basic import GroupNorm, Linear, conv2d
+from svd.layers.axes import fold_frames, in_slices
+from svd.layers.basic import GroupNorm, Linear, SwapAxes, conv2d
 from svd.layers.blend import Blend
+from svd.layers.operators import COMPOSED, Operators
 
 
 class ResBlock(nn.Cell):
     """norm, SiLU, convolution, twice, with an embedding added in between, and a shortcut around.
 
     In space it convolves [(b t) c h w] with 3x3; in time it convolves [b c t (h w)] with 3x1, which equals a 3-D
-    convolution (3,1,1) over [b c t h w] and also normalises over all frames, as that one does. `sliced` makes it take
-    only as many pixels at a time as Ascend's operator can; svd.precision sets it before the first compilation.
+    convolution (3,1,1) over [b c t h w] and also normalises over all frames, as that one does.
     """
 
     def __init__(
@@ -27,29 +27,32 @@ class ResBlock(nn.Cell):
     ):
         super().__init__()
         self.has_emb = emb_dim is not None
-        self.in_time, self.sliced = kernel_size[1] == 1, False
+        self.in_time = kernel_size[1] == 1
         self.has_shortcut = in_channels != out_channels
-        self.norm1 = GroupNorm(in_channels, eps)
+        self.norm1 = GroupNorm(in_channels, eps, silu=True)
         self.conv1 = conv2d(in_channels, out_channels, kernel_size)
         if self.has_emb:
             self.emb_proj = Linear(emb_dim, out_channels)
-        self.norm2 = GroupNorm(out_channels, eps)
+        self.norm2 = GroupNorm(out_channels, eps, silu=True)
         self.conv2 = conv2d(out_channels, out_channels, kernel_size)
         if self.has_shortcut:
             self.shortcut = conv2d(in_channels, out_channels, 1)
+        self.use(COMPOSED)
+
+    def use(self, operators: Operators) -> None:
+        self.sliced = self.in_time and operators.slices
 
     def construct(self, x: Tensor, emb: Optional[Tensor] = None) -> Tensor:
         """x [n c p q], emb [n p e] or [n 1 e] (after its SiLU) -> [n c' p q]"""
-        h = self._convolve(self.conv1, ops.silu(self.norm1(x)))
-        if self.has_emb:
-            h = h + ops.expand_dims(ops.transpose(self.emb_proj(emb), (0, 2, 1)), -1)
-        h = self._convolve(self.conv2, ops.silu(self.norm2(h)))
+        h = self._convolve(self.conv1, self.norm1(x))
+        h = self.norm2(h, self.emb_proj(emb) if self.has_emb else None)
+        h = self._convolve(self.conv2, h)
         if self.has_shortcut:
             x = self.shortcut(x)
         return x + h
 
     def _convolve(self, conv: nn.Cell, x: Tensor) -> Tensor:
-        return in_slices(conv, x) if self.in_time and self.sliced else conv(x)
+        return in_slices(conv, x) if self.sliced else conv(x)
 
 
 class VideoResBlock(nn.Cell):
@@ -59,6 +62,7 @@ class VideoResBlock(nn.Cell):
         super().__init__()
         self.spatial = ResBlock(in_channels, out_channels, (3, 3), emb_dim, spatial_eps)
         self.temporal = ResBlock(out_channels, out_channels, (3, 1), emb_dim)
+        self.frames_inside, self.frames_outside = SwapAxes(), SwapAxes()
         self.blend = Blend()
 
     def construct(self, x: Tensor, emb: Optional[Tensor] = None, image_only: bool = False) -> Tensor:
@@ -69,6 +73,6 @@ class VideoResBlock(nn.Cell):
         if image_only:
             return spatial
         c = spatial.shape[2]
-        temporal = frames_inside(ops.reshape(spatial, (b, t, c, h * w)))
-        temporal = frames_outside(self.temporal(temporal, emb))
+        temporal = self.frames_inside(ops.reshape(spatial, (b, t, c, h * w)))
+        temporal = self.frames_outside(self.temporal(temporal, emb))
         return self.blend(spatial, ops.reshape(temporal, (b, t, c, h, w)))

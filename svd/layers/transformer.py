@@ -4,8 +4,8 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from svd.layers.attention import TransformerBlock
-from svd.layers.axes import fold_frames, frames_inside, frames_outside
-from svd.layers.basic import GroupNorm, Linear
+from svd.layers.axes import fold_frames
+from svd.layers.basic import GroupNorm, Linear, SwapAxes
 from svd.layers.blend import Blend
 from svd.layers.embeddings import EmbeddingMLP, frequencies, sinusoidal_embedding
 
@@ -27,17 +27,18 @@ class VideoTransformer(nn.Cell):
         self.temporal = TransformerBlock(channels, heads, context_dim, feed_forward_in=True)
         self.blend = Blend()
         self.proj_out = Linear(channels, channels)
+        self.swap = SwapAxes()
 
     def construct(self, x: Tensor, context: Tensor, image_only: bool = False) -> Tensor:
         """x [b t c h w], context [b n d] -> [b t c h w]"""
         b, t, c, h, w = x.shape
-        y = ops.reshape(self.norm(fold_frames(x)), (b, t, c, h * w))
-        y = self.proj_in(ops.transpose(y, (0, 1, 3, 2)))  # [b t (h w) c]
+        y = self.swap(ops.reshape(self.norm(fold_frames(x)), (b * t, c, h * w)))
+        y = ops.reshape(self.proj_in(y), (b, t, h * w, c))
         y = self.spatial(y, context)
         if not image_only:
             positions = sinusoidal_embedding(ops.arange(t), self.frequencies).astype(y.dtype)
             frames = ops.reshape(self.frame_embedding(positions), (t, 1, c))
-            temporal = self.temporal(frames_inside(y + frames), context)  # [b (h w) t c]
-            y = self.blend(y, frames_outside(temporal))
-        y = ops.transpose(self.proj_out(y), (0, 1, 3, 2))
+            temporal = self.temporal(self.swap(y + frames), context)  # [b (h w) t c]
+            y = self.blend(y, self.swap(temporal))
+        y = self.swap(ops.reshape(self.proj_out(y), (b * t, h * w, c)))
         return x + ops.reshape(y, (b, t, c, h, w))

@@ -127,7 +127,7 @@ class VideoUNet(nn.Cell):
             up.append(UpBlock(config, in_channels, channels, attention[i], upsample=i > 0))
         self.up_blocks = nn.CellList(up)
         self.skips_per_block = config.num_res_blocks + 1
-        self.norm_out = GroupNorm(channels)
+        self.norm_out = GroupNorm(channels, silu=True)
         self.conv_out = conv2d(channels, config.out_channels)
 
     def temporal_parameters(self) -> list[Parameter]:
@@ -172,5 +172,5 @@ class VideoUNet(nn.Cell):
         for block in self.up_blocks:
             x = block(x, skips[-self.skips_per_block :], emb, context, image_only)
             skips = skips[: -self.skips_per_block]
-        x = ops.silu(per_image(self.norm_out, x))
+        x = per_image(self.norm_out, x)
         return per_image(self.conv_out, x).astype(out_dtype)

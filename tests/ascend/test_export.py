@@ -68,7 +68,7 @@ def network(form) -> nn.Cell:
     config = ModelConfig()
     config = replace(config, autoencoder=replace(config.autoencoder, decoder=form.decoder))
     network = build_networks(config)[form.prefix].set_train(False)
-    return set_precision(network, form.dtype, ascend=True)
+    return set_precision(network, form.dtype, "Ascend")
 
 
 @pytest.fixture(scope="module")

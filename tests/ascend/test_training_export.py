@@ -53,7 +53,7 @@ class Exported(nn.Cell):
 def graph(tmp_path_factory) -> Graph:
     network = VideoUNet(CONFIG).set_train(False)
     trained = network.temporal_parameters()
-    set_precision(network, ms.float16, ascend=True, trained=trained)
+    set_precision(network, ms.float16, "Ascend", trained=trained)
     step = TrainStep(
         DenoisingLoss(network),
         AdamW(trained, OptimizerConfig()),

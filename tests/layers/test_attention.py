@@ -9,14 +9,10 @@ from comparison import assert_close
 from mindspore import Tensor, ops
 from small_model import fill
 
-from svd.layers.attention import (
-    Attention,
-    FeedForward,
-    TransformerBlock,
-    check_flash_attention,
-    flash_attention,
-    matmul_attention,
-)
+from svd.layers import composed
+from svd.layers.attention import Attention, FeedForward, TransformerBlock
+from svd.layers.fused import check_flash_attention, flash_attention
+from svd.precision import set_precision
 
 RNG = np.random.default_rng(0)
 
@@ -37,10 +33,10 @@ def linear(layer, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_matmul_attention_is_the_formula(heads):
+def test_composed_attention_is_the_formula(heads):
     q = 3 * RNG.standard_normal((2, 5, 16)).astype(np.float32)
     k, v = (RNG.standard_normal((2, 7, 16)).astype(np.float32) for _ in range(2))
-    result = matmul_attention(*map(Tensor, (q, k, v)), heads)
+    result = composed.Attention(heads)(*map(Tensor, (q, k, v)))
     assert_close(result, softmax_attention(q, k, v, heads), 2e-6)
 
 
@@ -54,7 +50,7 @@ def test_float16_attention_takes_its_softmax_in_float32(monkeypatch):
 
     monkeypatch.setattr(ops, "softmax", spy)
     q, k, v = (RNG.standard_normal((2, 5, 16)).astype(np.float16) for _ in range(3))
-    result = matmul_attention(*map(Tensor, (q, k, v)), 2)
+    result = composed.Attention(2)(*map(Tensor, (q, k, v)))
     assert seen == [ms.float32] and result.dtype == ms.float16
     assert_close(result, softmax_attention(q, k, v, 2), 2e-3)
 
@@ -119,9 +115,11 @@ def test_what_flash_attention_cannot_take_is_refused(dtype, head_dim, error, mes
         flash_attention(x, x, x, heads=2)
 
 
-def test_flash_selects_the_fused_operator():
-    """Its check is the first to fail here: the switch has led to it."""
-    layer = fill(Attention(32, 2))
-    layer.flash = True
-    with pytest.raises(TypeError, match="flash attention"):
-        layer(Tensor(np.zeros((1, 17, 32), np.float32)))
+def test_flash_attention_is_for_ascend_in_16_bits():
+    """The operator's check is the first to fail here: the choice has led to it."""
+    x = Tensor(np.zeros((1, 41, 80), np.float16))
+    layer = set_precision(fill(Attention(80, 2)), ms.float16, "Ascend")
+    with pytest.raises(ValueError, match="flash attention"):
+        layer(x)
+    assert set_precision(layer, ms.float32, "Ascend")(x.astype(ms.float32)).shape == x.shape
+    assert set_precision(layer, ms.float16, "GPU")(x).shape == x.shape

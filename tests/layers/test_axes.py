@@ -1,21 +1,15 @@
-"""Foldings of frames into the batch and out of it."""
+"""Folding frames into the batch."""
 
 import numpy as np
 from mindspore import Tensor, ops
 
-from svd.layers.axes import fold_frames, frames_inside, frames_outside, per_image
+from svd.layers.axes import fold_frames, per_image
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4, 5, 6)).astype(np.float32)  # [b t c h w]
 
 
 def test_frames_are_folded_clip_by_clip(mode):
     np.testing.assert_array_equal(fold_frames(Tensor(X)).asnumpy(), X.reshape(6, 4, 5, 6))
-
-
-def test_frames_go_inside_and_outside_again(mode):
-    inside = frames_inside(Tensor(X))
-    np.testing.assert_array_equal(inside.asnumpy(), X.swapaxes(1, 2))
-    np.testing.assert_array_equal(frames_outside(inside).asnumpy(), X)
 
 
 def test_a_layer_over_images_sees_every_image_by_itself(mode):

@@ -1,0 +1,177 @@
+"""The kernels as cells, each with its derivative. The sources in src/ say what they take and give."""
+
+from collections.abc import Callable
+from typing import Optional
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from svd.layers.composed import Product
+from svd.layers.native.library import library
+from svd.layers.shared import shared
+
+
+def kernel(name: str, shapes: Callable, outputs: int = 1) -> ops.Custom:
+    """The operator of a kernel; `shapes` tells those of its results from those of its inputs."""
+    dtype = ms.float32 if outputs == 1 else (ms.float32,) * outputs
+    return ops.Custom(f"{library()}:{name}", out_shape=shapes, out_dtype=dtype, func_type="aot")
+
+
+class NormaliseGroups(nn.Cell):
+    """x [b c e], weight [c], bias [c] and, if `shifted`, shift [b s c] -> y [b c e], means and deviations [b g]."""
+
+    def __init__(self, groups: int, eps: float, silu: bool):
+        super().__init__()
+        self.eps = Tensor([eps], ms.float32)
+        name = "GroupNormSilu" if silu else "GroupNorm"
+        self.forth = kernel(name, lambda x, *_: (x, [x[0], groups], [x[0], groups]), 3)
+        self.back = kernel(name + "Grad", lambda dy, x, weight, *_: (x, weight, weight), 3)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor):
+        return self.forth(x, weight, bias, self.eps)
+
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out, dout):
+        return self.back(dout[0], x, weight, bias, out[1], out[2])
+
+
+class NormaliseShiftedGroups(nn.Cell):
+    """The same of x + shift, [b 1 c] or one number for each s-th of the elements, [b s c]."""
+
+    def __init__(self, groups: int, eps: float, silu: bool):
+        super().__init__()
+        self.eps = Tensor([eps], ms.float32)
+        name = "GroupNormSilu" if silu else "GroupNorm"
+        self.forth = kernel(name, lambda x, *_: (x, [x[0], groups], [x[0], groups]), 3)
+        self.back = kernel(name + "Grad", lambda dy, x, w, b, m, r, shift: (x, w, w, shift), 4)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor):
+        return self.forth(x, weight, bias, self.eps, shift)
+
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, out, dout):
+        return self.back(dout[0], x, weight, bias, out[1], out[2], shift)
+
+
+class GroupNorm(nn.Cell):
+    """Group normalisation of x [b c p ...] + shift (None, [b 1 c] or [b p c]), then SiLU if wanted."""
+
+    def __init__(self, groups: int, eps: float, silu: bool):
+        super().__init__()
+        self.plain = shared(NormaliseGroups, groups, eps, silu)
+        self.shifted = shared(NormaliseShiftedGroups, groups, eps, silu)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Optional[Tensor] = None) -> Tensor:
+        rows = ops.reshape(x, x.shape[:2] + (-1,))
+        if shift is None:
+            y, _, _ = self.plain(rows, weight, bias)
+        else:
+            y, _, _ = self.shifted(rows, weight, bias, shift)
+        return ops.reshape(y, x.shape)
+
+
+class NormaliseRows(nn.Cell):
+    """x [m c], weight [c], bias [c] -> y [m c], means and inverse deviations [m]"""
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = Tensor([eps], ms.float32)
+        self.forth = kernel("LayerNorm", lambda x, *_: (x, x[:1], x[:1]), 3)
+        self.back = kernel("LayerNormGrad", lambda dy, x, weight, *_: (x, weight, weight), 3)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor):
+        return self.forth(x, weight, bias, self.eps)
+
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out, dout):
+        return self.back(dout[0], x, weight, out[1], out[2])
+
+
+class LayerNorm(nn.Cell):
+    """Layer normalisation of x [... c]."""
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.normalise = shared(NormaliseRows, eps)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y, _, _ = self.normalise(ops.reshape(x, (-1, x.shape[-1])), weight, bias)
+        return ops.reshape(y, x.shape)
+
+
+class Gelu(nn.Cell):
+    """The exact GELU, x * Phi(x)."""
+
+    def __init__(self):
+        super().__init__()
+        self.forth, self.back = kernel("Gelu", lambda x: x), kernel("GeluGrad", lambda dy, x: x)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.forth(x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor):
+        return (self.back(dout, x),)
+
+
+class GateRows(nn.Cell):
+    """x [m 2e] plus a bias [2e], one half gated by the exact GELU of the other -> [m e]"""
+
+    def __init__(self):
+        super().__init__()
+        self.forth = kernel("Geglu", lambda x, bias: [x[0], x[1] // 2])
+        self.back = kernel("GegluGrad", lambda dy, x, bias: (x, bias), 2)
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self.forth(x, bias)
+
+    def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
+        return self.back(dout, x, bias)
+
+
+class Geglu(nn.Cell):
+    """x [... i], weight [2e i], bias [2e]: a linear layer, one half gated by the exact GELU of the other -> [... e]."""
+
+    def __init__(self):
+        super().__init__()
+        self.product, self.gate = shared(Product), shared(GateRows)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y = self.gate(self.product(ops.reshape(x, (-1, x.shape[-1])), weight), bias)
+        return ops.reshape(y, x.shape[:-1] + (y.shape[-1],))
+
+
+class Attend(nn.Cell):
+    """q [b l c], k v [b n c] -> y [b l c], logarithms of the softmax's denominators [b h l]"""
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.forth = kernel("Attention", lambda q, k, v: (q, [q[0], heads, q[1]]), 2)
+        self.back = kernel("AttentionGrad", lambda dy, q, k, v, y, log: (q, k, v), 3)
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor):
+        return self.forth(q, k, v)
+
+    def bprop(self, q: Tensor, k: Tensor, v: Tensor, out, dout):
+        return self.back(dout[0], q, k, v, out[0], out[1])
+
+
+class Attention(nn.Cell):
+    """softmax(q k^T / sqrt(d)) v. q [b l c], k v [b n c] -> [b l c]"""
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.attend = shared(Attend, heads)
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.attend(q, k, v)[0]
+
+
+class SwapAxes(nn.Cell):
+    """[b m n e] -> [b n m e]"""
+
+    def __init__(self):
+        super().__init__()
+        self.swap = kernel("SwapAxes", lambda x: [x[0], x[2], x[1], x[3]])
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.swap(x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor):
+        return (self.swap(dout),)

@@ -1,0 +1,52 @@
+"""Which formulation of the layers' operators suits which device: the only place that knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from svd.layers import composed, fused
+from svd.layers.native import operators as native
+from svd.layers.native.library import library
+
+
+@dataclass(frozen=True)
+class Operators:
+    """Cells without parameters, by what they compute; svd.layers.composed documents them."""
+
+    linear: type[nn.Cell] = composed.Linear
+    add_bias: type[nn.Cell] = composed.AddBias
+    group_norm: type[nn.Cell] = composed.GroupNorm
+    layer_norm: type[nn.Cell] = composed.LayerNorm
+    gelu: type[nn.Cell] = composed.Gelu
+    geglu: type[nn.Cell] = composed.Geglu
+    attention: type[nn.Cell] = composed.Attention
+    swap_axes: type[nn.Cell] = composed.SwapAxes
+    slices: bool = False
+    """Whether convolutions over time take only some pixels at a time (svd.layers.axes.in_slices)."""
+
+
+COMPOSED = Operators()
+ASCEND = Operators(
+    linear=fused.Linear, add_bias=ops.BiasAdd, group_norm=fused.GroupNorm, geglu=fused.Geglu, slices=True
+)
+ASCEND_16_BITS = replace(ASCEND, attention=fused.Attention)
+NATIVE = Operators(
+    group_norm=native.GroupNorm,
+    layer_norm=native.LayerNorm,
+    gelu=native.Gelu,
+    geglu=native.Geglu,
+    attention=native.Attention,
+    swap_axes=native.SwapAxes,
+)
+
+
+def operators_for(device: str, dtype: ms.Type) -> Operators:
+    """The operators for Ascend, GPU or CPU, in float32, float16 or bfloat16."""
+    if device == "Ascend":
+        return ASCEND if dtype == ms.float32 else ASCEND_16_BITS
+    if device == "CPU" and dtype == ms.float32 and library() is not None:
+        return NATIVE
+    return COMPOSED
