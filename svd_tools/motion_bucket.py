@@ -1,0 +1,283 @@
+"""Score how much the videos of a folder move, and write the CSV file that training reads.
+
+python svd_tools/motion_bucket.py videos --out clips.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import sqlite3
+import sys
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+from jsonargparse import ArgumentParser
+
+from svd.data.dataset import DatasetError
+from svd_tools.jobs import Shard, find_files, work_off
+from svd_tools.journal import Journal, Row
+from svd_tools.motion_score import COLUMNS, score_row
+from svd_tools.tensor_files import written_whole
+
+SUFFIXES = frozenset(
+    [".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+     ".vob", ".webm", ".wmv"]
+)  # fmt: skip
+"""Of the files that are looked at."""
+BUCKETS = 256
+HEADER = ("path", "length", "motion_bucket_id", "score", "fps")
+ROW_HEADER = ("path", "why", *COLUMNS)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="motion_bucket.py", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Optional[str], help="Folder of videos, searched with all below it.")
+    parser.add_argument("--out", required=True, type=str, help="CSV file to write, with paths relative to the folder.")
+    parser.add_argument(
+        "--scale",
+        default="quantiles",
+        type=str,
+        help="Scores to buckets. quantiles: 256 x the share of the videos that move less. A number: the score that is "
+        "bucket 255, and 0 is 0. A CSV file written before: the buckets that its scores have.",
+    )
+    parser.add_argument("--processes", default=_cores(), type=int, help="Processes that score videos.")
+    parser.add_argument(
+        "--shard",
+        type=Optional[str],
+        help="i/n: score the i-th (from 0) of n parts of the videos, and write OUT.shard-i-of-n.csv for --merge.",
+    )
+    parser.add_argument(
+        "--merge",
+        nargs="+",
+        type=str,
+        help="Score nothing: take the rows of these CSV files instead of a folder, such as those of all shards.",
+    )
+    parser.add_argument("--retry_failed", action="store_true", help="Try videos again that could not be scored.")
+    return parser
+
+
+def _cores() -> int:
+    """Cores that this process may use: a job is often given a part of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def score_folder(
+    folder: str,
+    out: str,
+    scale: str = "quantiles",
+    processes: int = 1,
+    shard: Optional[str] = None,
+    retry_failed: bool = False,
+) -> None:
+    """Score the videos of a folder that have no score yet, and write what `out` is to hold.
+
+    The arguments are those of the command line (`--help`). What is done is kept in OUT.journal, and what failed is
+    listed in OUT.failed.csv.
+
+    Raises:
+        DatasetError: an argument is wrong, there are no videos, or none of them could be scored.
+    """
+    if processes < 1:
+        raise DatasetError(f"--processes must be at least 1, got {processes}")
+    part = Shard.parse(shard) if shard is not None else None
+    if part and scale != "quantiles":
+        raise DatasetError("--scale belongs to --merge, not to --shard, whose rows have no buckets yet")
+    edges = _given_edges(scale)
+    if next(find_files(folder, SUFFIXES), None) is None:
+        raise DatasetError(f"{folder}: no videos in it or below; they are known by {', '.join(sorted(SUFFIXES))}")
+    target = part.name(out) if part else out
+    with Journal(f"{target}.journal", COLUMNS, f"motion scores of {os.path.realpath(folder)}") as journal:
+        found = find_files(folder, SUFFIXES)
+        journal.register((item for item in found if part is None or part.holds(item[0])), retry_failed)
+        work_off(journal, score_row, folder, processes, "video")
+        if part:
+            _write_csv(target, ROW_HEADER, (row.values() for row in journal.rows("why IS NOT NULL")))
+            _report(journal, target)
+        else:
+            _report(journal, target)
+            _write_buckets(journal, target, edges)
+
+
+def merge(files: list[str], out: str, scale: str = "quantiles") -> None:
+    """Write `out` from the rows of CSV files; raises DatasetError for files that are wrong, missing or given twice."""
+    edges = _given_edges(scale)
+    _check_shards(files)
+    with Journal("", COLUMNS, "rows") as journal:
+        for file in files:
+            journal.add(read_rows(file))
+        if journal.count("true") == 0:
+            raise DatasetError(f"{', '.join(files[:3])}: no rows; score some videos first")
+        _report(journal, out)
+        _write_buckets(journal, out, edges)
+
+
+def read_rows(file: str) -> Iterator[Row]:
+    """Rows of a CSV file with the columns path, length, fps, score and, where some failed, why; raises DatasetError."""
+    for line, row in _read_csv(file, ("path", *COLUMNS)):
+        path, why = row["path"], row.get("why") or ""
+        if why:
+            yield {"path": path, "why": why, **dict.fromkeys(COLUMNS)}
+            continue
+        numbers = [_number(row, name, file, line) for name in COLUMNS]
+        yield {"path": path, "why": "", **dict(zip(COLUMNS, numbers))}
+
+
+def quantile_edges(scores: Iterable[float], count: int) -> np.ndarray:
+    """Edges of buckets that hold the same share of `count` ascending scores; for `bucket`, which says how.
+
+    Bucket k begins above edge k - 1: an id is 256 x the share of the scores that are less, rounded down.
+    """
+    ranks = [-(-k * count // BUCKETS) - 1 for k in range(1, BUCKETS)]
+    edges = []
+    for rank, score in enumerate(scores):
+        edges += [score] * (bisect_right(ranks, rank) - len(edges))
+    return np.array(edges)
+
+
+def linear_edges(top: float) -> np.ndarray:
+    """Edges of buckets of one width: an id is 255 x score / top, rounded, and 255 at most."""
+    return (np.arange(1, BUCKETS) - 0.5) / (BUCKETS - 1) * top
+
+
+def known_edges(pairs: Iterable[tuple[float, int]]) -> np.ndarray:
+    """Edges that give every known (score, motion_bucket_id) its id again."""
+    highest = np.full(BUCKETS, -np.inf)
+    for score, number in pairs:
+        highest[number] = max(highest[number], score)
+    return np.maximum.accumulate(highest)[:-1]
+
+
+def bucket(score: float, edges: np.ndarray) -> int:
+    """The motion_bucket_id of a score: how many of the 255 edges lie below it."""
+    return int(np.searchsorted(edges, score))
+
+
+def _given_edges(scale: str) -> Optional[np.ndarray]:
+    """The edges that --scale gives, or None for the quantiles of the scores; raises DatasetError."""
+    if scale == "quantiles":
+        return None
+    try:
+        top = float(scale)
+    except ValueError:
+        return known_edges(_read_pairs(scale))
+    if not 0 < top < np.inf:
+        raise DatasetError(f"--scale {scale}: the score that is bucket 255 must be positive")
+    return linear_edges(top)
+
+
+def _read_pairs(file: str) -> Iterator[tuple[float, int]]:
+    """(score, motion_bucket_id) of every row of a CSV file."""
+    for line, row in _read_csv(file, ("score", "motion_bucket_id")):
+        number = _number(row, "motion_bucket_id", file, line)
+        if number >= BUCKETS or number % 1:
+            raise DatasetError(f"{file}, line {line}: motion_bucket_id must be a whole number below {BUCKETS}")
+        yield _number(row, "score", file, line), int(number)
+
+
+def _number(row: dict[str, str], name: str, file: str, line: int) -> float:
+    try:
+        number = float(row[name])
+    except (TypeError, ValueError):
+        number = np.nan
+    if not 0 <= number < np.inf:
+        raise DatasetError(f"{file}, line {line}: {name} must be a number, 0 or more, got {row[name]!r}")
+    return number
+
+
+def _read_csv(file: str, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number of the line, row) of a CSV file that must have these columns; raises DatasetError."""
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines)
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DatasetError(f"{file}: no column {', '.join(missing)}; give a CSV file of this program")
+            for row in reader:
+                yield reader.line_num, row
+    except OSError as error:
+        raise DatasetError(f"{file}: {error.strerror}; give a CSV file of this program") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file}: not a CSV file in UTF-8 ({error}); give one of this program") from error
+
+
+def _check_shards(files: list[str]) -> None:
+    """Raise DatasetError if some shards of a run are among the files and others are not."""
+    names = [Path(file).name for file in files]
+    for name in names:
+        if match := re.fullmatch(r"(.*)\.shard-\d+-of-(\d+)(\.\w+)?", name):
+            stem, count, suffix = match[1], int(match[2]), match[3] or ""
+            shards = (Shard(index, count) for index in range(count))
+            missing = [shard for shard in shards if shard.name(stem + suffix) not in names]
+            if missing:
+                some = ", ".join(f"{shard.index}/{count}" for shard in missing[:5])
+                raise DatasetError(f"{len(missing)} of the {count} shards are missing, such as {some}; run those first")
+
+
+def _write_buckets(journal: Journal, target: str, edges: Optional[np.ndarray]) -> None:
+    if edges is None:
+        scores = (row["score"] for row in journal.rows(order="score"))
+        edges = quantile_edges(scores, journal.count())
+    rows = (
+        (row["path"], row["length"], bucket(row["score"], edges), row["score"], row["fps"]) for row in journal.rows()
+    )
+    _write_csv(target, HEADER, rows)
+
+
+def _report(journal: Journal, target: str) -> None:
+    """Say how many videos have a score, and list the others; raises DatasetError if those are all."""
+    scored, failed = journal.count(), journal.count("why <> ''")
+    listing = Path(target).with_suffix(".failed.csv")
+    if failed:
+        _write_csv(listing, ("path", "why"), ((row["path"], row["why"]) for row in journal.failures()))
+    else:
+        listing.unlink(missing_ok=True)
+    print(f"{scored} videos have a score, {failed} failed" + (f" and are listed in {listing}:" if failed else ""))
+    for why, count in journal.reasons():
+        print(f"{count:>8}  {why}")
+    if failed and not scored:
+        raise DatasetError(f"none of the {failed} videos could be scored; {listing} says why")
+
+
+def _write_csv(target: str | Path, header: tuple[str, ...], rows: Iterable[Iterable]) -> None:
+    """Write a CSV file beside its target, and rename it."""
+    with written_whole(Path(target), need=0) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def main(arguments: Optional[list[str]] = None) -> int:
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong, 130 if it is stopped."""
+    options = vars(_parser().parse_args(arguments))
+    try:
+        if (options["folder"] is None) == (options["merge"] is None):
+            raise DatasetError("give a folder of videos, or --merge and CSV files, and not both")
+        if options["merge"]:
+            merge(options["merge"], options["out"], options["scale"])
+        else:
+            del options["merge"]
+            score_folder(**options)
+    except (DatasetError, OSError) as error:
+        print(f"motion_bucket.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except sqlite3.Error as error:
+        print(
+            f"motion_bucket.py: error: the journal beside {options['out']}: {error}; check the drive", file=sys.stderr
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("motion_bucket.py: error: stopped; the same command continues", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    # A job that is ended leaves no half-written file either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())
