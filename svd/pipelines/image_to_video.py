@@ -18,7 +18,7 @@ from svd.conditioning.conditioner import Conditioner, Conditioning
 from svd.config import ConfigError, ModelConfig, SamplingConfig
 from svd.data.images import ImageError, load_image, prepare_image, to_float
 from svd.diffusion.denoiser import Denoiser
-from svd.diffusion.guidance import guided, linear_scale, triangular_scale
+from svd.diffusion.guidance import acts, guided, linear_scale, triangular_scale
 from svd.diffusion.samplers import SAMPLERS, Churn
 from svd.diffusion.schedules import karras
 from svd.pipelines.progress import say, steps
@@ -128,12 +128,17 @@ class ImageToVideo:
         churn_noise: Callable[[tuple], Tensor],
         progress: bool = True,
     ) -> np.ndarray:
-        """Unit noise [b t c h w] -> scaled latents [b t c h w], float32 (SVD, appendix D.3)."""
+        """Unit noise [b t c h w] -> scaled latents [b t c h w], float32 (SVD, appendix D.3).
+
+        With and without guidance are two batch sizes, and so two graphs. Where a guidance interval needs both, the
+        second is compiled in the middle of sampling; what is said of compiling is about the first step's.
+        """
         sigmas = karras(settings.sampling_steps, settings.sigma_max, settings.sigma_min, settings.rho)
         scale = GUIDANCE_SHAPES[settings.guidance_shape](*settings.guidance, settings.num_frames)
-        denoise = guided(self.denoiser, conditioning, conditioning.without_image(), scale)
+        denoise = guided(self.denoiser, conditioning, conditioning.without_image(), scale, settings.guidance_interval)
         x = Tensor((noise * np.sqrt(1 + sigmas[0] ** 2)).astype(np.float32))
-        bar = self._progress(progress, "sampling", "step", (*noise.shape, np.all(scale == 1)))
+        guided_first = acts(sigmas[0], scale, settings.guidance_interval)
+        bar = self._progress(progress, "sampling", "step", (*noise.shape, guided_first))
         options = {"churn": Churn(settings.churn), "noise": churn_noise} if settings.churn else {}
         latents = SAMPLERS[settings.sampler](denoise, x, sigmas, progress=bar, **options).asnumpy()
         if not np.isfinite(latents).all():

@@ -5,6 +5,7 @@ import pytest
 from mindspore import Tensor
 
 from svd.diffusion.guidance import guided, linear_scale, triangular_scale
+from svd.diffusion.samplers import euler, heun
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,41 @@ def test_both_branches_in_one_batch_equal_two_calls(scale):
         np.testing.assert_allclose(x0[:, frame], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [np.asarray, Tensor], ids=["array", "tensor"])
+@pytest.mark.parametrize("sigma", [1e-6, 0.3, 2.0, 700.0])
+def test_by_default_guidance_acts_everywhere(kind, sigma):
+    """Bit for bit, as an interval without bounds does."""
+    scale, recorder, x = linear_scale(1.0, 2.5, 5), Recorder(), kind(X)
+    both = Recorder()(kind(np.concatenate([X, X])), sigma, UNCOND.stack(COND))
+    expected = both[:2] + kind(scale.astype(np.float32).reshape(1, 5, 1, 1, 1)) * (both[2:] - both[:2])
+    for interval in ((), ((0.0, np.inf),)):
+        np.testing.assert_array_equal(np.asarray(guided(recorder, COND, UNCOND, scale, *interval)(x, sigma)), expected)
+    assert recorder.batches == [4, 4]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, Tensor], ids=["array", "tensor"])
+def test_outside_of_the_interval_is_the_conditional_branch_alone(kind):
+    """The lower bound lies outside, the higher inside, as in the paper."""
+    denoise, scale = Recorder(), linear_scale(1.0, 2.5, 5)
+    in_interval = guided(denoise, COND, UNCOND, scale, (0.5, 4.0))
+    for sigma, batch in ((700.0, 2), (4.01, 2), (4.0, 4), (0.51, 4), (0.5, 2), (0.002, 2)):
+        result = in_interval(kind(X), sigma)
+        assert denoise.batches.pop() == batch, sigma
+        expected = (
+            Recorder()(kind(X), sigma, COND) if batch == 2 else guided(Recorder(), COND, UNCOND, scale)(kind(X), sigma)
+        )
+        np.testing.assert_array_equal(np.asarray(result), np.asarray(expected))
+
+
+def test_a_sampler_in_an_interval():
+    """Euler calls at 8, 4, 2, 1; Heun also where each step ends. At every call its own noise level decides."""
+    sigmas = [8.0, 4.0, 2.0, 1.0, 0.0]
+    for sampler, batches in ((euler, [2, 4, 4, 2]), (heun, [2, 4, 4, 4, 4, 2, 2])):
+        denoise = Recorder()
+        sampler(guided(denoise, COND, UNCOND, 3.0, (1.0, 4.0)), X, sigmas)
+        assert denoise.batches == batches
+
+
 def test_tensors_give_what_arrays_give():
     denoise = guided(Recorder(), COND, UNCOND, linear_scale(1.0, 2.5, 5))
     np.testing.assert_allclose(denoise(Tensor(X), 2.0).asnumpy(), denoise(X, 2.0), rtol=1e-6, atol=1e-6)
@@ -76,6 +112,9 @@ def test_tensors_give_what_arrays_give():
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="14 scales, one per frame, but x has 5 frames"):
         guided(Recorder(), COND, UNCOND, linear_scale(1.0, 2.5, 14))(X, 2.0)
+    for interval in ((4.0, 0.5), (1.0, 1.0), (-1.0, 2.0), (np.nan, 1.0)):
+        with pytest.raises(ValueError, match="interval of guidance must be two noise levels, the lower first"):
+            guided(Recorder(), COND, UNCOND, 3.0, interval)
     with pytest.raises(ValueError, match="at least one frame, not 0"):
         linear_scale(1.0, 2.5, 0)
     with pytest.raises(ValueError, match=r"period .* must be positive, not 0"):

@@ -16,6 +16,7 @@ from mindspore import Tensor
 from PIL import Image
 from small_model import SMALL
 
+import image_to_video
 from svd import runtime
 from svd.conditioning.conditioner import Conditioning
 from svd.config import ConfigError, load_config
@@ -282,6 +283,10 @@ def test_an_unknown_setting_is_answered_with_the_known_ones(light, photo):
         ({"height": 18}, "height and width must be multiples of 4, got 18 x 24"),
         ({"sampling_steps": -3}, "sampling_steps must be positive, got -3"),
         ({"guidance": (1.0,)}, "guidance takes two numbers"),
+        *[
+            ({"guidance_interval": interval}, "guidance_interval takes two noise levels from 0 up, the lower first")
+            for interval in ((1.0,), (5.0, 0.3), (2.0, 2.0), (-1.0, 2.0), (0.0, float("nan")))
+        ],
     ],
     ids=str,
 )
@@ -321,6 +326,33 @@ def test_guidance_over_the_frames(pipe, photo):
                 assert_close(result[frame], conditional[frame] + (scale - 1) * direction, 1e-3 * change)
             else:
                 assert_close(result[frame], conditional[frame], 1e-3 * change)
+
+
+def test_guidance_in_an_interval_of_noise_levels(light, photo):
+    """Noise levels 8, 6, 4, 2: at 6 and 4 both branches are run, at the others only that of the image."""
+    schedule = {"sampling_steps": 4, "sigma_max": 8.0, "sigma_min": 2.0, "rho": 1.0, "progress": False}
+    conditions = []
+    denoise = light.denoiser
+    light.denoiser = lambda x, sigma, conditioning: conditions.append(conditioning) or denoise(x, sigma, conditioning)
+    light([photo, photo], guidance_interval=[3.0, 6.0], **schedule)
+    assert [(x.shape[0], sigma) for x, sigma in light.calls["denoiser"]] == [(2, 8.0), (4, 6.0), (4, 4.0), (2, 2.0)]
+    assert [conditioning.context.shape[0] for conditioning in conditions] == [2, 4, 4, 2]
+
+
+def test_an_interval_of_all_noise_levels_is_the_default(pipe, photo):
+    np.testing.assert_array_equal(latents(pipe, photo, guidance_interval=[0.0, 701.0]), latents(pipe, photo))
+
+
+def test_a_guidance_interval_on_the_command_line():
+    """Infinity too comes back from the file of options that a run leaves."""
+    parser = image_to_video.build_parser()
+    model = [f"--SVD.config={CONFIGS / 'svd.yaml'}", "--SVD.checkpoint=weights.safetensors", "--image=a.png"]
+    for flags, interval in (([], [0.0, np.inf]), (["[0.3,5]"], [0.3, 5.0]), (["[0.3,.inf]"], [0.3, np.inf])):
+        flags = [f"--SVD.guidance_interval={flag}" for flag in flags]
+        args, _, sampling = image_to_video.resolve(parser, model + flags)
+        assert sampling.guidance_interval == interval
+        again = parser.parse_string(parser.dump(args))
+        assert again.SVD.guidance_interval == interval
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
@@ -419,6 +451,8 @@ def test_compilation_is_said_once_per_size(light, photo, capsys):
     assert capsys.readouterr().err.count("compiling the graph") == 2, "the image is encoded as before"
     light(photo, guidance=[1.0, 1.0])
     assert capsys.readouterr().err.count("compiling the graph") == 1, "without guidance half the clips are sampled"
+    light(photo, guidance_interval=[1.0, 5.0])
+    assert "compiling" not in capsys.readouterr().err, "the first step is without guidance, as just now"
 
 
 def test_nothing_is_compiled_in_pynative_mode(light, photo, capsys):
