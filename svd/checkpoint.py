@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import mindspore as ms
@@ -72,8 +73,28 @@ def load_parameters(networks: dict[str, nn.Cell], path: str | Path) -> None:
     with _open(path) as file:
         names = file.keys()
         _check_names(path, wanted, {name: tuple(file.get_slice(name).get_shape()) for name in names})
+        mapped = _map(path)
         for name, parameter in wanted.items():
-            parameter.set_data(_tensor(path, name, file.get_tensor(name), parameter.dtype))
+            array = mapped.get(name)
+            array = file.get_tensor(name) if array is None else array
+            parameter.set_data(_tensor(path, name, array, parameter.dtype))
+
+
+def _map(path: Path) -> dict[str, np.ndarray]:
+    """The float tensors of a checkpoint as parts of the mapped file: pages are read when they are used, and never copied
+    unless they are written to. (`safe_open` has checked the file, and copies.)
+    """
+    with open(path, "rb") as file:
+        header = file.read(int.from_bytes(file.read(8), "little"))
+        start = file.tell()
+    data = np.memmap(path, np.uint8, mode="c")
+    dtypes = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+    arrays = {}
+    for name, entry in json.loads(header).items():
+        if entry.get("dtype") in dtypes:
+            begin, end = (start + offset for offset in entry["data_offsets"])
+            arrays[name] = np.asarray(data[begin:end]).view(dtypes[entry["dtype"]]).reshape(entry["shape"])
+    return arrays
 
 
 def _check_names(path: Path, wanted: dict[str, ms.Parameter], found: dict[str, tuple[int, ...]]) -> None:

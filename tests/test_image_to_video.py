@@ -788,7 +788,7 @@ def test_values_that_are_not_finite_are_told_of_with_the_remedy(cli, out, kept_p
 
     def load_overflowing(*arguments):
         pipe = load(*arguments)
-        pipe.denoiser = lambda x, sigma, conditioning: x * float("nan")
+        pipe.denoiser.for_one_video = lambda: lambda x, sigma, conditioning: x * float("nan")
         return pipe
 
     monkeypatch.setattr(build, "load_pipeline", load_overflowing)

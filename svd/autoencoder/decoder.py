@@ -4,9 +4,8 @@ from mindspore import Tensor, nn, ops
 
 from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_block
 from svd.config import AutoencoderConfig
-from svd.layers.axes import in_slices, per_image
+from svd.layers.axes import per_image
 from svd.layers.basic import GroupNorm, SwapAxes, Upsample, conv2d
-from svd.layers.operators import COMPOSED, Operators
 
 
 class UpBlock(nn.Cell):
@@ -57,10 +56,6 @@ class Decoder(nn.Cell):
         if self.temporal:
             self.time_conv_out = conv2d(3, 3, (3, 1))
             self.swap = SwapAxes()
-        self.use(COMPOSED)
-
-    def use(self, operators: Operators) -> None:
-        self.sliced = operators.slices
 
     def construct(self, z: Tensor) -> Tensor:
         out_dtype = z.dtype
@@ -75,6 +70,5 @@ class Decoder(nn.Cell):
         if self.temporal:
             b, t, c, h, w = x.shape
             x = self.swap(ops.reshape(x, (b, t, c, h * w)))
-            x = in_slices(self.time_conv_out, x) if self.sliced else self.time_conv_out(x)
-            x = ops.reshape(self.swap(x), (b, t, c, h, w))
+            x = ops.reshape(self.swap(self.time_conv_out(x)), (b, t, c, h, w))
         return x.astype(out_dtype)

@@ -24,8 +24,6 @@ class DotProductAttention(nn.Cell):
         self.attention = shared(operators.attention, self.heads)
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if k.shape[1] == 1:  # SVD's image embedding: over a single token, the softmax is one
-            return ops.broadcast_to(v, q.shape)
         return self.attention(q, k, v)
 
 
@@ -40,11 +38,14 @@ class Attention(nn.Cell):
         self.attention = DotProductAttention(heads)
         self.to_out = Linear(dim, dim)
 
-    def construct(self, x: Tensor, context: Optional[Tensor] = None) -> Tensor:
+    def attend(self, x: Tensor, context: Optional[Tensor] = None) -> Tensor:
+        """Without the layer at its end."""
         if context is None:
             context = x
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        return self.to_out(self.attention(q, k, v))
+        return self.attention(self.to_q(x), self.to_k(context), self.to_v(context))
+
+    def construct(self, x: Tensor, context: Optional[Tensor] = None) -> Tensor:
+        return self.to_out(self.attend(x, context))
 
 
 class FeedForward(nn.Cell):
@@ -79,15 +80,26 @@ class TransformerBlock(nn.Cell):
         self.norm3 = LayerNorm(dim)
         self.ff = FeedForward(dim)
 
+    def constant(self, context: Tensor) -> Tensor:
+        """What `construct` takes as its context [b n d]: over a single token, what is added to all tokens of a clip,
+        [b 1 c].
+
+        Over a single token (SVD's image embedding) the softmax is one: queries, keys and norm2 have no say.
+        """
+        return self.attn2.to_out(self.attn2.to_v(context)) if context.shape[1] == 1 else context
+
     def construct(self, x: Tensor, context: Tensor) -> Tensor:
-        """x [b g l c], context [b n d] -> [b g l c]"""
-        shape = x.shape
-        b, g, l, c = shape
-        if self.has_feed_forward_in:
-            x = x + self.ff_in(self.norm_in(x))
-        x = ops.reshape(x, (b * g, l, c))
-        x = x + self.attn1(self.norm1(x))
+        """x [b g l c], context as `constant` gives it -> [b g l c]"""
+        b, g, l, c = shape = x.shape
         x = ops.reshape(x, (b, g * l, c))  # every group of a clip sees the same context
-        x = x + self.attn2(self.norm2(x), context)
-        x = x + self.ff(self.norm3(x))
+        if self.has_feed_forward_in:
+            x = self.ff_in.proj_out.add_to(x, self.ff_in.proj_in(self.norm_in(x)))
+        attended = self.attn1.attend(ops.reshape(self.norm1(x), (b * g, l, c)))
+        attended = ops.reshape(attended, (b, g * l, c))
+        if context.shape[1] == 1:
+            x = self.attn1.to_out.add_to(x, attended, context)
+        else:
+            x = self.attn1.to_out.add_to(x, attended)
+            x = self.attn2.to_out.add_to(x, self.attn2.attend(self.norm2(x), context))
+        x = self.ff.proj_out.add_to(x, self.ff.proj_in(self.norm3(x)))
         return ops.reshape(x, shape)

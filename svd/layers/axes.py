@@ -1,5 +1,7 @@
 """Folding frames into the batch and out of it. Axes: b clips, t frames, c channels, h w pixels, n images or tokens."""
 
+from collections.abc import Callable
+
 from mindspore import Tensor, nn, ops
 
 
@@ -12,16 +14,16 @@ MAX_WIDTH = 4096
 """The widest image that Ascend's Conv2D takes: four rows of more do not fit its buffer of 512 kB."""
 
 
-def in_slices(conv: nn.Cell, x: Tensor) -> Tensor:
-    """Apply a convolution over time, kernel (n, 1), to x [b c t p] with as many pixels at a time as Ascend takes."""
+def in_slices(conv: Callable, x: Tensor, weight: Tensor) -> Tensor:
+    """A convolution over time, kernel (n, 1), of x [b c t p] with as many pixels at a time as Ascend takes."""
     b, c, t, p = x.shape
     slices = (p - 1) // MAX_WIDTH + 1
     while p % slices:
         slices += 1
     if slices == 1:
-        return conv(x)
+        return conv(x, weight)
     x = ops.transpose(ops.reshape(x, (b, c, t, slices, p // slices)), (0, 3, 1, 2, 4))
-    y = conv(ops.reshape(x, (b * slices, c, t, p // slices)))
+    y = conv(ops.reshape(x, (b * slices, c, t, p // slices)), weight)
     y = ops.transpose(ops.reshape(y, (b, slices, -1, t, p // slices)), (0, 2, 3, 1, 4))
     return ops.reshape(y, (b, -1, t, p))
 

@@ -10,6 +10,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, Uniform, initializer
 
+from svd.layers.axes import in_slices
 from svd.layers.operators import COMPOSED, Operators
 from svd.layers.shared import shared
 
@@ -33,11 +34,16 @@ class Linear(nn.Cell):
         self.use(COMPOSED)
 
     def use(self, operators: Operators) -> None:
-        self.linear = shared(operators.linear)
+        self.linear, self.add_linear = shared(operators.linear), shared(operators.add_linear)
 
     def construct(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else in_type_of(x, self.bias)
         return self.linear(x, in_type_of(x, self.weight), bias)
+
+    def add_to(self, x: Tensor, h: Tensor, shift: Optional[Tensor] = None) -> Tensor:
+        """x [b m o] plus the layer's result for h [b m i], and plus a shift for all tokens of a clip, [b 1 o]."""
+        bias = ops.reshape(in_type_of(h, self.bias), (1, 1, -1))
+        return self.add_linear(x, h, in_type_of(h, self.weight), bias if shift is None else shift + bias)
 
 
 class Geglu(Linear):
@@ -51,18 +57,26 @@ class Geglu(Linear):
 
 
 class Conv2d(nn.Conv2d):
-    """MindSpore's convolution over [n c h w], of weights that may be float32 in a 16-bit network."""
+    """MindSpore's convolution with bias over [n c h w], of weights that may be float32 in a 16-bit network."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.use(COMPOSED)
 
     def use(self, operators: Operators) -> None:
-        self.add_bias = shared(operators.add_bias)
+        self.add_bias, self.add_to_channels = shared(operators.add_bias), shared(operators.add_to_channels)
+        self.sliced = operators.slices and self.kernel_size[0] > self.kernel_size[1]
+
+    def without_bias(self, x: Tensor) -> Tensor:
+        weight = in_type_of(x, self.weight)
+        return in_slices(self.conv2d, x, weight) if self.sliced else self.conv2d(x, weight)
 
     def construct(self, x: Tensor) -> Tensor:
-        y = self.conv2d(x, in_type_of(x, self.weight))
-        return self.add_bias(y, in_type_of(x, self.bias)) if self.has_bias else y
+        return self.add_bias(self.without_bias(x), in_type_of(x, self.bias))
+
+    def add_to(self, x: Tensor, h: Tensor) -> Tensor:
+        """x [n o h w] plus the layer's result for h [n i h w]."""
+        return self.add_to_channels(x, self.without_bias(h), in_type_of(h, self.bias))
 
 
 def conv2d(in_channels: int, out_channels: int, kernel_size: int | tuple[int, int] = 3, stride: int = 1) -> Conv2d:

@@ -4,6 +4,9 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
+from svd.layers.operators import COMPOSED, Operators
+from svd.layers.shared import shared
+
 
 class Blend(nn.Cell):
     """alpha * spatial + (1 - alpha) * temporal with alpha = sigmoid(mix_factor) (VideoLDM, section 3.1)."""
@@ -11,7 +14,10 @@ class Blend(nn.Cell):
     def __init__(self):
         super().__init__()
         self.mix_factor = Parameter(initializer(0.5, (1,), ms.float32), name="mix_factor")
+        self.use(COMPOSED)
+
+    def use(self, operators: Operators) -> None:
+        self.blend = shared(operators.blend)
 
     def construct(self, spatial: Tensor, temporal: Tensor) -> Tensor:
-        alpha = ops.sigmoid(self.mix_factor.astype(ms.float32))
-        return alpha.astype(spatial.dtype) * spatial + (1 - alpha).astype(spatial.dtype) * temporal
+        return self.blend(spatial, temporal, ops.sigmoid(self.mix_factor.astype(ms.float32)))

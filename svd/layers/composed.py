@@ -231,3 +231,34 @@ class SwapAxes(nn.Cell):
         if x.shape[3] == 1:
             return ops.transpose(x, (0, 2, 1, 3))
         return ops.Stack(2)(ops.Unstack(1)(x))
+
+
+class AddLinear(nn.Cell):
+    """x [b m o] + h [b m i] weight^T + shift [b 1 o] or [1 1 o]; weight [o i]"""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = shared(Linear)
+
+    def construct(self, x: Tensor, h: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+        if shift.shape[0] == 1:
+            return x + self.linear(h, weight, ops.reshape(shift, (-1,)))
+        return x + (self.linear(h, weight) + shift)
+
+
+class AddToChannels(nn.Cell):
+    """x [n c ...] + h [n c ...] + bias [c]"""
+
+    def __init__(self):
+        super().__init__()
+        self.add_bias = shared(AddBias)
+
+    def construct(self, x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
+        return x + self.add_bias(h, bias)
+
+
+class Blend(nn.Cell):
+    """alpha x + (1 - alpha) y; alpha [1], float32"""
+
+    def construct(self, x: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
+        return alpha.astype(x.dtype) * x + (1 - alpha).astype(x.dtype) * y

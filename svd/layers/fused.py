@@ -20,6 +20,15 @@ class Linear(nn.Cell):
         return ops.dense(x, weight, bias)
 
 
+class AddLinear(nn.Cell):
+    """x [b m o] + h [b m i] weight^T + shift [b 1 o] or [1 1 o]; weight [o i]"""
+
+    def construct(self, x: Tensor, h: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+        if shift.shape[0] == 1:
+            return x + ops.dense(h, weight, ops.reshape(shift, (-1,)))
+        return x + (ops.dense(h, weight) + shift)
+
+
 class Geglu(nn.Cell):
     """x [... i], weight [2e i], bias [2e]: a linear layer, one half gated by the exact GELU of the other -> [... e]."""
 

@@ -24,13 +24,21 @@ class Operators:
     geglu: type[nn.Cell] = composed.Geglu
     attention: type[nn.Cell] = composed.Attention
     swap_axes: type[nn.Cell] = composed.SwapAxes
+    add_linear: type[nn.Cell] = composed.AddLinear
+    add_to_channels: type[nn.Cell] = composed.AddToChannels
+    blend: type[nn.Cell] = composed.Blend
     slices: bool = False
-    """Whether convolutions over time take only some pixels at a time (svd.layers.axes.in_slices)."""
+    """Whether convolutions over time take only some pixels at a time (svd.layers.axes)."""
 
 
 COMPOSED = Operators()
 ASCEND = Operators(
-    linear=fused.Linear, add_bias=ops.BiasAdd, group_norm=fused.GroupNorm, geglu=fused.Geglu, slices=True
+    linear=fused.Linear,
+    add_bias=ops.BiasAdd,
+    group_norm=fused.GroupNorm,
+    geglu=fused.Geglu,
+    add_linear=fused.AddLinear,
+    slices=True,
 )
 ASCEND_16_BITS = replace(ASCEND, attention=fused.Attention)
 NATIVE = Operators(
@@ -40,6 +48,9 @@ NATIVE = Operators(
     geglu=native.Geglu,
     attention=native.Attention,
     swap_axes=native.SwapAxes,
+    add_linear=native.AddLinear,
+    add_to_channels=native.AddToChannels,
+    blend=native.Blend,
 )
 
 

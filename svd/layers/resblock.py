@@ -4,10 +4,9 @@ from typing import Optional
 
 from mindspore import Tensor, nn, ops
 
-from svd.layers.axes import fold_frames, in_slices
-from svd.layers.basic import GroupNorm, Linear, SwapAxes, conv2d
+from svd.layers.axes import fold_frames
+from svd.layers.basic import GroupNorm, Linear, SwapAxes, conv2d, in_type_of
 from svd.layers.blend import Blend
-from svd.layers.operators import COMPOSED, Operators
 
 
 class ResBlock(nn.Cell):
@@ -27,7 +26,6 @@ class ResBlock(nn.Cell):
     ):
         super().__init__()
         self.has_emb = emb_dim is not None
-        self.in_time = kernel_size[1] == 1
         self.has_shortcut = in_channels != out_channels
         self.norm1 = GroupNorm(in_channels, eps, silu=True)
         self.conv1 = conv2d(in_channels, out_channels, kernel_size)
@@ -37,22 +35,13 @@ class ResBlock(nn.Cell):
         self.conv2 = conv2d(out_channels, out_channels, kernel_size)
         if self.has_shortcut:
             self.shortcut = conv2d(in_channels, out_channels, 1)
-        self.use(COMPOSED)
-
-    def use(self, operators: Operators) -> None:
-        self.sliced = self.in_time and operators.slices
 
     def construct(self, x: Tensor, emb: Optional[Tensor] = None) -> Tensor:
         """x [n c p q], emb [n p e] or [n 1 e] (after its SiLU) -> [n c' p q]"""
-        h = self._convolve(self.conv1, self.norm1(x))
-        h = self.norm2(h, self.emb_proj(emb) if self.has_emb else None)
-        h = self._convolve(self.conv2, h)
-        if self.has_shortcut:
-            x = self.shortcut(x)
-        return x + h
-
-    def _convolve(self, conv: nn.Cell, x: Tensor) -> Tensor:
-        return in_slices(conv, x) if self.sliced else conv(x)
+        h = self.conv1.without_bias(self.norm1(x))
+        shift = in_type_of(h, self.conv1.bias)  # added to every pixel, and so is the embedding
+        shift = shift + self.emb_proj(emb) if self.has_emb else ops.broadcast_to(shift, (h.shape[0], 1, h.shape[1]))
+        return self.conv2.add_to(self.shortcut(x) if self.has_shortcut else x, self.norm2(h, shift))
 
 
 class VideoResBlock(nn.Cell):
@@ -62,7 +51,7 @@ class VideoResBlock(nn.Cell):
         super().__init__()
         self.spatial = ResBlock(in_channels, out_channels, (3, 3), emb_dim, spatial_eps)
         self.temporal = ResBlock(out_channels, out_channels, (3, 1), emb_dim)
-        self.frames_inside, self.frames_outside = SwapAxes(), SwapAxes()
+        self.swap = SwapAxes()
         self.blend = Blend()
 
     def construct(self, x: Tensor, emb: Optional[Tensor] = None, image_only: bool = False) -> Tensor:
@@ -73,6 +62,6 @@ class VideoResBlock(nn.Cell):
         if image_only:
             return spatial
         c = spatial.shape[2]
-        temporal = self.frames_inside(ops.reshape(spatial, (b, t, c, h * w)))
-        temporal = self.frames_outside(self.temporal(temporal, emb))
+        temporal = self.swap(ops.reshape(spatial, (b, t, c, h * w)))
+        temporal = self.swap(self.temporal(temporal, emb))
         return self.blend(spatial, ops.reshape(temporal, (b, t, c, h, w)))

@@ -8,6 +8,8 @@ from svd.layers.axes import fold_frames
 from svd.layers.basic import GroupNorm, Linear, SwapAxes
 from svd.layers.blend import Blend
 from svd.layers.embeddings import EmbeddingMLP, frequencies, sinusoidal_embedding
+from svd.layers.operators import COMPOSED, Operators
+from svd.layers.shared import shared
 
 
 class VideoTransformer(nn.Cell):
@@ -28,17 +30,26 @@ class VideoTransformer(nn.Cell):
         self.blend = Blend()
         self.proj_out = Linear(channels, channels)
         self.swap = SwapAxes()
+        self.use(COMPOSED)
 
-    def construct(self, x: Tensor, context: Tensor, image_only: bool = False) -> Tensor:
-        """x [b t c h w], context [b n d] -> [b t c h w]"""
+    def use(self, operators: Operators) -> None:
+        self.add_bias = shared(operators.add_bias)
+
+    def constants(self, context: Tensor, num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What does not depend on x: both branches' context, and the frames' embedded positions [t c]."""
+        positions = sinusoidal_embedding(ops.arange(num_frames), self.frequencies).astype(context.dtype)
+        return self.spatial.constant(context), self.temporal.constant(context), self.frame_embedding(positions)
+
+    def construct(
+        self, x: Tensor, of_space: Tensor, of_time: Tensor, frames: Tensor, image_only: bool = False
+    ) -> Tensor:
+        """x [b t c h w], and the constants -> [b t c h w]"""
         b, t, c, h, w = x.shape
         y = self.swap(ops.reshape(self.norm(fold_frames(x)), (b * t, c, h * w)))
-        y = ops.reshape(self.proj_in(y), (b, t, h * w, c))
-        y = self.spatial(y, context)
+        y = self.spatial(ops.reshape(self.proj_in(y), (b, t, h * w, c)), of_space)
         if not image_only:
-            positions = sinusoidal_embedding(ops.arange(t), self.frequencies).astype(y.dtype)
-            frames = ops.reshape(self.frame_embedding(positions), (t, 1, c))
-            temporal = self.temporal(self.swap(y + frames), context)  # [b (h w) t c]
-            y = self.blend(y, self.swap(temporal))
+            temporal = ops.reshape(self.swap(y), (b * h * w, t * c))
+            temporal = ops.reshape(self.add_bias(temporal, ops.reshape(frames, (t * c,))), (b, h * w, t, c))
+            y = self.blend(y, self.swap(self.temporal(temporal, of_time)))
         y = self.swap(ops.reshape(self.proj_out(y), (b * t, h * w, c)))
         return x + ops.reshape(y, (b, t, c, h, w))

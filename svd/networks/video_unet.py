@@ -31,6 +31,14 @@ def _transformers(config: UNetConfig, count: int, channels: int) -> nn.CellList:
     return nn.CellList([VideoTransformer(channels, config.num_head_channels, config.context_dim) for _ in range(count)])
 
 
+def _constants(attentions: nn.CellList, context: Tensor, num_frames: int) -> tuple[Tensor, ...]:
+    """Three of each transformer, one after the other."""
+    constants = ()
+    for attention in attentions:
+        constants = constants + attention.constants(context, num_frames)
+    return constants
+
+
 class DownBlock(nn.Cell):
     """A level of the way down; hands every intermediate result to the way up."""
 
@@ -38,18 +46,22 @@ class DownBlock(nn.Cell):
         super().__init__()
         count = config.num_res_blocks
         self.has_attention, self.has_downsample = attention, downsample
+        self.num_constants = 3 * count * attention
         self.resnets = _residual_blocks(config, [in_channels] + [channels] * (count - 1), channels)
         if attention:
             self.attentions = _transformers(config, count, channels)
         if downsample:
             self.downsample = Downsample(channels)
 
-    def construct(self, x: Tensor, emb: Tensor, context: Tensor, image_only: bool):
+    def constants(self, context: Tensor, num_frames: int) -> tuple[Tensor, ...]:
+        return _constants(self.attentions, context, num_frames) if self.has_attention else ()
+
+    def construct(self, x: Tensor, emb: Tensor, constants: tuple[Tensor, ...], image_only: bool):
         skips = ()
         for i in range(len(self.resnets)):
             x = self.resnets[i](x, emb, image_only)
             if self.has_attention:
-                x = self.attentions[i](x, context, image_only)
+                x = self.attentions[i](x, *constants[3 * i : 3 * i + 3], image_only)
             skips = skips + (x,)
         if self.has_downsample:
             x = per_image(self.downsample, x)
@@ -64,10 +76,14 @@ class MidBlock(nn.Cell):
         super().__init__()
         self.resnets = _residual_blocks(config, [channels, channels], channels)
         self.attentions = _transformers(config, 1, channels)
+        self.num_constants = 3
 
-    def construct(self, x: Tensor, emb: Tensor, context: Tensor, image_only: bool) -> Tensor:
+    def constants(self, context: Tensor, num_frames: int) -> tuple[Tensor, ...]:
+        return _constants(self.attentions, context, num_frames)
+
+    def construct(self, x: Tensor, emb: Tensor, constants: tuple[Tensor, ...], image_only: bool) -> Tensor:
         x = self.resnets[0](x, emb, image_only)
-        x = self.attentions[0](x, context, image_only)
+        x = self.attentions[0](x, *constants, image_only)
         return self.resnets[1](x, emb, image_only)
 
 
@@ -77,17 +93,21 @@ class UpBlock(nn.Cell):
     def __init__(self, config: UNetConfig, in_channels: list[int], channels: int, attention: bool, upsample: bool):
         super().__init__()
         self.has_attention, self.has_upsample = attention, upsample
+        self.num_constants = 3 * len(in_channels) * attention
         self.resnets = _residual_blocks(config, in_channels, channels)
         if attention:
             self.attentions = _transformers(config, len(in_channels), channels)
         if upsample:
             self.upsample = Upsample(channels)
 
-    def construct(self, x: Tensor, skips, emb: Tensor, context: Tensor, image_only: bool) -> Tensor:
+    def constants(self, context: Tensor, num_frames: int) -> tuple[Tensor, ...]:
+        return _constants(self.attentions, context, num_frames) if self.has_attention else ()
+
+    def construct(self, x: Tensor, skips, emb: Tensor, constants: tuple[Tensor, ...], image_only: bool) -> Tensor:
         for i in range(len(self.resnets)):
             x = self.resnets[i](ops.cat((x, skips[-1 - i]), 2), emb, image_only)
             if self.has_attention:
-                x = self.attentions[i](x, context, image_only)
+                x = self.attentions[i](x, *constants[3 * i : 3 * i + 3], image_only)
         if self.has_upsample:
             x = per_image(self.upsample, x)
         return x
@@ -141,6 +161,39 @@ class VideoUNet(nn.Cell):
             if isinstance(cell, (VideoResBlock, VideoTransformer)):
                 cell.recompute()
 
+    def constants(self, context: Tensor, vector: Tensor, num_frames: int) -> tuple[Tensor, ...]:
+        """What does not depend on latents and noise level: the embedded vector [b e], and three of each transformer."""
+        context = context.astype(self.compute_dtype)
+        constants = (self.vector_embedding(vector.astype(self.compute_dtype)),)
+        for block in self.down_blocks:
+            constants = constants + block.constants(context, num_frames)
+        constants = constants + self.mid_block.constants(context, num_frames)
+        for block in self.up_blocks:
+            constants = constants + block.constants(context, num_frames)
+        return constants
+
+    def evaluate(self, x: Tensor, c_noise: Tensor, constants: tuple[Tensor, ...], image_only: bool = False) -> Tensor:
+        """`construct` with the rest of its inputs as `constants` gives them."""
+        out_dtype, dtype = x.dtype, self.compute_dtype
+        b, t = x.shape[:2]
+        x = x.astype(dtype)
+        time = sinusoidal_embedding(ops.reshape(c_noise, (b, -1)), self.frequencies).astype(dtype)
+        emb = self.time_embedding(time) + constants[0].expand_dims(1)
+        emb = ops.silu(emb).broadcast_to((b, t, emb.shape[-1]))
+        constants = constants[1:]
+
+        x = per_image(self.conv_in, x)
+        skips = (x,)
+        for block in self.down_blocks:
+            x, more = block(x, emb, constants[: block.num_constants], image_only)
+            skips, constants = skips + more, constants[block.num_constants :]
+        x = self.mid_block(x, emb, constants[: self.mid_block.num_constants], image_only)
+        constants = constants[self.mid_block.num_constants :]
+        for block in self.up_blocks:
+            x = block(x, skips[-self.skips_per_block :], emb, constants[: block.num_constants], image_only)
+            skips, constants = skips[: -self.skips_per_block], constants[block.num_constants :]
+        return per_image(self.conv_out, per_image(self.norm_out, x)).astype(out_dtype)
+
     def construct(
         self, x: Tensor, c_noise: Tensor, context: Tensor, vector: Tensor, image_only: bool = False
     ) -> Tensor:
@@ -156,21 +209,4 @@ class VideoUNet(nn.Cell):
         Returns:
             [b t c' h w], in the type of x.
         """
-        out_dtype, dtype = x.dtype, self.compute_dtype
-        b, t = x.shape[:2]
-        x, context = x.astype(dtype), context.astype(dtype)
-        time = sinusoidal_embedding(ops.reshape(c_noise, (b, -1)), self.frequencies).astype(dtype)
-        emb = self.time_embedding(time) + self.vector_embedding(vector.astype(dtype)).expand_dims(1)
-        emb = ops.silu(emb).broadcast_to((b, t, emb.shape[-1]))
-
-        x = per_image(self.conv_in, x)
-        skips = (x,)
-        for block in self.down_blocks:
-            x, more = block(x, emb, context, image_only)
-            skips = skips + more
-        x = self.mid_block(x, emb, context, image_only)
-        for block in self.up_blocks:
-            x = block(x, skips[-self.skips_per_block :], emb, context, image_only)
-            skips = skips[: -self.skips_per_block]
-        x = per_image(self.norm_out, x)
-        return per_image(self.conv_out, x).astype(out_dtype)
+        return self.evaluate(x, c_noise, self.constants(context, vector, x.shape[1]), image_only)

@@ -135,7 +135,8 @@ class ImageToVideo:
         """
         sigmas = karras(settings.sampling_steps, settings.sigma_max, settings.sigma_min, settings.rho)
         scale = GUIDANCE_SHAPES[settings.guidance_shape](*settings.guidance, settings.num_frames)
-        denoise = guided(self.denoiser, conditioning, conditioning.without_image(), scale, settings.guidance_interval)
+        denoiser, uncond = self.denoiser.for_one_video(), conditioning.without_image()
+        denoise = guided(denoiser, conditioning, uncond, scale, settings.guidance_interval)
         x = Tensor((noise * np.sqrt(1 + sigmas[0] ** 2)).astype(np.float32))
         guided_first = acts(sigmas[0], scale, settings.guidance_interval)
         bar = self._progress(progress, "sampling", "step", (*noise.shape, guided_first))

@@ -79,17 +79,27 @@ def test_feed_forward_gates_by_the_exact_gelu_of_the_second_half():
     assert_close(layer(Tensor(x)), expected, 2e-6)
 
 
-def test_groups_of_a_transformer_block_attend_separately(mode):
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_groups_of_a_transformer_block_attend_separately(mode, tokens):
     """Every group alone gives what all groups of both clips give together."""
     block = fill(TransformerBlock(32, 2, 8, feed_forward_in=True))
-    x, context = (RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4, 32), (2, 1, 8)))
-    together = block(Tensor(x), Tensor(context)).asnumpy()
-    alone = [
-        [block(Tensor(x[b : b + 1, g : g + 1]), Tensor(context[b : b + 1])).asnumpy() for g in range(3)]
-        for b in range(2)
-    ]
+    x, context = (RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4, 32), (2, tokens, 8)))
+
+    def run(x: np.ndarray, context: np.ndarray) -> np.ndarray:
+        return block(Tensor(x), block.constant(Tensor(context))).asnumpy()
+
+    together = run(x, context)
+    alone = [[run(x[b : b + 1, g : g + 1], context[b : b + 1]) for g in range(3)] for b in range(2)]
     assert_close(together, np.block([[[[y]] for y in row] for row in alone]).reshape(x.shape), 2e-6)
-    assert np.abs(block(Tensor(x), Tensor(context[::-1].copy())).asnumpy() - together).max() > 0.1
+    assert np.abs(run(x, context[::-1].copy()) - together).max() > 0.1
+
+
+def test_a_context_of_one_token_is_as_good_as_of_two_equal_ones(mode):
+    """Over a single token nothing is asked of queries and keys: the result is that of attention all the same."""
+    block = fill(TransformerBlock(32, 2, 8))
+    x, context = (Tensor(RNG.standard_normal(shape).astype(np.float32)) for shape in ((2, 3, 4, 32), (2, 1, 8)))
+    twice = ops.cat((context, context), 1)
+    assert_close(block(x, block.constant(context)), block(x, block.constant(twice)), 2e-6)
 
 
 @pytest.mark.parametrize("dtype", [ms.float16, ms.bfloat16])

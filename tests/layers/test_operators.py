@@ -11,6 +11,7 @@ from scipy.stats import norm
 from svd.layers import composed
 from svd.layers.attention import DotProductAttention
 from svd.layers.basic import GELU, Conv2d, Geglu, GroupNorm, LayerNorm, Linear, SwapAxes, conv2d
+from svd.layers.blend import Blend
 from svd.layers.native.library import library
 from svd.layers.operators import ASCEND, ASCEND_16_BITS, COMPOSED, NATIVE, operators_for
 from svd.precision import set_precision
@@ -20,6 +21,19 @@ FORMULATIONS = [
     pytest.param(ASCEND, id="ascend"),  # in float32: what MindSpore has on every device
     pytest.param(NATIVE, id="native", marks=needs_kernels),
 ]
+
+
+class Added(nn.Cell):
+    """A layer's result added to x."""
+
+    def __init__(self, layer: nn.Cell):
+        super().__init__()
+        self.layer = layer
+
+    def construct(self, x: Tensor, *h: Tensor) -> Tensor:
+        return self.layer.add_to(x, *h)
+
+
 LAYERS = {
     "linear": (lambda: Linear(5, 7), [(3, 4, 5)]),
     "linear_without_bias": (lambda: Linear(5, 7, bias=False), [(3, 4, 5)]),
@@ -34,6 +48,10 @@ LAYERS = {
     "attention": (lambda: DotProductAttention(2), [(3, 5, 40), (3, 11, 40), (3, 11, 40)]),
     "attention_of_long_rows": (lambda: DotProductAttention(1), [(1, 53, 6), (1, 131, 6), (1, 131, 6)]),
     "attention_of_many_heads": (lambda: DotProductAttention(5), [(13, 50, 10), (13, 7, 10), (13, 7, 10)]),
+    "blend": (lambda: Blend(), [(2, 3, 40), (2, 3, 40)]),
+    "conv_over_time_added": (lambda: Added(conv2d(3, 4, (3, 1))), [(2, 4, 6, 5), (2, 3, 6, 5)]),
+    "linear_added": (lambda: Added(Linear(5, 7)), [(3, 4, 7), (3, 4, 5)]),
+    "linear_added_with_a_shift": (lambda: Added(Linear(5, 7)), [(3, 4, 7), (3, 4, 5), (3, 1, 7)]),
     "swap_axes": (lambda: SwapAxes(), [(2, 3, 4, 5)]),
     "transpose": (lambda: SwapAxes(), [(2, 19, 35)]),
 }

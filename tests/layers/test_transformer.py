@@ -24,9 +24,15 @@ def transformer(mode, transformers) -> VideoTransformer:
     return transformers[mode]
 
 
+def run(
+    transformer: VideoTransformer, x: np.ndarray, image_only: bool = False, context: np.ndarray = CONTEXT
+) -> Tensor:
+    return transformer(Tensor(x), *transformer.constants(Tensor(context), x.shape[1]), image_only)
+
+
 def test_two_clips_equal_two_batches_of_one(transformer):
-    together = transformer(Tensor(X), Tensor(CONTEXT))
-    alone = [transformer(Tensor(X[i : i + 1]), Tensor(CONTEXT[i : i + 1])).asnumpy() for i in (0, 1)]
+    together = run(transformer, X)
+    alone = [run(transformer, X[i : i + 1], context=CONTEXT[i : i + 1]).asnumpy() for i in (0, 1)]
     assert_close(together, np.concatenate(alone))
 
 
@@ -34,8 +40,8 @@ def test_frames_have_positions(transformer):
     """The order of the frames matters, unless temporal layers are left out."""
     order = [2, 0, 3, 1]
     for image_only in (False, True):
-        result = transformer(Tensor(X), Tensor(CONTEXT), image_only).asnumpy()
-        permuted = transformer(Tensor(X[:, order]), Tensor(CONTEXT), image_only).asnumpy()
+        result = run(transformer, X, image_only).asnumpy()
+        permuted = run(transformer, X[:, order], image_only).asnumpy()
         difference = np.abs(permuted - result[:, order]).max()
         assert difference < 1e-5 if image_only else difference > 0.01
 
@@ -46,9 +52,9 @@ def test_without_positions_the_temporal_branch_does_not_know_the_order(mode):
     for parameter in last.get_parameters():
         parameter.set_data(Tensor(np.zeros(parameter.shape, np.float32)))
     order = [2, 0, 3, 1]
-    result = transformer(Tensor(X), Tensor(CONTEXT)).asnumpy()
-    assert_close(transformer(Tensor(X[:, order]), Tensor(CONTEXT)), result[:, order])
+    result = run(transformer, X).asnumpy()
+    assert_close(run(transformer, X[:, order]), result[:, order])
     changed = X.copy()
     changed[:, 0] += 1 + RNG.standard_normal(X[:, 0].shape)
-    other_frames = transformer(Tensor(changed), Tensor(CONTEXT)).asnumpy()[:, 1:]
+    other_frames = run(transformer, changed).asnumpy()[:, 1:]
     assert np.abs(other_frames - result[:, 1:]).max() > 0.01  # but frames do see each other

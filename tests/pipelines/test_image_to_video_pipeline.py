@@ -57,6 +57,7 @@ def light(small_pipe):
         light.calls["decoder"].append(z.shape)
         return np.zeros((*z.shape[:2], 3, 2 * z.shape[3], 2 * z.shape[4]), np.float32)
 
+    denoiser.for_one_video = lambda: denoiser
     light.conditioner, light.denoiser, light.autoencoder = conditioner, denoiser, copy.copy(light.autoencoder)
     light.autoencoder._decode_window = decode_window
     return light
@@ -333,7 +334,7 @@ def test_guidance_in_an_interval_of_noise_levels(light, photo):
     schedule = {"sampling_steps": 4, "sigma_max": 8.0, "sigma_min": 2.0, "rho": 1.0, "progress": False}
     conditions = []
     denoise = light.denoiser
-    light.denoiser = lambda x, sigma, conditioning: conditions.append(conditioning) or denoise(x, sigma, conditioning)
+    denoise.for_one_video = lambda: lambda x, sigma, told: conditions.append(told) or denoise(x, sigma, told)
     light([photo, photo], guidance_interval=[3.0, 6.0], **schedule)
     assert [(x.shape[0], sigma) for x, sigma in light.calls["denoiser"]] == [(2, 8.0), (4, 6.0), (4, 4.0), (2, 2.0)]
     assert [conditioning.context.shape[0] for conditioning in conditions] == [2, 4, 4, 2]
@@ -508,7 +509,7 @@ def test_svd_xt_1_1_was_trained_on_single_values(light, photo):
 
 
 def test_a_network_that_returns_nan_is_told_of(light, photo):
-    light.denoiser = lambda x, sigma, conditioning: x * float("nan")
+    light.denoiser.for_one_video = lambda: lambda x, sigma, conditioning: x * float("nan")
     with pytest.raises(FloatingPointError, match="^the network returned values that are not finite: try .*=O0$"):
         light(photo, progress=False)
     assert not light.calls["decoder"]

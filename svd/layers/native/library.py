@@ -15,7 +15,8 @@ from typing import Optional
 
 FOLDER = Path(__file__).parent / "src"
 
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-pthread", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")
+LINK_FLAGS = ("-pthread", "-shared", "-fPIC")
 """NaN and infinity keep their meaning: no -ffast-math."""
 
 
@@ -56,7 +57,7 @@ def library() -> Optional[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
-            command = [compiler, *FLAGS, *map(str, FOLDER.glob("*.cpp")), "-o", f"{aside}/kernels.so"]
+            command = [compiler, *FLAGS, *LINK_FLAGS, *map(str, FOLDER.glob("*.cpp")), "-o", f"{aside}/kernels.so"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 os.replace(f"{aside}/kernels.so", target)

@@ -175,3 +175,72 @@ class SwapAxes(nn.Cell):
 
     def bprop(self, x: Tensor, out: Tensor, dout: Tensor):
         return (self.swap(dout),)
+
+
+class AddTokens(nn.Cell):
+    """x [b m c] + h [b m c] + shift [b 1 c] or [1 1 c]"""
+
+    def __init__(self):
+        super().__init__()
+        self.forth = kernel("AddTokens", lambda x, h, shift: x)
+        self.sums = kernel("SumTokens", lambda x, shift: shift)
+
+    def construct(self, x: Tensor, h: Tensor, shift: Tensor) -> Tensor:
+        return self.forth(x, h, shift)
+
+    def bprop(self, x: Tensor, h: Tensor, shift: Tensor, out: Tensor, dout: Tensor):
+        return dout, dout, self.sums(dout, shift)
+
+
+class AddLinear(nn.Cell):
+    """x [b m o] + h [b m i] weight^T + shift [b 1 o] or [1 1 o]; weight [o i]"""
+
+    def __init__(self):
+        super().__init__()
+        self.product, self.add = shared(Product), shared(AddTokens)
+
+    def construct(self, x: Tensor, h: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+        y = self.product(ops.reshape(h, (-1, h.shape[-1])), weight)
+        return self.add(x, ops.reshape(y, x.shape), shift)
+
+
+class AddRows(nn.Cell):
+    """x [n c e] + h [n c e] + bias [c]"""
+
+    def __init__(self):
+        super().__init__()
+        self.forth = kernel("AddToChannels", lambda x, h, bias: x)
+        self.sums = kernel("SumChannels", lambda x: [x[1]])
+
+    def construct(self, x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
+        return self.forth(x, h, bias)
+
+    def bprop(self, x: Tensor, h: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
+        return dout, dout, self.sums(dout)
+
+
+class AddToChannels(nn.Cell):
+    """x [n c ...] + h [n c ...] + bias [c]"""
+
+    def __init__(self):
+        super().__init__()
+        self.add = shared(AddRows)
+
+    def construct(self, x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
+        rows = x.shape[:2] + (-1,)
+        return ops.reshape(self.add(ops.reshape(x, rows), ops.reshape(h, rows), bias), x.shape)
+
+
+class Blend(nn.Cell):
+    """alpha x + (1 - alpha) y; alpha [1]"""
+
+    def __init__(self):
+        super().__init__()
+        self.forth = kernel("Blend", lambda x, y, alpha: x)
+        self.back = kernel("BlendGrad", lambda dz, x, y, alpha: (x, x, alpha), 3)
+
+    def construct(self, x: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
+        return self.forth(x, y, alpha)
+
+    def bprop(self, x: Tensor, y: Tensor, alpha: Tensor, out: Tensor, dout: Tensor):
+        return self.back(dout, x, y, alpha)
