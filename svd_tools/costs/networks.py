@@ -1,0 +1,122 @@
+"""The project's networks as traces, and the memory of their training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore.nn.utils import no_init_parameters
+
+from svd.build import build_networks, trained_parameters
+from svd.config import ModelConfig, UNetConfig
+from svd.layers.basic import Linear
+from svd.networks.video_unet import VideoUNet
+from svd.precision import set_precision
+from svd_tools.costs.steps import Step, forward_steps, live_bytes, training_steps
+from svd_tools.costs.trace import SIZES, Trace, recomputed_blocks
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The size of a clip."""
+
+    frames: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.frames} x {self.height} x {self.width}"
+
+    def unet_inputs(self, clips: int, config: UNetConfig) -> list[tuple[int, ...]]:
+        """Shapes of the UNet's inputs: latents, noise level, context and vector."""
+        latents = (clips, self.frames, config.in_channels, self.height // 8, self.width // 8)
+        return [latents, (clips,), (clips, 1, config.context_dim), (clips, config.vector_dim)]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a UNet is trained."""
+
+    trained: str = "temporal"
+    """temporal, all, lora (adapters of the temporal self-attention), or nothing."""
+    recompute: bool = False
+    """Keep only the inputs of the UNet's blocks, as `VideoUNet.recompute_blocks`."""
+    rank: int = 16
+    """Of the adapters."""
+    device: str = "Ascend"
+    """Whose operators: Ascend's in float16, or CPU's in float32."""
+    dtype: ms.Type = ms.float16
+    """What is computed in."""
+    tape: bool = False
+    """Keep every result for the way back, needed or not, as pynative mode does."""
+
+
+def trace_unet(config: UNetConfig, shapes: list[tuple[int, ...]], training: Training) -> Trace:
+    """The UNet run on inputs of these shapes, in its form for the device, parameters without values."""
+    with no_init_parameters():
+        network = VideoUNet(config)
+    masters = []
+    if training.trained in ("temporal", "all"):
+        masters = trained_parameters(network, training.trained == "temporal")
+    for parameter in network.get_parameters():
+        parameter.requires_grad = False
+    for parameter in masters:
+        parameter.requires_grad = True
+    set_precision(network, training.dtype, training.device, masters)
+    adapters = {}
+    if training.trained == "lora":
+        attention = (cell for name, cell in network.cells_and_names() if name.endswith(".temporal.attn1"))
+        adapters = {
+            linear.weight: training.rank for cell in attention for linear in cell.cells() if isinstance(linear, Linear)
+        }
+    return Trace(network, recomputed_blocks(network) if training.recompute else (), adapters).run(*shapes)
+
+
+def encoder_steps(config: ModelConfig, clip: Clip) -> dict[str, list[Step]]:
+    """Kernels that encode one image for training: CLIP's in float16, and the autoencoder's in float32."""
+    networks, size = build_networks(config), config.image_encoder.image_size
+    image_encoder = set_precision(networks["conditioner.image_encoder"], ms.float16, "Ascend")
+    encoder = set_precision(networks["autoencoder.encoder"], ms.float32, "Ascend")
+    return {
+        "image_encoder": forward_steps(Trace(image_encoder).run((1, 3, size, size)).nodes),
+        "encoder": forward_steps(Trace(encoder).run((1, 3, clip.height, clip.width)).nodes),
+    }
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What training takes, in bytes."""
+
+    weights: int
+    """Of the UNet; trained ones in float32."""
+    states: int
+    """AdamW's two averages, and the average of the weights."""
+    kept: int
+    """Arrays for the way back, when the way forward ends."""
+    peak: int
+    """The most arrays at once, with gradients and what kernels work on."""
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.states + self.peak
+
+
+def training_memory(config: UNetConfig, shapes: list[tuple[int, ...]], training: Training) -> Memory:
+    """The memory of a training step of the UNet; without encoders, which are done when it begins."""
+    trace = trace_unet(config, shapes, training)
+    live = live_bytes(training_steps(trace, training.tape))
+    parameters = list(trace.network.get_parameters())
+    adapters = sum(value.array.size for value in trace.adapter_weights)
+    trained = sum(4 * p.size for p in parameters if p.requires_grad) + adapters
+    weights = sum(p.size * SIZES[p.dtype] for p in parameters) + adapters
+    return Memory(weights, 3 * trained, live[len(forward_steps(trace.nodes)) - 1], max(live))
+
+
+def part(name: str) -> str:
+    """The part of the UNet that a cell of this name belongs to."""
+    if name == "update":
+        return name
+    kinds = {".resnets.": "residual blocks", ".attentions.": "transformers"}
+    kind = next((kind for infix, kind in kinds.items() if infix in name), None)
+    in_time = any(infix in f"{name}." for infix in (".temporal.", ".frame_embedding.", ".blend."))
+    return f"{kind}, {'time' if in_time else 'space'}" if kind else "the rest"
