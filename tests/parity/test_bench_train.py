@@ -13,8 +13,10 @@ pytest.importorskip("diffusers")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_train.py"
 
 
-def test_bench_train():
-    command = [sys.executable, str(SCRIPT), "--size=tiny", "--repeats=1", "--recompute"]
-    run = subprocess.run(command, capture_output=True, text=True)
+def test_bench_train(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--size=tiny", "--repeats=1", "--recompute", "--profile"]
+    run = subprocess.run([*command, f"--folder={tmp_path}"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert re.search(r"^\| mindspore \| .*^\| pytorch \| .*^A step takes [0-9.]+ times", run.stdout, re.M | re.S)
+    assert re.search(r"^\| operator \| .*^\| MatMul \| [1-9].*^\| others \| ", run.stdout, re.M | re.S)
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,167 @@
+"""How long a step of training takes, and how much memory, from videos and from their latents.
+
+    python scripts/bench_latents.py
+    python scripts/bench_latents.py --frames 14 --height 256 --width 448 --repeats 20
+
+Writes H.264 videos, encodes them, and takes steps of both in turns, each in a process of its own: the same updates of
+the same small random model, whose autoencoder has the published one's levels. A step is loading the clip, encoding it,
+and the update; with --workers 1 another process loads clips ahead. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import interleaved
+import numpy as np
+from interleaved import Built, Call, Side
+
+ROOT = Path(__file__).resolve().parents[1]
+VIDEOS = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured."""
+
+    frames: int
+    height: int
+    width: int
+    workers: int
+    mode: int
+    repeats: int
+
+    @property
+    def size(self) -> dict[str, int]:
+        return {"frames": self.frames, "height": self.height, "width": self.width}
+
+
+def main() -> None:
+    parser = interleaved.options(__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=8, help="frames of a clip")
+    parser.add_argument("--height", type=int, default=128, help="pixels of a clip, a multiple of 64")
+    parser.add_argument("--width", type=int, default=192, help="pixels of a clip, a multiple of 64")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load clips ahead")
+    parser.add_argument("--mode", type=int, default=0, help="0 for graph mode, 1 for pynative")
+    options = parser.parse_args()
+    work = Work(**{name: options[name] for name in Work.__dataclass_fields__})
+    with interleaved.temporary_folder(options.folder) as folder:
+        interleaved.in_own_process(write_inputs, folder, work)
+        encode(folder, work)
+        with ExitStack() as stack:
+            sides = [stack.enter_context(Side(data, step_of, (data, folder, work))) for data in ("videos", "latents")]
+            first = [side.turn() for side in sides]
+            rounds = [[side.turn() for side in sides] for _ in range(work.repeats)]
+            memory = [side.memory()[0] for side in sides]
+    losses = np.array([[turn.value for turn in turns] for turns in rounds])
+    print(
+        f"Clips of {work.frames} x {work.height} x {work.width}; {sides[0].built.parameters:,} parameters in the UNet;",
+        end=" ",
+    )
+    print(f"{interleaved.cores()} cores, load {os.getloadavg()[0]:.1f}\n")
+    print("| training from | first step, s | step, s | peak memory, GB |\n|---|---|---|---|")
+    for side, start, turns, peak in zip(sides, first, zip(*rounds), memory):
+        seconds = [turn.seconds for turn in turns]
+        spread = f"{statistics.median(seconds):.3f} ({min(seconds):.3f} to {max(seconds):.3f})"
+        print(f"| {side.name} | {start.seconds:.1f} | {spread} | {peak / 1e9:.2f} |")
+    print(f"\nThe losses differ by {np.max(np.abs(losses[:, 1] / losses[:, 0] - 1)):.1e} of their value at most.")
+
+
+def write_inputs(folder: Path, work: Work) -> None:
+    """Write a random model, a file of its configuration, videos of noise that moves, and their CSV file."""
+    import cv2
+
+    sys.path.append(str(ROOT / "tests"))
+    from small_checkpoint import random_tensors, write_checkpoint
+
+    from svd.config import dump_config
+    from svd.data.videos import write_video
+
+    model = configuration()
+    write_checkpoint(folder / "model.safetensors", random_tensors(model), model)
+    (folder / "model.yaml").write_text(dump_config(model))
+    height, width = 2 * work.height, 2 * work.width
+    rows = ["path,length,motion_bucket_id"]
+    for video in range(VIDEOS):
+        blots = np.random.default_rng(video).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+        scene = cv2.resize(blots, (2 * width, height), interpolation=cv2.INTER_CUBIC)
+        frames = np.stack([scene[:, 2 * t : 2 * t + width] for t in range(2 * work.frames)])
+        write_video(folder / f"{video}.mp4", frames, 8)
+        rows.append(f"{video}.mp4,{len(frames)},{10 * video}")
+    (folder / "videos.csv").write_text("\n".join(rows) + "\n")
+
+
+def configuration():
+    from svd.config import AutoencoderConfig, ImageEncoderConfig, ModelConfig, UNetConfig
+
+    return ModelConfig(
+        unet=UNetConfig(
+            model_channels=64,
+            channel_mult=[1, 2],
+            attention_resolutions=[1, 2],
+            num_head_channels=32,
+            context_dim=64,
+            vector_dim=96,
+        ),
+        autoencoder=AutoencoderConfig(channels=32),
+        image_encoder=ImageEncoderConfig(width=256, layers=6, heads=4, output_dim=64),
+    )
+
+
+def encode(folder: Path, work: Work) -> None:
+    """Run svd_tools/encode_latents.py for as many epochs as are measured."""
+    init = {"metadata": f"{folder}/videos.csv", **work.size}
+    flags = [f"--train.dataset.init_args.{name}={value}" for name, value in init.items()]
+    flags += [f"--train.pretrained={folder}/model.safetensors", f"--environment.mode={work.mode}"]
+    flags += [f"--out={folder}/latents", f"--passes={work.repeats // VIDEOS + 2}", "--environment.device_target=CPU"]
+    program = [sys.executable, "-m", "svd_tools.encode_latents", *flags]
+    subprocess.run(program, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def step_of(data: str, folder: Path, work: Work) -> tuple[Built, Call]:
+    """Build a training, and return a call that takes its next step and returns the loss."""
+    from mindspore import Tensor
+
+    from svd.build import load_trainer
+    from svd.config import load_config
+    from svd.data.latents_dataset import LatentsDataset
+    from svd.data.loader import Loader
+    from svd.data.video_dataset import VideoDataset
+    from svd.training.checkpoint import TrainState
+    from svd.training.config import EnvironmentConfig, TrainConfig
+    from svd.training.step import host_scalar
+
+    if data == "latents":
+        dataset = LatentsDataset(f"{folder}/latents")
+    else:
+        dataset = VideoDataset(f"{folder}/videos.csv", **work.size)
+    config = TrainConfig(dataset, pretrained=f"{folder}/model.safetensors", output_dir=f"{folder}/run", updates=1)
+    start = time.perf_counter()
+    where = EnvironmentConfig(work.mode, "CPU")
+    trainer = load_trainer(config, where, load_config(f"{folder}/model.yaml"), TrainState(), None)
+    parameters = sum(parameter.size for parameter in trainer.task.loss.get_parameters())
+    built = Built(time.perf_counter() - start, parameters, sum(p.size for p in trainer.task.trained.values()))
+    loader = Loader(dataset, config.seed, config.batch_size, workers=work.workers)
+    updates = 0
+
+    def step() -> float:
+        nonlocal updates
+        updates += 1
+        batch = next(loader)
+        of_update = Tensor(np.array(trainer.optimizer.coefficients(updates, 1e-5), np.float32))
+        inputs = trainer.task.inputs(batch.items, batch.samples)
+        loss, _ = trainer.step(host_scalar(1.0), host_scalar(True), of_update, host_scalar(0.0), *inputs)
+        return float(loss.asnumpy())
+
+    return built, step
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The models of the benchmarks: sizes, and random weights as files of this project and of diffusers."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+Settings = dict[str, dict]
+"""What differs from the defaults of svd.config.ModelConfig, by component."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A UNet and the shape of its latents, [b t c h w]."""
+
+    unet: dict
+    latents: tuple[int, int, int, int, int]
+
+    @property
+    def settings(self) -> Settings:
+        """A model with this UNet; its other networks are not used."""
+        return {
+            "unet": self.unet,
+            "image_encoder": {"layers": 1, "output_dim": self.unet["context_dim"]},
+            "sampling": {"num_frames": self.latents[1]},
+        }
+
+    def random_inputs(self) -> dict[str, np.ndarray]:
+        """Clips, noise, noise levels and conditioning: float32, the same in every process."""
+        generator = np.random.default_rng(0)
+        clips, frames = self.latents[:2]
+        concat = generator.standard_normal((clips, 1, *self.latents[2:]))
+        x = {
+            "latents": generator.standard_normal(self.latents),
+            "noise": generator.standard_normal(self.latents),
+            "sigma": np.exp(1 + 1.6 * generator.standard_normal(clips)),
+            "context": generator.standard_normal((clips, 1, self.unet["context_dim"])),
+            "concat": np.repeat(concat, frames, axis=1),
+            "numbers": np.broadcast_to([6, 127, 0.02], (clips, 3)),
+        }
+        return {name: value.astype(np.float32) for name, value in x.items()}
+
+    def __str__(self) -> str:
+        return "latents {} x {} x {} x {} x {}".format(*self.latents)
+
+
+SIZES = {
+    "tiny": Size(
+        {"model_channels": 32, "channel_mult": [1], "num_res_blocks": 1, "attention_resolutions": []}
+        | {"num_head_channels": 16, "context_dim": 16, "vector_dim": 24},
+        (2, 3, 4, 4, 4),
+    ),
+    "small": Size(
+        {"model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 2, "attention_resolutions": [1, 2]}
+        | {"num_head_channels": 32, "context_dim": 96, "vector_dim": 192},
+        (4, 8, 4, 16, 16),
+    ),
+    "medium": Size(
+        {"model_channels": 128, "channel_mult": [1, 2, 2], "num_res_blocks": 1, "attention_resolutions": [1, 2, 4]}
+        | {"num_head_channels": 64, "context_dim": 1024, "vector_dim": 576},
+        (2, 8, 4, 32, 32),
+    ),
+    "full": Size({"context_dim": 1024, "vector_dim": 768}, (2, 2, 4, 16, 16)),
+}
+
+
+def model_config(settings: Settings):
+    """The svd.config.ModelConfig of these settings."""
+    from svd.config import parse_config
+
+    return parse_config(json.dumps(settings))
+
+
+def checkpoint(folder: Path) -> Path:
+    """This project's file of the model that `write_model` wrote."""
+    return folder / "model" / "model.safetensors"
+
+
+def diffusers_folder(folder: Path) -> Path:
+    """diffusers' folder of the same model."""
+    return folder / "model" / "diffusers"
+
+
+def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> None:
+    """Write random weights in both layouts, one tensor at a time.
+
+    Args:
+        networks: those that are written, by the prefix of their parameters.
+
+    Raises:
+        ConversionError: there is no room for the files.
+    """
+    from svd.build import parameter_shapes
+    from svd.config import dump_config
+    from svd_tools.conversion import scatter
+    from svd_tools.diffusers_folder import write_folder
+    from svd_tools.tensor_files import read_safetensors, write_safetensors, written_whole
+
+    config = model_config(settings)
+    shapes = {name: shape for name, shape in parameter_shapes(config).items() if name.startswith(networks)}
+    tensors = {name: _random_tensor(name, shape) for name, shape in shapes.items()}
+    target = checkpoint(folder).parent
+    with written_whole(target, need=2 * sum(tensor.nbytes for tensor in tensors.values())) as aside:
+        aside.mkdir()
+        ours = aside / checkpoint(folder).relative_to(target)
+        write_safetensors(ours, tensors, {"format": "svd-mindspore", "config": dump_config(config)})
+        theirs = scatter(read_safetensors(ours), "diffusers", config)
+        write_folder(aside / diffusers_folder(folder).relative_to(target), theirs, config, progress=lambda count: None)
+
+
+def _random_tensor(name: str, shape: tuple[int, ...]):
+    """Values of its own that keep activations near 1, drawn when they are written."""
+    from svd_tools.tensor_files import LazyTensor
+
+    def read() -> np.ndarray:
+        noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
+        if len(shape) > 1:
+            return np.divide(noise, np.float32(math.sqrt(math.prod(shape[1:]))), out=noise)
+        if "norm" in name and name.endswith("weight"):
+            return 1 + np.float32(0.2) * noise
+        return np.float32(0.2) * noise
+
+    return LazyTensor(shape, np.dtype(np.float32), (name, 0), read)
+
+
+def load_networks(networks: dict[str, Callable], folder: Path, trained: Callable = lambda network: ()) -> list:
+    """Build networks and load their weights, as `svd.load_pipeline` does, in float32 on CPU.
+
+    Args:
+        networks: functions that build them, by the prefix of their parameters.
+        trained: network -> its parameters that are to be trained.
+    """
+    import mindspore as ms
+    from mindspore.nn.utils import no_init_parameters
+
+    from svd.checkpoint import load_parameters
+    from svd.precision import set_precision
+
+    with no_init_parameters():
+        built = {prefix: build() for prefix, build in networks.items()}
+    for network in built.values():
+        network.set_train(False)
+        set_precision(network, ms.float32, "CPU", trained(network))
+    load_parameters(built, checkpoint(folder))
+    return list(built.values())
+
+
+def count(parameters: Collection) -> int:
+    """Numbers in MindSpore's parameters."""
+    return sum(parameter.size for parameter in parameters)
