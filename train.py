@@ -16,7 +16,8 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from svd.config import ConfigError, ModelConfig, load_config
 from svd.data.dataset import DatasetError
-from svd.data.video_dataset import VideoDataset  # known by its name to --train.dataset
+from svd.data.latents_dataset import LatentsDataset  # known by their names to --train.dataset
+from svd.data.video_dataset import VideoDataset
 from svd.data.videos import check_folder, write_text
 from svd.pipelines.progress import say
 from svd.training.config import EnvironmentConfig, TrainConfig
@@ -82,10 +83,12 @@ def describe(train: TrainConfig, model: ModelConfig) -> str:
     trained = trained_parameters(networks["network"], train.temporal_only)
     unet, learned = (sum(p.size for p in ps) for ps in (networks["network"].get_parameters(), trained))
     others = sum(p.size for name in networks if name != "network" for p in networks[name].get_parameters())
+    unused = isinstance(train.dataset, LatentsDataset) and not train.preview.images
     return (
         f"# {len(train.dataset):,} videos\n"
         f"# trained: {learned:,} parameters in {len(trained)} tensors of the UNet\n"
         f"# frozen:  {unet - learned:,} of the UNet, {others:,} of the autoencoder and the image encoder"
+        f"{', which are not loaded' if unused else ''}"
     )
 
 

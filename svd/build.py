@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection
+from dataclasses import asdict, replace
+from hashlib import blake2b
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, nn
 from mindspore.nn.utils import no_init_parameters
+from safetensors import safe_open
 
 from svd import runtime
 from svd.autoencoder.autoencoder import Autoencoder
@@ -19,19 +22,23 @@ from svd.checkpoint import CheckpointError, holds, load_parameters, read_config
 from svd.conditioning.conditioner import Conditioner
 from svd.conditioning.image_encoder import ImageEncoder
 from svd.config import ModelConfig, dump_config, load_config
+from svd.data.latents_dataset import LatentsDataset
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.preconditioning import PRECONDITIONINGS
+from svd.networks.one_video import PerVideo
 from svd.networks.video_unet import VideoUNet
 from svd.pipelines.image_to_video import ImageToVideo
 from svd.pipelines.preview import Preview
 from svd.precision import AmpLevel, compute_dtype, set_precision
 from svd.training.checkpoint import TrainState
-from svd.training.config import EnvironmentConfig, TrainConfig
+from svd.training.config import EnvironmentConfig, LossConfig, TrainConfig
 from svd.training.distributed import Ranks
 from svd.training.image_to_video import ImageToVideoTask
 from svd.training.trainer import Trainer
 
 TASKS = {"image_to_video": ImageToVideoTask}
+ENCODERS = ("conditioner.image_encoder", "conditioner.autoencoder.encoder", "autoencoder.encoder")
+"""The networks that latents for training are made with."""
 
 
 def build_networks(config: ModelConfig) -> dict[str, nn.Cell]:
@@ -84,30 +91,79 @@ def load_pipeline(
         CheckpointError: the checkpoint cannot be used, or is of another model.
     """
     device = runtime.setup(device_target, mode)
-    return _load(config, checkpoint, device, amp_level, trained=lambda network: [])
-
-
-def _load(
-    config: Optional[str | Path | ModelConfig],
-    checkpoint: str | Path,
-    device: str,
-    amp_level: AmpLevel,
-    trained: Callable[[VideoUNet], list[Parameter]],
-) -> ImageToVideo:
-    """`load_pipeline` on a device that is set up, with a UNet of which some parameters are to be trained."""
-    if not checkpoint:
-        raise CheckpointError("no checkpoint was given: the weights, as svd_tools/convert.py writes them")
     if config is None:
-        config = read_config(checkpoint)
+        config = read_config(_given(checkpoint))
     elif not isinstance(config, ModelConfig):
         config = load_config(config)
+    networks = _load(config, checkpoint, device, amp_level)
+    return assemble(config, networks, free_memory=lambda: runtime.free_memory(device))
+
+
+def load_encoders(
+    config: ModelConfig, checkpoint: str | Path, device_target: str, mode: int, amp_level: AmpLevel
+) -> tuple[Conditioner, Autoencoder]:
+    """The parts of `load_pipeline` that encode, without a decoder and without the UNet; raises the same errors."""
+    device = runtime.setup(device_target, mode)
+    networks = _load(config, checkpoint, device, amp_level, ENCODERS)
+    return _conditioner(config, networks), Autoencoder(_autoencoder_part(networks, "encoder"), None, config.autoencoder)
+
+
+def latents_model(config: ModelConfig, checkpoint: str | Path, loss: LossConfig) -> dict[str, Any]:
+    """What latents for training depend on, but for the clips: the encoders, their weights, and the noise.
+
+    The weights are represented by a digest of their values in float32, so that a file in float16 has that of its
+    source, if its source had no more precision.
+    """
+    encoders = {prefix: cell for prefix, cell in _networks(config, checkpoint).items() if prefix in ENCODERS}
+    names = {f"{prefix}.{p.name}" for prefix, cell in encoders.items() for p in cell.get_parameters()}
+    digest = blake2b(digest_size=16)
+    with safe_open(checkpoint, framework="np") as file:
+        for name in sorted(names.intersection(file.keys())):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(file.get_tensor(name), np.float32))
+    autoencoder = {name: value for name, value in asdict(config.autoencoder).items() if name != "decoder"}
+    return {
+        "autoencoder": autoencoder,
+        "image_encoder": asdict(config.image_encoder),
+        "encoder weights": digest.hexdigest(),
+        "loss": {name: getattr(loss, name) for name in ("noise_aug_mean", "noise_aug_std")},
+    }
+
+
+def _given(checkpoint: str | Path) -> str | Path:
+    if not checkpoint:
+        raise CheckpointError("no checkpoint was given: the weights, as svd_tools/convert.py writes them")
+    return checkpoint
+
+
+def _networks(config: ModelConfig, checkpoint: str | Path) -> dict[str, nn.Cell]:
+    """Those of `build_networks` that this checkpoint has values for; still without them."""
     networks = build_networks(config)
-    if not holds(checkpoint, "autoencoder.encoder."):
+    if not holds(_given(checkpoint), "autoencoder.encoder."):
         del networks["autoencoder.encoder"]  # diffusers' layout has a single encoder, the conditioner's
     if config.autoencoder.decoder == "image" and holds(checkpoint, "autoencoder.decoder.time_conv_out."):
         # A file of the temporal model has Stable Diffusion's decoder too: that of the conditioner's autoencoder.
         networks["conditioner.autoencoder.decoder"] = networks.pop("autoencoder.decoder")
         networks.pop("autoencoder.encoder", None)
+    return networks
+
+
+def _load(
+    config: ModelConfig,
+    checkpoint: str | Path,
+    device: str,
+    amp_level: AmpLevel,
+    wanted: Optional[Collection[str]] = None,
+    trained: Callable[[VideoUNet], list[Parameter]] = lambda network: [],
+) -> dict[str, nn.Cell]:
+    """Networks with their weights on a device that is set up.
+
+    Args:
+        wanted: which ones, by their prefixes; all of them if None.
+        trained: the parameters of the UNet that are to be trained.
+    """
+    networks = _networks(config, checkpoint)
+    networks = {prefix: network for prefix, network in networks.items() if wanted is None or prefix in wanted}
     dtype = compute_dtype(device, amp_level)
     for prefix, network in networks.items():
         network.set_train(False)
@@ -116,7 +172,7 @@ def _load(
         masters = trained(network) if prefix == "network" else []
         set_precision(network, ms.float32 if exact else dtype, device, masters)
     load_parameters(networks, checkpoint)
-    return assemble(config, networks, free_memory=lambda: runtime.free_memory(device))
+    return networks
 
 
 def trained_parameters(network: VideoUNet, temporal_only: bool) -> list[Parameter]:
@@ -129,6 +185,8 @@ def load_trainer(
 ) -> Trainer:
     """Build the networks, the task and the trainer, and load the weights.
 
+    The encoders and the decoder are only loaded where they are needed: for videos, and for previews.
+
     Args:
         state: where the run continues, or a new one.
         resume: the checkpoint to continue from.
@@ -136,23 +194,26 @@ def load_trainer(
     Raises:
         RuntimeSetupError, ConfigError, CheckpointError, ImageError: as for `load_pipeline`; or `resume` is of another
             training.
+        DatasetError: the data are latents of another model.
     """
     device = runtime.setup(environment.device_target, environment.mode)
     ranks = Ranks(*runtime.join_ranks())
-    pipe = _load(
+    encoded = isinstance(train.dataset, LatentsDataset)
+    if encoded:
+        train.dataset.check(latents_model(model, train.pretrained, train.loss))
+    previews = bool(train.preview.images) and ranks.first
+    networks = _load(
         model,
         train.pretrained,
         device,
         environment.amp_level,
-        lambda network: trained_parameters(network, train.temporal_only),
+        wanted=("network",) if encoded and not previews else None,
+        trained=lambda network: trained_parameters(network, train.temporal_only),
     )
-    network = pipe.denoiser.network
-    trained = {f"network.{p.name}": p for p in trained_parameters(network, train.temporal_only)}
-    if train.recompute:
-        network.recompute_blocks()
-    task = TASKS[train.task](pipe.conditioner, pipe.autoencoder, pipe.denoiser, trained, train.loss, train.seed)
+    task = _task(train, model, networks, encoded)
     preview = None
-    if train.preview.images and ranks.first:
+    if previews:
+        pipe = assemble(model, networks, free_memory=lambda: runtime.free_memory(device))
         data, p = train.dataset, train.preview
         sampling = {"num_frames": data.frames, "height": data.height, "width": data.width, "seed": p.seed}
         sampling |= {"sampling_steps": p.sampling_steps}
@@ -172,18 +233,43 @@ def load_trainer(
     return trainer
 
 
+def _task(train: TrainConfig, model: ModelConfig, networks: dict[str, nn.Cell], encoded: bool) -> ImageToVideoTask:
+    """What is trained; for clips that are encoded already, with parts that have no networks."""
+    network = networks["network"]
+    trained = {f"network.{p.name}": p for p in trained_parameters(network, train.temporal_only)}
+    if train.recompute:
+        network.recompute_blocks()
+    if encoded:
+        conditioner = Conditioner(None, None, model.image_encoder.image_size, model.unet.vector_dim)
+        autoencoder = Autoencoder(lambda moments: moments, None, model.autoencoder)
+    else:
+        conditioner, autoencoder = _conditioner(model, networks), _autoencoder(model, networks)
+    denoiser = Denoiser(network, PRECONDITIONINGS[model.preconditioning])
+    return TASKS[train.task](conditioner, autoencoder, denoiser, trained, train.loss, train.seed)
+
+
 def assemble(config: ModelConfig, networks: dict[str, nn.Cell], free_memory) -> ImageToVideo:
     """Put networks that have their values together into a pipeline."""
-    conditioner = Conditioner(
+    network = networks["network"]
+    denoiser = Denoiser(network, PRECONDITIONINGS[config.preconditioning], PerVideo(network))
+    conditioner, autoencoder = _conditioner(config, networks), _autoencoder(config, networks)
+    return ImageToVideo(config, conditioner, denoiser, autoencoder, free_memory)
+
+
+def _conditioner(config: ModelConfig, networks: dict[str, nn.Cell]) -> Conditioner:
+    return Conditioner(
         networks["conditioner.image_encoder"],
         networks["conditioner.autoencoder.encoder"],
         config.image_encoder.image_size,
         config.unet.vector_dim,
     )
-    denoiser = Denoiser(networks["network"], PRECONDITIONINGS[config.preconditioning])
-    encoder, decoder = (
-        networks.get(f"autoencoder.{part}") or networks[f"conditioner.autoencoder.{part}"]
-        for part in ("encoder", "decoder")
-    )
-    autoencoder = Autoencoder(encoder, decoder, config.autoencoder)
-    return ImageToVideo(config, conditioner, denoiser, autoencoder, free_memory)
+
+
+def _autoencoder(config: ModelConfig, networks: dict[str, nn.Cell]) -> Autoencoder:
+    encoder, decoder = (_autoencoder_part(networks, part) for part in ("encoder", "decoder"))
+    return Autoencoder(encoder, decoder, config.autoencoder)
+
+
+def _autoencoder_part(networks: dict[str, nn.Cell], part: str) -> nn.Cell:
+    """The autoencoder's own, or the conditioner's where the checkpoint has no other."""
+    return networks.get(f"autoencoder.{part}") or networks[f"conditioner.autoencoder.{part}"]

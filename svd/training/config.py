@@ -87,7 +87,8 @@ class PreviewConfig:
     """Videos that are made while training, to look at."""
 
     images: list[str] = field(default_factory=list)
-    """Image files, or folders of them; none make no videos."""
+    """Image files, or folders of them; none make no videos. With latents as data, previews alone need the encoders and
+    the decoder, which are then loaded."""
     every: int = 1000
     """Updates from one preview to the next."""
     format: Literal["gif", "mp4"] = "mp4"
@@ -107,7 +108,7 @@ class TrainConfig:
     """What is trained, on what, and how long."""
 
     dataset: Dataset
-    """The clips: `class_path` and `init_args` (--train.dataset.help VideoDataset)."""
+    """The clips: `class_path` and `init_args` (--train.dataset.help VideoDataset, or LatentsDataset)."""
     task: Literal["image_to_video"] = "image_to_video"
     """What the network learns: a video from its first frame, as Stable Video Diffusion."""
     pretrained: Optional[str] = None
@@ -131,7 +132,7 @@ class TrainConfig:
     seed: int = 0
     """Of the order of the data and of all noise; results do not depend on workers, cards or interruptions."""
     workers: int = 2
-    """Processes per card that decode videos; 0 decodes in the training process."""
+    """Processes per card that load clips; 0 loads in the training process."""
     resume: str = "never"
     """`auto` continues from the newest checkpoint in output_dir, if there is one; `never` starts anew and refuses a
     folder that has checkpoints; a folder of a checkpoint continues from that one."""

@@ -8,7 +8,9 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from svd.autoencoder.autoencoder import Autoencoder
-from svd.conditioning.conditioner import Conditioner
+from svd.conditioning.conditioner import Conditioner, Conditioning
+from svd.data.dataset import BadItem
+from svd.data.latents_dataset import EncodedClip
 from svd.data.stream import LOSS, generator
 from svd.data.video_dataset import Clip
 from svd.diffusion.denoiser import Denoiser
@@ -64,11 +66,40 @@ def draw(config: LossConfig, seed: int, samples: list[int], latents: tuple, imag
     return Draws(*(np.stack(column) for column in zip(*columns)))
 
 
+class ClipEncoder:
+    """What the encoders make of a clip of the training stream: all that `ImageToVideoTask` asks them for.
+
+    Args:
+        conditioner, autoencoder: of a pipeline; their encoders are used.
+        config, seed: of the training that the clips are for; they decide the noise on the conditioning frame.
+    """
+
+    def __init__(self, conditioner: Conditioner, autoencoder: Autoencoder, config: LossConfig, seed: int):
+        self.conditioner, self.autoencoder, self.config, self.seed = conditioner, autoencoder, config, seed
+
+    def __call__(self, clip: Clip, sample: int) -> EncodedClip:
+        """The clip of the sample of this number, encoded; raises BadItem if float16 cannot hold the result."""
+        video = pixels([clip])
+        frames = [self.autoencoder.encoder(Tensor(np.ascontiguousarray(frame))) for frame in video[0, :, None]]
+        moments = np.concatenate([frame.asnumpy() for frame in frames])  # [t 2c h w]
+        t, channels, *size = moments.shape
+        draws = draw(self.config, self.seed, [sample], (t, channels // 2, *size), video.shape[2:])
+        numbers = clip.fps, clip.motion_bucket_id, draws.aug_strength
+        told = self.conditioner(video[:, 0], 1, *numbers, draws.aug_noise)
+        arrays = moments, told.context.asnumpy()[0], told.concat.asnumpy()[0, 0]
+        with np.errstate(over="ignore"):
+            arrays = [array.astype(np.float16) for array in arrays]
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise BadItem(clip.path, "its latents are not finite in float16; check the model")
+        return EncodedClip(*arrays, clip.fps, clip.motion_bucket_id, float(draws.aug_strength[0]), clip.path)
+
+
 class ImageToVideoTask:
     """What the trainer asks of a task: `loss`, `trained` and `inputs`.
 
     Args:
         conditioner, autoencoder, denoiser: of a pipeline; the first two are only used, the denoiser's network learns.
+            For encoded clips, the first needs no encoders, and that of the second is given moments in place of frames.
         trained: the parameters to train by their names in a checkpoint; all others are frozen.
         seed: of the noise.
     """
@@ -90,10 +121,11 @@ class ImageToVideoTask:
         for parameter in denoiser.network.get_parameters():
             parameter.requires_grad = id(parameter) in learned
 
-    def inputs(self, clips: list[Clip], samples: list[int]) -> tuple[Tensor, ...]:
+    def inputs(self, clips: list[Clip] | list[EncodedClip], samples: list[int]) -> tuple[Tensor, ...]:
         """What `loss` takes for these clips, which are the samples of these numbers."""
-        video = np.stack([clip.frames for clip in clips]).transpose(0, 1, 4, 2, 3)
-        video = video.astype(np.float32) / 127.5 - 1  # [b t 3 h w]
+        if isinstance(clips[0], EncodedClip):
+            return self._encoded_inputs(clips, samples)
+        video = pixels(clips)
         scale, channels = self.autoencoder.config.downsampling, self.autoencoder.config.latent_channels
         frames, height, width = video.shape[1], video.shape[-2] // scale, video.shape[-1] // scale
         draws = draw(self.config, self.seed, samples, (frames, channels, height, width), video.shape[2:])
@@ -105,10 +137,31 @@ class ImageToVideoTask:
         """The same from a video [b t 3 h w] in [-1, 1], its numbers [b] and given random numbers."""
         latents = self.autoencoder.encode(video, draws.posterior_noise)
         told = self.conditioner(video[:, 0], video.shape[1], fps, motion_bucket_id, draws.aug_strength, draws.aug_noise)
+        return self._inputs(latents, told, draws)
+
+    def _encoded_inputs(self, clips: list[EncodedClip], samples: list[int]) -> tuple[Tensor, ...]:
+        moments, context, concat = (
+            np.stack([getattr(clip, name) for clip in clips]) for name in ("moments", "context", "concat")
+        )
+        b, t, channels, *size = moments.shape
+        draws = draw(self.config, self.seed, samples, (t, channels // 2, *size), image=(0,))  # that has its noise
+        numbers = [(clip.fps - 1, clip.motion_bucket_id, clip.aug_strength) for clip in clips]
+        vector = self.conditioner.embed_numbers(b, *zip(*numbers))
+        concat = np.broadcast_to(concat[:, None], (b, t, *concat.shape[1:]))
+        told = Conditioning(Tensor(context.astype(np.float32)), Tensor(concat.astype(np.float32)), vector)
+        return self._inputs(self.autoencoder.encode(moments, draws.posterior_noise), told, draws)
+
+    def _inputs(self, latents: Tensor, told: Conditioning, draws: Draws) -> tuple[Tensor, ...]:
         context = told.context * _mask(draws.keep_context, told.context)
         concat = told.concat * _mask(draws.keep_concat, told.concat)
         coefficients = loss_coefficients(self.preconditioning, draws.sigma)
         return latents, Tensor(draws.noise), coefficients, context, concat, told.vector
+
+
+def pixels(clips: list[Clip]) -> np.ndarray:
+    """The frames of b clips as a video in [-1, 1], float32 [b t 3 h w]."""
+    video = np.stack([clip.frames for clip in clips]).transpose(0, 1, 4, 2, 3)
+    return video.astype(np.float32) / 127.5 - 1
 
 
 def _mask(keep: np.ndarray, x: Tensor) -> Tensor:

@@ -1,0 +1,333 @@
+"""Encode the videos of a training once, so that it can be repeated without the encoders and the decoding of videos.
+
+python svd_tools/encode_latents.py --out=latents --config=configs/svd_train.yaml --svd_config=configs/svd.yaml
+       --train.pretrained=models/svd.safetensors --train.dataset.init_args.metadata=clips.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Optional
+
+import jsonargparse
+import numpy as np
+import pandas as pd
+from jsonargparse import ArgumentError, ArgumentParser
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from svd.config import ConfigError, load_config
+from svd.data.dataset import BadItem, DatasetError
+from svd.data.latents_dataset import (
+    COLUMNS,
+    INDEX,
+    NUMBERS,
+    SETTINGS,
+    SHARDS,
+    TENSORS,
+    EncodedClip,
+    differences,
+    read_settings,
+)
+from svd.data.stream import DATA, SampleOrder, generator
+from svd.data.video_dataset import VideoDataset
+from svd.data.videos import write_text
+from svd.training.config import EnvironmentConfig, TrainConfig
+from svd_tools.jobs import Shard, work_off
+from svd_tools.journal import Journal, Row
+from svd_tools.tensor_files import ConversionError, written_whole
+
+VALUES = {"file": "TEXT", "entry": "INTEGER", **dict.fromkeys(NUMBERS[1:], "REAL")}
+"""What the journal keeps of a clip, in SQL's types."""
+
+
+def _parser() -> ArgumentParser:
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog="encode_latents.py", description=__doc__.splitlines()[0], exit_on_error=False)
+    parser.add_argument("--out", required=True, type=str, help="Folder of latents to write.")
+    parser.add_argument(
+        "--passes",
+        default=1,
+        type=int,
+        help="How often every video is encoded: as many epochs are as if trained on the videos.",
+    )
+    parser.add_argument("--shard", type=Optional[str], help="i/n: encode the i-th (from 0) of n parts of the videos.")
+    parser.add_argument("--shard_mb", default=500, type=float, help="Megabytes of a file of latents, about.")
+    parser.add_argument("--retry_failed", action="store_true", help="Try clips again that could not be encoded.")
+    parser.add_argument("--config", action="config", help="File of the options of train.py that follow.")
+    parser.add_argument("--svd_config", type=Optional[str], help="Model; what the checkpoint says of itself if none.")
+    parser.add_class_arguments(EnvironmentConfig, "environment")
+    parser.add_class_arguments(TrainConfig, "train")
+    parser.set_defaults({"train.dataset": {"class_path": f"{VideoDataset.__module__}.{VideoDataset.__name__}"}})
+    return parser
+
+
+class Plan:
+    """Which clips are encoded, and into which folder.
+
+    A clip has a key, its video's row in the CSV and its number among the samples of the training, both in figures of
+    one length. It is cut, and its conditioning frame gets noise, as for that sample.
+
+    Args:
+        arguments: those of the command line.
+
+    Raises:
+        ArgumentError, ConfigError, DatasetError: an argument cannot be used.
+    """
+
+    def __init__(self, arguments: Optional[list[str]] = None):
+        parser = _parser()
+        args = parser.parse_args(arguments)
+        self.options = parser.instantiate(args)
+        self.train: TrainConfig = self.options.train
+        self.out, self.dataset = Path(self.options.out), self.train.dataset
+        if not isinstance(self.dataset, VideoDataset):
+            raise DatasetError("--train.dataset must be a VideoDataset: latents are made of videos")
+        for name in ("passes", "shard_mb"):
+            if getattr(self.options, name) <= 0:
+                raise DatasetError(f"--{name} must be positive, got {getattr(self.options, name)}")
+        if not self.train.pretrained:
+            raise ConfigError("--train.pretrained is missing: the model's weights, as svd_tools/convert.py writes them")
+        self.part = Shard.parse(self.options.shard) if self.options.shard is not None else None
+        clips = args.train.dataset.init_args.as_dict()
+        table = Path(clips.pop("metadata")).read_bytes()
+        del clips["data_dir"]  # may be another on another machine
+        numbers = {"videos": len(self.dataset), "passes": self.options.passes, "seed": self.train.seed}
+        self.clips = {**clips, **numbers, "CSV file": blake2b(table, digest_size=16).hexdigest()}
+
+    def clip_keys(self) -> Iterator[str]:
+        """The keys of all clips in this part, by their samples."""
+        order = SampleOrder(self.train.seed, len(self.dataset))
+        for sample in range(len(self.dataset) * self.options.passes):
+            row = order.index(sample)
+            if self.part is None or self.part.holds(str(row)):
+                yield f"{row:012d}.{sample:012d}"
+
+    def file(self, name: str) -> Path:
+        """A file in the folder; of this part, if there are parts."""
+        return self.out / (self.part.name(name) if self.part else name)
+
+    def index_row(self, row: Row) -> dict[str, Any]:
+        """A row of the journal as one of the index."""
+        video, sample = parse_key(row["path"])
+        return {**row, "row": video, "sample": sample, "path": self.dataset.name(video)}
+
+
+def parse_key(key: str) -> tuple[int, int]:
+    """Row and sample of a clip's key."""
+    row, sample = key.split(".")
+    return int(row), int(sample)
+
+
+class ClipOf:
+    """The clip of a key, as a row with `clip`, or with `why` it cannot be had; for processes that load videos."""
+
+    def __init__(self, dataset: VideoDataset, seed: int):
+        self._dataset, self._seed = dataset, seed
+
+    def __call__(self, key: str, _: str = "") -> Row:
+        self._dataset.enter_worker()
+        row, sample = parse_key(key)
+        try:
+            return {"path": key, "why": "", "clip": self._dataset.load(row, generator(self._seed, sample, DATA))}
+        except BadItem as error:
+            return {"path": key, "why": error.reason}
+        except Exception as error:  # one video in a million must not end the work on the others
+            return {"path": key, "why": " ".join(f"{type(error).__name__}: {error}".split())}
+
+
+class LatentsWriter:
+    """The encoders, which stay loaded, and the folder that they fill.
+
+    An engine such as Ray Data can have one in each of its processes and call it: a table with the column `key` becomes
+    one file, and rows of the index. Clips that cannot be encoded have the reason in `why`.
+
+    Args:
+        plan: of what is encoded, or the arguments of the command line.
+
+    Raises:
+        DatasetError: the folder has latents of other settings.
+        RuntimeSetupError, ConfigError, CheckpointError: the model cannot be loaded.
+    """
+
+    def __init__(self, plan: Plan | list[str]):
+        from svd.build import latents_model, load_encoders  # imports MindSpore, which processes of videos do not need
+        from svd.checkpoint import read_config
+        from svd.training.image_to_video import ClipEncoder
+
+        self.plan = plan if isinstance(plan, Plan) else Plan(plan)
+        train, options = self.plan.train, self.plan.options
+        model = load_config(options.svd_config) if options.svd_config else read_config(train.pretrained)
+        model.check_size(self.plan.dataset.height, self.plan.dataset.width)
+        _keep_settings(
+            self.plan.out, {"clips": self.plan.clips, "model": latents_model(model, train.pretrained, train.loss)}
+        )
+        where = options.environment
+        encoders = load_encoders(model, train.pretrained, where.device_target, where.mode, where.amp_level)
+        self._encode = ClipEncoder(*encoders, train.loss, train.seed)
+
+    def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
+        name = blake2b("".join(batch["key"]).encode(), digest_size=16).hexdigest() + ".safetensors"
+        clip_of, clips, rows = ClipOf(self.plan.dataset, self.plan.train.seed), [], []
+        for key in batch["key"]:
+            row, encoded = self.encode(clip_of(key))
+            if encoded is not None:
+                row |= {"file": name, "entry": len(clips)}
+                clips.append(encoded)
+            rows.append(self.plan.index_row(row))
+        if clips:
+            self.write(name, clips)
+        return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, np.float64))
+
+    def encode(self, row: Row) -> tuple[Row, Optional[EncodedClip]]:
+        """A row of `ClipOf`, with numbers in place of the clip, and the encoded clip; without one if there is none."""
+        key, nothing = row["path"], {"file": "", **dict.fromkeys(NUMBERS)}
+        if row["why"]:
+            return {"path": key, "why": row["why"], **nothing}, None
+        _, sample = parse_key(key)
+        try:
+            clip = self._encode(row["clip"], sample)
+        except BadItem as error:
+            return {"path": key, "why": error.reason, **nothing}, None
+        place = generator(self.plan.train.seed, sample, DATA).random()
+        numbers = (clip.fps, clip.motion_bucket_id, clip.aug_strength)
+        return {"path": key, "why": "", **nothing, **dict(zip(NUMBERS[1:], (place, *numbers)))}, clip
+
+    def write(self, name: str, clips: list[EncodedClip]) -> None:
+        """Write a file of clips: entry e is `e.moments`, `e.context` and `e.concat`."""
+        arrays = {f"{e}.{tensor}": getattr(clip, tensor) for e, clip in enumerate(clips) for tensor in TENSORS}
+        arrays = {tensor: np.ascontiguousarray(array) for tensor, array in arrays.items()}
+        with written_whole(self.plan.out / SHARDS / name, sum(array.nbytes for array in arrays.values())) as aside:
+            save_file(arrays, aside)
+            with open(aside, "rb+") as file:
+                os.fsync(file.fileno())  # before the journal says that it is there
+
+
+class LatentsJournal(Journal):
+    """A journal that takes clips: they are encoded, gathered to files, and recorded when they are on the drive."""
+
+    def __init__(self, plan: Plan, writer: LatentsWriter):
+        super().__init__(plan.file("clips.journal"), VALUES, "clips of latents")
+        self._writer, self._limit = writer, plan.options.shard_mb * 1e6
+        self._stem = Path(plan.file("clips")).name
+        self._rows: list[Row] = []
+        self._clips: list[EncodedClip] = []
+        self._bytes = 0
+
+    def record(self, row: Row) -> None:
+        row, clip = self._writer.encode(row)
+        if clip is None:
+            super().record(row)
+            return
+        self._rows.append(row | {"entry": len(self._clips)})
+        self._clips.append(clip)
+        self._bytes += sum(getattr(clip, tensor).nbytes for tensor in TENSORS)
+        if self._bytes >= self._limit:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has been gathered."""
+        if self._clips:
+            name = f"{self._stem}.{self._rows[0]['path']}.safetensors"
+            self._writer.write(name, self._clips)
+            for row in self._rows:
+                super().record(row | {"file": name})
+        self._rows, self._clips, self._bytes = [], [], 0
+
+    def forget_lost(self) -> None:
+        """Clips whose file is missing, truncated or damaged are to do again."""
+        lost = []
+        for file, _ in groupby(self.rows(order="file"), lambda row: row["file"]):
+            try:
+                safe_open(self._writer.plan.out / SHARDS / file, framework="np")
+            except (SafetensorError, OSError):
+                lost.append(file)
+        for file in lost:
+            for row in list(self.rows(f"file = '{file}'")):
+                super().record({"path": row["path"], "why": None})
+        if lost:
+            print(f"{len(lost)} files of latents are missing or damaged, such as {lost[0]}: their clips are done again")
+
+
+def encode_videos(plan: Plan) -> None:
+    """Encode all clips of a plan that are not encoded yet, and write their index; raises DatasetError if all fail."""
+    writer = LatentsWriter(plan)
+    with LatentsJournal(plan, writer) as journal:
+        journal.register(((key, "") for key in plan.clip_keys()), plan.options.retry_failed)
+        journal.forget_lost()
+        try:
+            work_off(journal, ClipOf(plan.dataset, plan.train.seed), "", max(plan.train.workers, 1), "clip")
+        finally:
+            journal.flush()
+        index = plan.file(f"{INDEX}/clips.csv")
+        _write_csv(index, COLUMNS, (plan.index_row(row) for row in journal.rows("why IS NOT NULL")))
+        _report(plan, journal)
+
+
+def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write what the latents depend on; raises DatasetError if the folder has some that depend on something else."""
+    path = folder / SETTINGS
+    text = json.dumps(settings, indent=2)
+    if path.exists():
+        if differing := differences(read_settings(str(folder)), json.loads(text)):
+            raise DatasetError(f"--out {folder} has other latents: {'; '.join(differing[:3])}; choose another folder")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+
+
+def _report(plan: Plan, journal: Journal) -> None:
+    """Say how many clips are encoded, and list the others; raises DatasetError if those are all."""
+    encoded, failed = journal.count(), journal.count("why <> ''")
+    listing = plan.file("failed.csv")
+    if failed:
+        _write_csv(listing, ("path", "sample", "why"), (plan.index_row(row) for row in journal.failures()))
+    else:
+        listing.unlink(missing_ok=True)
+    print(f"{encoded} clips are encoded, {failed} failed" + (f" and are listed in {listing}:" if failed else ""))
+    for why, count in journal.reasons():
+        print(f"{count:>8}  {why}")
+    if failed and not encoded:
+        raise DatasetError(f"none of the {failed} clips could be encoded; {listing} says why")
+
+
+def _write_csv(target: Path, columns: tuple[str, ...], rows: Iterator[dict[str, Any]]) -> None:
+    """Write these columns of the rows beside the target, and rename it."""
+    with written_whole(target, need=0) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main(arguments: Optional[list[str]] = None) -> int:
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong, 130 if it is stopped."""
+    try:
+        encode_videos(Plan(arguments))
+    except KeyboardInterrupt:
+        print("encode_latents.py: error: stopped; the same command continues", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from svd.checkpoint import CheckpointError
+        from svd.runtime import RuntimeSetupError
+
+        known = (ArgumentError, CheckpointError, ConfigError, ConversionError, DatasetError, OSError, RuntimeSetupError)
+        if not isinstance(error, (*known, sqlite3.Error)):
+            raise
+        print(f"encode_latents.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    # A job that is ended leaves no half-written file either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

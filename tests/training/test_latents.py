@@ -1,0 +1,178 @@
+"""Training from latents: the same as from the videos, without the encoders, and with those of the same model alone."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_checkpoint import random_tensors, write_checkpoint
+from training_runs import TINY, Outcome, metrics, options, train_here, write_inputs
+
+from svd import build
+from svd.build import load_trainer
+from svd.data.latents_dataset import LatentsDataset
+from svd.data.loader import Loader
+from svd.data.stream import DATA, generator
+from svd.data.video_dataset import VideoDataset
+from svd.training.checkpoint import TrainState
+from svd.training.config import EnvironmentConfig, LossConfig, PreviewConfig, TrainConfig
+from svd_tools import encode_latents
+
+EAGER = EnvironmentConfig(mode=1, device_target="CPU")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def latents(inputs, tmp_path_factory) -> Path:
+    """Two epochs of four videos."""
+    out = tmp_path_factory.mktemp("latents") / "latents"
+    flags = [*options(inputs, out), "--train.dataset.init_args.horizontal_flip=True"]
+    assert encode_latents.main([*flags, f"--out={out}", "--passes=2", "--shard_mb=0.015"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def videos(inputs) -> VideoDataset:
+    return VideoDataset(str(inputs / "videos/videos.csv"), "", 3, 2, 8, 8, horizontal_flip=True)
+
+
+def trainer(inputs: Path, dataset, **changes):
+    config = {
+        "pretrained": str(inputs / "tiny.safetensors"),
+        "updates": 1,
+        "output_dir": str(inputs / "run"),
+        **changes,
+    }
+    return load_trainer(TrainConfig(dataset, **config), EAGER, TINY, TrainState(), None)
+
+
+def loaded(monkeypatch) -> set[str]:
+    """The prefixes of all networks that are filled from now on."""
+    found, load = set(), build.load_parameters
+
+    def load_parameters(networks, path):
+        found.update(networks)
+        load(networks, path)
+
+    monkeypatch.setattr(build, "load_parameters", load_parameters)
+    return found
+
+
+def flags(inputs: Path, run: Path, latents: Path) -> list[str]:
+    """Those of a training from latents, in a file of the options of training from videos."""
+    train = [flag for flag in options(inputs, run) if "dataset" not in flag]
+    defaults = f"--config={Path(__file__).parents[2] / 'configs/svd_train.yaml'}"
+    data = ["--train.dataset=LatentsDataset", f"--train.dataset.init_args.folder={latents}"]
+    return [defaults, *train, "--train.optimizer.warmup_updates=0", *data]
+
+
+def refusal(outcome: Outcome) -> str:
+    assert outcome.code == 2
+    return outcome.error
+
+
+def test_the_loss_is_given_the_same(inputs, latents, videos, monkeypatch):
+    """Over both epochs, in batches; but for the rounding to float16."""
+    filled = loaded(monkeypatch)
+    cached = LatentsDataset(str(latents))
+    from_latents = trainer(inputs, cached).task
+    assert filled == {"network"}  # no encoder and no decoder are in memory
+    from_videos = trainer(inputs, videos).task
+    assert len(filled) == 5
+    for a, b, _ in zip(Loader(cached, 0, 2, workers=0), Loader(videos, 0, 2, workers=0), range(4)):
+        got, wanted = from_latents.inputs(a.items, a.samples), from_videos.inputs(b.items, b.samples)
+        for x, y in zip(got, wanted, strict=True):
+            x, y = x.asnumpy(), y.asnumpy()
+            assert x.dtype == y.dtype and x.shape == y.shape
+            np.testing.assert_allclose(x, y, rtol=2e-3, atol=1e-3 * np.abs(y).max())
+
+
+def test_the_loss_curve_is_the_same(inputs, latents, tmp_path):
+    video_flags = [*options(inputs, tmp_path / "videos"), "--train.dataset.init_args.horizontal_flip=True"]
+    for argv in (video_flags, flags(inputs, tmp_path / "latents", latents)):
+        outcome = train_here(*argv, "--train.updates=3")
+        assert outcome.code == 0, outcome.err
+    assert "# 4 videos" in outcome.err and any("which are not loaded" in line for line in outcome.err)
+    curves = [metrics(tmp_path / run)["loss"] for run in ("videos", "latents")]
+    np.testing.assert_allclose(*curves, rtol=2e-3)
+    assert np.ptp(curves[0]) > 0.1
+
+
+def test_later_epochs_take_the_nearest_clips(latents):
+    """Of the same video: one of its two, and over many epochs both."""
+    cached = LatentsDataset(str(latents))
+    taken = {cached.load(1, generator(0, sample, DATA)).aug_strength for sample in range(8, 60)}
+    assert len(taken) == 2
+    index = pd.read_csv(latents / "index/clips.csv").query("row == 1")
+    for sample in range(8, 30):
+        nearest = index.iloc[(index["place"] - generator(0, sample, DATA).random()).abs().argmin()]
+        assert cached.load(1, generator(0, sample, DATA)).aug_strength == nearest["aug_strength"]
+
+
+def test_previews_need_all_networks(inputs, latents, monkeypatch):
+    filled = loaded(monkeypatch)
+    preview = PreviewConfig(images=[str(inputs / "photo.png")])
+    made = trainer(inputs, LatentsDataset(str(latents)), preview=preview)
+    assert len(filled) == 5 and made.preview is not None
+
+
+def test_latents_of_another_model_are_refused(inputs, latents, tmp_path):
+    tensors = random_tensors(TINY)
+    tensors["conditioner.image_encoder.layers.0.mlp.fc1.weight"] *= 1.01
+    other = write_checkpoint(tmp_path / "other.safetensors", tensors, TINY)
+    argv = flags(inputs, tmp_path / "run", latents)
+    message = refusal(train_here(*argv, f"--train.pretrained={other}"))
+    assert str(latents) in message and "encoder weights is" in message and message.endswith("encode the videos anew")
+    message = refusal(train_here(*argv, "--train.loss.noise_aug_mean=-2"))
+    assert "loss.noise_aug_mean is -3.0 there and -2.0 here" in message
+
+
+def test_another_unet_is_not_another_model(inputs, latents, tmp_path):
+    """Nor are the same weights in float16: a model that was trained can be trained on."""
+    tensors = random_tensors(TINY)
+    for name in tensors:
+        tensors[name] = 2 * tensors[name] if name.startswith("network.") else tensors[name]
+    other = write_checkpoint(tmp_path / "other.safetensors", tensors, TINY)
+    cached = LatentsDataset(str(latents))
+    cached.check(build.latents_model(TINY, other, LossConfig()))
+    halved = {name: value.astype(np.float16) for name, value in tensors.items()}
+    half, full = tmp_path / "half.safetensors", tmp_path / "full.safetensors"
+    write_checkpoint(half, halved, TINY)
+    write_checkpoint(full, {name: value.astype(np.float32) for name, value in halved.items()}, TINY)
+    assert build.latents_model(TINY, half, LossConfig()) == build.latents_model(TINY, full, LossConfig())
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda folder: shutil.rmtree(folder), "not a folder of latents"),
+        (lambda folder: (folder / "settings.json").write_text("{"), "settings.json: damaged"),
+        (lambda folder: (folder / "settings.json").write_text("{}"), "settings.json: damaged"),
+        (lambda folder: (folder / "index/clips.csv").unlink(), "8 of 8 clips are missing"),
+        (lambda folder: (folder / "index/clips.csv").write_text("row,path\n0,x\n"), "not an index of latents"),
+        (lambda folder: shutil.rmtree(folder / "latents"), "none of the 4 items of the data can be used"),
+    ],
+)
+def test_spoilt_folders_are_refused(inputs, latents, tmp_path, spoil, words):
+    shutil.copytree(latents, tmp_path / "latents")
+    spoil(tmp_path / "latents")
+    assert words in refusal(train_here(*flags(inputs, tmp_path / "run", tmp_path / "latents")))
+
+
+def test_training_goes_on_without_the_clips_of_a_truncated_file(inputs, latents, tmp_path):
+    shutil.copytree(latents, tmp_path / "latents")
+    file = sorted((tmp_path / "latents/latents").iterdir())[0]
+    file.write_bytes(file.read_bytes()[:1000])
+    outcome = train_here(*flags(inputs, tmp_path / "run", tmp_path / "latents"), "--train.updates=2")
+    assert outcome.code == 0, outcome.err
+    assert sum(f"warning: {file}: truncated or damaged" in line for line in outcome.err) == 1
+
+
+def test_a_folder_has_to_be_given(inputs, tmp_path):
+    argv = [flag for flag in flags(inputs, tmp_path / "run", tmp_path) if "folder" not in flag]
+    assert "folder is missing" in refusal(train_here(*argv))
