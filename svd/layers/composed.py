@@ -201,8 +201,15 @@ class Geglu(nn.Cell):
         return value * self.gelu(gate)
 
 
+MAX_SCORES = 2**28
+"""The most attention scores that are in memory at a time: 1 GB in float32."""
+
+
 class Attention(nn.Cell):
-    """softmax(q k^T / sqrt(d)) v, the softmax in float32. q [b l c], k v [b n c] -> [b l c]"""
+    """softmax(q k^T / sqrt(d)) v, the softmax in float32. q [b l c], k v [b n c] -> [b l c]
+
+    Where the scores would be more than `MAX_SCORES`, so many queries at a time as stay below it.
+    """
 
     def __init__(self, heads: int):
         super().__init__()
@@ -214,10 +221,24 @@ class Attention(nn.Cell):
         q = ops.transpose(ops.reshape(ops.mul(q, d**-0.5), (b, l, heads, d)), (0, 2, 1, 3))
         k = ops.transpose(ops.reshape(k, (b, n, heads, d)), (0, 2, 1, 3))
         v = ops.transpose(ops.reshape(v, (b, n, heads, d)), (0, 2, 1, 3))
-        scores = ops.BatchMatMul(transpose_b=True)(q, k)  # [b heads l n]
-        weights = ops.softmax(scores.astype(ms.float32), -1).astype(v.dtype)
-        y = ops.BatchMatMul()(weights, v)
+        queries = max(MAX_SCORES // (b * heads * n), 1)
+        if queries >= l:
+            y = self._attend(q, k, v)
+        else:
+            blocks = ()
+            for start in range(0, l, queries):
+                block = q[:, :, start : start + queries]
+                if start > 0:
+                    block = ops.depend(block, blocks[-1])  # one after the other, or memory would be needed for all
+                blocks = blocks + (self._attend(block, k, v),)
+            y = ops.cat(blocks, 2)
         return ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (b, l, c))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q [b heads l d], k v [b heads n d] -> [b heads l d]"""
+        scores = ops.BatchMatMul(transpose_b=True)(q, k)
+        weights = ops.softmax(scores.astype(ms.float32), -1).astype(v.dtype)
+        return ops.BatchMatMul()(weights, v)
 
 
 class SwapAxes(nn.Cell):

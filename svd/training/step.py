@@ -13,7 +13,7 @@ from svd.training.optimizer import AdamW, WeightAverage, zeros_like
 
 _add = ops.MultitypeFuncGraph("add")
 _scale = ops.MultitypeFuncGraph("scale")
-_square_sum = ops.MultitypeFuncGraph("square_sum")
+_half_square_sum = ops.MultitypeFuncGraph("half_square_sum")
 _clear = ops.MultitypeFuncGraph("clear")
 
 
@@ -27,9 +27,9 @@ def _scale_one(factor, gradient):
     return gradient * factor
 
 
-@_square_sum.register("Tensor")
-def _square_sum_one(gradient):
-    return ops.reduce_sum(ops.square(gradient))
+@_half_square_sum.register("Tensor")
+def _half_square_sum_one(gradient):
+    return ops.L2Loss()(gradient)  # half of the sum, by one operator
 
 
 @_clear.register("Tensor")
@@ -105,7 +105,7 @@ class TrainStep(nn.Cell):
         if self.ranks > 1:
             gradients = self.mean(gradients)
         scale = ops.mul(loss_scale, float(self.micro_batches))
-        norm = ops.sqrt(ops.addn(self.map(_square_sum, gradients))) / scale
+        norm = ops.sqrt(ops.mul(ops.addn(self.map(_half_square_sum, gradients)), 2.0)) / scale
         if ops.isfinite(norm):
             factor = ops.minimum(self.max_grad_norm / (norm + 1e-6), 1.0) / scale
             gradients = self.map(ops.partial(_scale, factor), gradients)

@@ -8,6 +8,7 @@ import pytest
 from comparison import assert_close
 from mindspore import Tensor, ops
 from small_model import fill
+from test_operators import Weighted
 
 from svd.layers import composed
 from svd.layers.attention import Attention, FeedForward, TransformerBlock
@@ -38,6 +39,19 @@ def test_composed_attention_is_the_formula(heads):
     k, v = (RNG.standard_normal((2, 7, 16)).astype(np.float32) for _ in range(2))
     result = composed.Attention(heads)(*map(Tensor, (q, k, v)))
     assert_close(result, softmax_attention(q, k, v, heads), 2e-6)
+
+
+def test_composed_attention_in_blocks_of_queries(mode, monkeypatch):
+    """Forth and back, where no more than 2 of the 5 queries have room for their scores."""
+    q, k, v = (Tensor(RNG.standard_normal(shape).astype(np.float32)) for shape in ((2, 5, 16), (2, 7, 16), (2, 7, 16)))
+    weight = Tensor(RNG.standard_normal((2, 5, 16)).astype(np.float32))
+    results = []
+    for limit in (composed.MAX_SCORES, 2 * 2 * 2 * 7):
+        monkeypatch.setattr(composed, "MAX_SCORES", limit)
+        layer = composed.Attention(2)
+        results.append([layer(q, k, v), *ms.grad(Weighted(layer), (1, 2, 3))(weight, q, k, v)])
+    for whole, in_blocks in zip(*results):
+        assert_close(in_blocks, whole, 2e-6)
 
 
 def test_float16_attention_takes_its_softmax_in_float32(monkeypatch):
