@@ -59,9 +59,15 @@ def build_parser() -> ArgumentParser:
     add("--device_target", choices=("auto", *runtime.DEVICE_TARGETS), default="auto", help="Where to run; auto takes "
         "the best device that is there.")  # fmt: skip
     add("--mode", type=Literal[0, 1], default=0, help="0: compiled graph, 1: pynative.")
+    add("--compile_cache", type=Optional[str], help="Folder in which compiled graphs are kept, so that later runs of "
+        "the same model and sizes start at once.")  # fmt: skip
     add("--SVD.config", type=Optional[str], help="Model, such as configs/svd.yaml; if it is not given, what the "
         "checkpoint says of itself.")  # fmt: skip
     add("--SVD.checkpoint", type=Optional[str], help="Weights, as svd_tools/convert.py writes them.")
+    add("--SVD.lora", type=Optional[str], help="Adapters to merge into the weights: lora.safetensors, as train.py "
+        "writes it with --train.lora.rank.")  # fmt: skip
+    add("--SVD.lora_scale", type=float, default=1.0, help="How much of what the adapters add; 0 leaves the model as it "
+        "is.")  # fmt: skip
     add("--SVD.amp_level", choices=("auto", "O0", "O2", "bf16"), default="auto", help="O0: float32. O2: float16 inside "
         "the networks. bf16: bfloat16 (Ascend). auto: O2 on Ascend, O0 elsewhere.")  # fmt: skip
     parser.add_class_arguments(SamplingConfig, "SVD", help="sampling (what is not given is as the model's config says)")
@@ -110,11 +116,15 @@ def run(argv: Optional[list[str]] = None) -> None:
     images = [load_image(path) for path in paths]  # a bad image is told of before minutes of loading and compiling
     noise = read_noise(args.noise)
     check_folder(args.output_dir, "--output_dir")
+    if args.compile_cache:
+        check_folder(args.compile_cache, "--compile_cache")
 
     from svd.build import load_pipeline  # MindSpore takes seconds to import
 
     start = time.perf_counter()
-    pipe = load_pipeline(model, args.SVD.checkpoint, args.device_target, args.mode, args.SVD.amp_level)
+    lora = args.SVD.lora, args.SVD.lora_scale
+    options = (args.device_target, args.mode, args.SVD.amp_level, *lora, args.compile_cache)
+    pipe = load_pipeline(model, args.SVD.checkpoint, *options)
     print(f"loaded {args.SVD.checkpoint} in {time.perf_counter() - start:.1f} s", file=sys.stderr)
     for path, image in zip(paths, images):
         start = time.perf_counter()
@@ -155,6 +165,7 @@ def side_file(parser: ArgumentParser, args: Namespace, image: Path, environment:
         **environment,
         "image sha256": hashlib.sha256(image.read_bytes()).hexdigest(),
         "checkpoint bytes": Path(args.SVD.checkpoint).stat().st_size,
+        **({"lora sha256": hashlib.sha256(Path(args.SVD.lora).read_bytes()).hexdigest()} if args.SVD.lora else {}),
         "command": shlex.join(sys.argv),
     }
     head = ["# Repeat this video with: python image_to_video.py --config THIS_FILE"]

@@ -77,16 +77,18 @@ def begin_or_resume(train: TrainConfig) -> tuple[Optional[Path], TrainState]:
 
 def describe(train: TrainConfig, model: ModelConfig) -> str:
     """What would be trained, for --dry_run."""
-    from svd.build import build_networks, trained_parameters
+    from svd.build import add_lora, build_networks, trained_parameters
 
     networks = build_networks(model)
+    add_lora(networks["network"], train.lora, train.seed)
     trained = trained_parameters(networks["network"], train.temporal_only)
     unet, learned = (sum(p.size for p in ps) for ps in (networks["network"].get_parameters(), trained))
     others = sum(p.size for name in networks if name != "network" for p in networks[name].get_parameters())
     unused = isinstance(train.dataset, LatentsDataset) and not train.preview.images
     return (
         f"# {len(train.dataset):,} videos\n"
-        f"# trained: {learned:,} parameters in {len(trained)} tensors of the UNet\n"
+        f"# trained: {learned:,} parameters in {len(trained)} tensors of "
+        f"{'adapters (LoRA) in ' * bool(train.lora.rank)}the UNet\n"
         f"# frozen:  {unet - learned:,} of the UNet, {others:,} of the autoencoder and the image encoder"
         f"{', which are not loaded' if unused else ''}"
     )
@@ -155,13 +157,18 @@ def run(argv: Optional[list[str]] = None) -> bool:
 
 
 def finish(train: TrainConfig, checkpoint: Path) -> None:
-    """Write the trained model as a whole, and say how to use it."""
-    from svd_tools.export import merge
+    """Write the trained model as a whole, or adapters alone, and say how to use it."""
+    from svd_tools.export import merge, write_alone
 
-    weights = "ema" if train.optimizer.ema_decay else "trained"
-    target = Path(train.output_dir) / "model.safetensors"
-    merge(checkpoint / f"{weights}.safetensors", train.pretrained, target)
-    say(f"python image_to_video.py --SVD.checkpoint={target} --image=IMAGE")
+    weights = checkpoint / f"{'ema' if train.optimizer.ema_decay else 'trained'}.safetensors"
+    if train.lora.rank:
+        target = Path(train.output_dir) / "lora.safetensors"
+        write_alone(weights, target)
+        say(f"python image_to_video.py --SVD.checkpoint={train.pretrained} --SVD.lora={target} --image=IMAGE")
+    else:
+        target = Path(train.output_dir) / "model.safetensors"
+        merge(weights, train.pretrained, target)
+        say(f"python image_to_video.py --SVD.checkpoint={target} --image=IMAGE")
 
 
 def user_errors() -> tuple[type[Exception], ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
+from functools import partial
 from hashlib import blake2b
+from math import isfinite
 from pathlib import Path
 from typing import Any, Optional
 
@@ -19,19 +21,22 @@ from svd.autoencoder.autoencoder import Autoencoder
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
 from svd.checkpoint import CheckpointError, holds, load_parameters, read_config
+from svd.compile_cache import CompileCache
 from svd.conditioning.conditioner import Conditioner
 from svd.conditioning.image_encoder import ImageEncoder
-from svd.config import ModelConfig, dump_config, load_config
+from svd.config import ConfigError, ModelConfig, dump_config, load_config
 from svd.data.latents_dataset import LatentsDataset
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.preconditioning import PRECONDITIONINGS
+from svd.layers.lora import adapters, add_adapters
+from svd.lora import LoRA, describe_lora, read_lora
 from svd.networks.one_video import PerVideo
 from svd.networks.video_unet import VideoUNet
 from svd.pipelines.image_to_video import ImageToVideo
 from svd.pipelines.preview import Preview
 from svd.precision import AmpLevel, compute_dtype, set_precision
 from svd.training.checkpoint import TrainState
-from svd.training.config import EnvironmentConfig, LossConfig, TrainConfig
+from svd.training.config import EnvironmentConfig, LoRAConfig, LossConfig, TrainConfig
 from svd.training.distributed import Ranks
 from svd.training.image_to_video import ImageToVideoTask
 from svd.training.trainer import Trainer
@@ -74,6 +79,9 @@ def load_pipeline(
     device_target: str = "auto",
     mode: int = 0,
     amp_level: AmpLevel = "auto",
+    lora: Optional[str | Path] = None,
+    lora_scale: float = 1.0,
+    compile_cache: Optional[str | Path] = None,
 ) -> ImageToVideo:
     """Build an image-to-video pipeline and load its weights.
 
@@ -84,19 +92,30 @@ def load_pipeline(
         mode: 0 for graph mode, 1 for pynative.
         amp_level: O0 for float32, O2 for float16 inside the networks, bf16 for bfloat16 (Ascend), auto for O2 on Ascend
             and O0 elsewhere.
+        lora: a file of adapters that train.py wrote with --train.lora.rank; they are merged into the weights.
+        lora_scale: how much of what they add; 0 leaves the model as it is, bit for bit.
+        compile_cache: folder in which compiled graphs are kept for later processes; none are if None.
 
     Raises:
         RuntimeSetupError: versions or device do not fit.
         ConfigError: the configuration cannot be used.
-        CheckpointError: the checkpoint cannot be used, or is of another model.
+        CheckpointError: the checkpoint, or the LoRA, cannot be used, or is of another model.
     """
     device = runtime.setup(device_target, mode)
     if config is None:
         config = read_config(_given(checkpoint))
     elif not isinstance(config, ModelConfig):
         config = load_config(config)
-    networks = _load(config, checkpoint, device, amp_level)
-    return assemble(config, networks, free_memory=lambda: runtime.free_memory(device))
+    if not isfinite(lora_scale):
+        raise ConfigError(f"--SVD.lora_scale must be a finite number, got {lora_scale}")
+    merged = None if lora is None else read_lora(lora)
+    networks = _load(config, checkpoint, device, amp_level, lora=merged, lora_scale=lora_scale)
+    pipe = assemble(config, networks, free_memory=lambda: runtime.free_memory(device))
+    if compile_cache is not None:
+        cache = CompileCache(compile_cache, dump_config(config), device, amp_level)
+        for name, cell in {**networks, **pipe.denoiser.per_video.graphs}.items():
+            cache.keep(name, cell)
+    return pipe
 
 
 def load_encoders(
@@ -155,14 +174,20 @@ def _load(
     amp_level: AmpLevel,
     wanted: Optional[Collection[str]] = None,
     trained: Callable[[VideoUNet], list[Parameter]] = lambda network: [],
+    lora: Optional[LoRA] = None,
+    lora_scale: float = 1.0,
 ) -> dict[str, nn.Cell]:
     """Networks with their weights on a device that is set up.
 
     Args:
         wanted: which ones, by their prefixes; all of them if None.
         trained: the parameters of the UNet that are to be trained.
+        lora, lora_scale: adapters to merge into the weights, and how much of them.
     """
     networks = _networks(config, checkpoint)
+    if lora is not None:
+        shapes = {f"network.{p.name}": tuple(p.shape) for p in networks["network"].get_parameters()}
+        lora.check(config, shapes, str(checkpoint))
     networks = {prefix: network for prefix, network in networks.items() if wanted is None or prefix in wanted}
     dtype = compute_dtype(device, amp_level)
     for prefix, network in networks.items():
@@ -171,12 +196,23 @@ def _load(
         exact = prefix.endswith("autoencoder.encoder")
         masters = trained(network) if prefix == "network" else []
         set_precision(network, ms.float32 if exact else dtype, device, masters)
-    load_parameters(networks, checkpoint)
+    if lora is None or not lora_scale:
+        load_parameters(networks, checkpoint)
+    else:
+        load_parameters(networks, checkpoint, partial(lora.added, scale=lora_scale))
     return networks
 
 
+def add_lora(network: VideoUNet, lora: LoRAConfig, seed: int) -> None:
+    """Give the network the adapters that are to be trained, if there are to be any; raises ConfigError."""
+    if lora.rank:
+        add_adapters(network, lora.modules, lora.rank, lora.scaled_by, seed)
+
+
 def trained_parameters(network: VideoUNet, temporal_only: bool) -> list[Parameter]:
-    """The parameters that are trained."""
+    """The parameters that are trained: of a network with adapters, those alone."""
+    if found := adapters(network):
+        return found
     return network.temporal_parameters() if temporal_only else list(network.get_parameters())
 
 
@@ -208,8 +244,10 @@ def load_trainer(
         device,
         environment.amp_level,
         wanted=("network",) if encoded and not previews else None,
-        trained=lambda network: trained_parameters(network, train.temporal_only),
+        # The weights under adapters are frozen, and so of the compute type.
+        trained=lambda network: [] if train.lora.rank else trained_parameters(network, train.temporal_only),
     )
+    add_lora(networks["network"], train.lora, train.seed)
     task = _task(train, model, networks, encoded)
     preview = None
     if previews:
@@ -218,11 +256,14 @@ def load_trainer(
         sampling = {"num_frames": data.frames, "height": data.height, "width": data.width, "seed": p.seed}
         sampling |= {"sampling_steps": p.sampling_steps}
         preview = Preview(pipe, p.images, Path(train.output_dir) / "previews", p.format, sampling)
+    metadata = {"config": dump_config(model), "pretrained": str(Path(train.pretrained).absolute())}
+    if train.lora.rank:
+        metadata |= describe_lora(train.lora.rank, train.lora.scaled_by, train.lora.modules)
     trainer = Trainer(
         task,
         train,
         state,
-        {"config": dump_config(model), "pretrained": str(Path(train.pretrained).absolute())},
+        metadata,
         ranks,
         dynamic_loss_scale=compute_dtype(device, environment.amp_level) == ms.float16,
         preview=preview,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import mindspore as ms
@@ -20,7 +21,8 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says what is wrong and what to do."""
 
 
-def _open(path: Path):
+def open_checkpoint(path: Path):
+    """An open safetensors file; raises CheckpointError if it is none, or has to be converted."""
     if path.is_dir() or path.suffix in (".ckpt", ".bin", ".pt", ".pth"):
         raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(path)}")
     if not path.is_file():
@@ -41,7 +43,7 @@ def read_config(path: str | Path) -> ModelConfig:
     Raises:
         CheckpointError: not a checkpoint of this project, or one without a configuration.
     """
-    with _open(Path(path)) as file:
+    with open_checkpoint(Path(path)) as file:
         text, names = (file.metadata() or {}).get("config"), file.keys()
     if text is None and any(name.startswith(FOREIGN) for name in names):
         raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(Path(path))}")
@@ -52,17 +54,22 @@ def read_config(path: str | Path) -> ModelConfig:
 
 def holds(path: str | Path, prefix: str) -> bool:
     """Whether the checkpoint has parameters whose names begin so."""
-    with _open(Path(path)) as file:
+    with open_checkpoint(Path(path)) as file:
         names = file.keys()
     return any(name.startswith(prefix) for name in names)
 
 
-def load_parameters(networks: dict[str, nn.Cell], path: str | Path) -> None:
+def load_parameters(
+    networks: dict[str, nn.Cell],
+    path: str | Path,
+    changed: Callable[[str, np.ndarray], np.ndarray] = lambda name, array: array,
+) -> None:
     """Fill the networks from a checkpoint; each parameter keeps the type it was given.
 
     Args:
         networks: by the prefix of their parameters' names.
         path: a safetensors file; what it holds for other networks is left alone.
+        changed: what a tensor of this name is to be instead, such as with an adapter added.
 
     Raises:
         CheckpointError: not a checkpoint of this project or of this model, truncated, or with a value that is not
@@ -70,19 +77,19 @@ def load_parameters(networks: dict[str, nn.Cell], path: str | Path) -> None:
     """
     path = Path(path)
     wanted = {f"{prefix}.{p.name}": p for prefix, cell in networks.items() for p in cell.get_parameters()}
-    with _open(path) as file:
+    with open_checkpoint(path) as file:
         names = file.keys()
         _check_names(path, wanted, {name: tuple(file.get_slice(name).get_shape()) for name in names})
         mapped = _map(path)
         for name, parameter in wanted.items():
             array = mapped.get(name)
             array = file.get_tensor(name) if array is None else array
-            parameter.set_data(_tensor(path, name, array, parameter.dtype))
+            parameter.set_data(_tensor(path, name, changed(name, array), parameter.dtype))
 
 
 def _map(path: Path) -> dict[str, np.ndarray]:
-    """The float tensors of a checkpoint as parts of the mapped file: pages are read when they are used, and never copied
-    unless they are written to. (`safe_open` has checked the file, and copies.)
+    """The float tensors of a checkpoint as parts of the mapped file: pages are read when they are used, and never
+    copied unless they are written to. (`safe_open` has checked the file, and copies.)
     """
     with open(path, "rb") as file:
         header = file.read(int.from_bytes(file.read(8), "little"))
@@ -101,6 +108,10 @@ def _check_names(path: Path, wanted: dict[str, ms.Parameter], found: dict[str, t
     missing = [name for name in wanted if name not in found]
     if missing and any(name.startswith(FOREIGN) for name in found):
         raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(path)}")
+    if missing and any(name.endswith(".lora_up") for name in found):
+        raise CheckpointError(
+            f"{path} holds adapters alone: give them with --SVD.lora, and the checkpoint of their model"
+        )
     wrong = [
         f"{name} {list(found[name])} instead of {list(parameter.shape)}"
         for name, parameter in wanted.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import os
@@ -9,6 +10,7 @@ import resource
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 SUPPORTED = ((2, 7), (2, 10))
@@ -120,6 +122,19 @@ def _set_device(device: str) -> None:
         # float32 convolutions would otherwise run with ten bits of mantissa; the networks that are not float16 are
         # float32 for a reason.
         ms.device_context.ascend.op_precision.conv_allow_hf32(False)
+
+
+@contextlib.contextmanager
+def graphs_kept_in(folder: Path) -> Iterator[None]:
+    """What is compiled meanwhile is loaded from this folder, or written to it. Raises OSError where it cannot be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH")
+    before = {name: os.environ.get(name, "") for name in names}
+    os.environ.update(dict(zip(names, ("1", str(folder)))))
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 def join_ranks() -> tuple[int, int]:

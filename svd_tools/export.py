@@ -1,6 +1,7 @@
 """Export what was trained: merged with the model that the training began with, or the trained tensors alone.
 
 python svd_tools/export.py --checkpoint runs/mine --out_dir models
+python svd_tools/export.py --checkpoint runs/mine/lora.safetensors --pretrained models/svd.safetensors --out_dir models
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ import dataclasses
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 from jsonargparse import ArgumentParser
@@ -25,6 +29,9 @@ from svd_tools.convert import DTYPES, LAYOUT_NAMES, cast_all, check_free, output
 from svd_tools.diffusers_folder import check_expressible, check_unet_expressible
 from svd_tools.tensor_files import ConversionError, LazyTensor, check_finite, read_safetensors, write_safetensors
 
+if TYPE_CHECKING:
+    from svd.lora import LoRA
+
 _FILES = {"trained": "trained.safetensors", "ema": "ema.safetensors"}
 _FOLDER = re.compile(r"update_(\d+)")  # a folder that is not complete has another name
 
@@ -33,7 +40,8 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="export.py", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", required=True, type=str, help="Output folder of train.py, of which the newest checkpoint is "
-        "taken, or one of its checkpoints: RUN/checkpoints/update_<number>.")  # fmt: skip
+        "taken, or one of its checkpoints: RUN/checkpoints/update_<number>; or a file of adapters (LoRA), such as "
+        "RUN/lora.safetensors, to merge.")  # fmt: skip
     add("--out_dir", required=True, type=str, help="Folder to write to; made if it does not exist.")
     add("--weights", choices=("auto", *_FILES), default="auto", help="ema: the average over the training. trained: the "
         "last weights. auto: the average, if the run kept one.")  # fmt: skip
@@ -42,6 +50,8 @@ def _parser() -> ArgumentParser:
         "with unet.load_state_dict(tensors, strict=False).")  # fmt: skip
     add("--pretrained", type=str, help="The checkpoint that the training began with, if it is no longer where it was "
         "then. Not read with --trained_only.")  # fmt: skip
+    add("--lora_scale", type=float, default=1.0, help="How much of what adapters (LoRA) add is merged. Not used with "
+        "--trained_only.")  # fmt: skip
     add("--to", choices=tuple(LAYOUT_NAMES), default="svd", help="Layout to write.")
     add("--dtype", choices=("keep", *DTYPES), default="keep", help="Type of the written values; keep leaves the "
         "trained ones in float32 and the others as they are.")  # fmt: skip
@@ -58,7 +68,9 @@ class Trained:
     """By our names; reading one raises ConversionError where a value is not finite."""
     config: ModelConfig
     pretrained: str
-    """The checkpoint that the training began with."""
+    """The checkpoint that the training began with; empty if the file does not say."""
+    lora: Optional[LoRA] = None
+    """What the tensors are together, if they are adapters."""
 
 
 def export(
@@ -70,6 +82,7 @@ def export(
     to: Layout = "svd",
     dtype: str = "keep",
     overwrite: bool = False,
+    lora_scale: float = 1.0,
 ) -> Path:
     """Export a training checkpoint, say what was taken, and return the path written.
 
@@ -78,17 +91,27 @@ def export(
     Raises:
         ConversionError: the checkpoint, or the one that the training began with, cannot be used; nothing was written.
     """
-    folder = find_checkpoint(Path(checkpoint))
-    path = _weights_file(folder, weights)
-    target = Path(out_dir) / _output_name(folder, to, trained_only)
+    path = Path(checkpoint)
+    if not isfinite(lora_scale):
+        raise ConversionError(f"--lora_scale must be a finite number, got {lora_scale}")
+    if _holds_adapters(path):
+        if trained_only:
+            raise ConversionError(f"{path} holds adapters alone already; without --trained_only they are merged")
+        target = Path(out_dir) / output_name(f"{path.stem}_merged", to)
+    else:
+        folder = find_checkpoint(path)
+        path = _weights_file(folder, weights)
+        target = Path(out_dir) / _output_name(folder, to, trained_only)
     check_free(target, overwrite)
     trained = read_trained(path)
-    meaning = "averaged over the training" if path.name == _FILES["ema"] else "as they were last, not averaged"
-    print(f"exporting {path}: {len(trained.tensors)} trained tensors, {meaning}")
+    meaning = {_FILES["ema"]: ", averaged over the training", _FILES["trained"]: ", as they were last, not averaged"}
+    print(f"exporting {path}: {len(trained.tensors)} trained tensors{meaning.get(path.name, '')}")
     if trained_only:
         _write_alone(trained, target, to, dtype)
     else:
-        _write_merged(trained, Path(pretrained or trained.pretrained), target, to, dtype)
+        if not (pretrained or trained.pretrained):
+            raise ConversionError(f"{path} does not say where its model is: give it with --pretrained")
+        _write_merged(trained, Path(pretrained or trained.pretrained), target, to, dtype, lora_scale)
     return target
 
 
@@ -104,6 +127,16 @@ def merge(trained_file: str | Path, pretrained: str | Path, target: str | Path) 
         ConversionError: the two cannot be merged; nothing was written.
     """
     _write_merged(read_trained(Path(trained_file)), Path(pretrained), Path(target), "svd", "keep")
+
+
+def write_alone(trained_file: str | Path, target: str | Path) -> None:
+    """Write the trained tensors alone, in this project's layout; raises ConversionError.
+
+    Args:
+        trained_file: trained.safetensors or ema.safetensors of a training checkpoint.
+        target: the .safetensors file to write; replaced if it exists.
+    """
+    _write_alone(read_trained(Path(trained_file)), Path(target), "svd", "keep")
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -153,10 +186,32 @@ def read_trained(path: Path) -> Trained:
         ConversionError: the file is damaged, or none that train.py wrote.
     """
     tensors, metadata = read_safetensors(path), _metadata(path)
-    if metadata.get("format") != TRAINED_FORMAT or not {"config", "pretrained"} <= metadata.keys():
+    needed = {"config"} if "lora" in metadata else {"config", "pretrained"}
+    if metadata.get("format") != TRAINED_FORMAT or not needed <= metadata.keys():
         raise ConversionError(f"{path} holds no trained weights as train.py writes them")
     finite = {name: _finite(name, tensor) for name, tensor in tensors.items()}
-    return Trained(path, finite, parse_config(metadata["config"]), metadata["pretrained"])
+    config, lora = parse_config(metadata["config"]), None
+    if "lora" in metadata:
+        from svd.lora import read_lora  # imports MindSpore
+
+        with _conversion_errors():
+            lora = read_lora(path)
+    return Trained(path, finite, config, metadata.get("pretrained", ""), lora)
+
+
+@contextmanager
+def _conversion_errors() -> Iterator[None]:
+    """Errors of the library's reader under this program's name for them."""
+    from svd.checkpoint import CheckpointError
+
+    try:
+        yield
+    except CheckpointError as error:
+        raise ConversionError(str(error)) from error
+
+
+def _holds_adapters(path: Path) -> bool:
+    return path.suffix == ".safetensors" and path.is_file() and "lora" in _metadata(path)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -176,7 +231,9 @@ def _finite(name: str, tensor: LazyTensor) -> LazyTensor:
     return dataclasses.replace(tensor, read=read)
 
 
-def _write_merged(trained: Trained, pretrained: Path, target: Path, to: Layout, dtype: str) -> None:
+def _write_merged(
+    trained: Trained, pretrained: Path, target: Path, to: Layout, dtype: str, lora_scale: float = 1.0
+) -> None:
     if not pretrained.is_file():
         raise ConversionError(
             f"{pretrained}, which the training began with, is not there; say where it is with --pretrained, "
@@ -193,8 +250,20 @@ def _write_merged(trained: Trained, pretrained: Path, target: Path, to: Layout, 
     shapes = _shapes(model)
     weights = gather(tensors, "svd", model, shapes)
     _check_model(trained, {name: tensor.shape for name, tensor in weights.tensors.items()}, str(pretrained))
-    merged = Weights(weights.tensors | trained.tensors, weights.leftovers)
+    changed = trained.tensors
+    if trained.lora is not None:
+        names = trained.lora.weights
+        changed = {name: _adapted(trained.lora, name, weights.tensors[name], lora_scale) for name in names}
+    merged = Weights(weights.tensors | changed, weights.leftovers)
     write_model(target, merged, shapes, model, to, dtype)
+
+
+def _adapted(lora: LoRA, name: str, weight: LazyTensor, scale: float) -> LazyTensor:
+    """A weight with so much of what its adapter adds, float32; at scale 0 as it is."""
+    if not scale:
+        return weight
+    added = dataclasses.replace(weight, dtype=np.dtype(np.float32), read=lambda: lora.added(name, weight.read(), scale))
+    return _finite(name, added)
 
 
 def _merged_config(trained: Trained, pretrained: Path, before: ModelConfig) -> ModelConfig:
@@ -217,12 +286,19 @@ def _merged_config(trained: Trained, pretrained: Path, before: ModelConfig) -> M
 
 def _write_alone(trained: Trained, target: Path, to: Layout, dtype: str) -> None:
     """Write the trained tensors into a file of their own."""
+    if trained.lora is not None and to != "svd":
+        raise ConversionError(
+            f"adapters alone are written in {LAYOUT_NAMES['svd']} only: without --trained_only they are merged, and "
+            f"can be exported to {LAYOUT_NAMES[to]}"
+        )
     if to == "diffusers":
         check_unet_expressible(trained.config)
     _check_model(trained, _shapes(trained.config), "its own config says")
     metadata = {"format": "pt"}
     if to == "svd":  # without the path of the pretrained checkpoint: it means nothing to others
         metadata = {"format": TRAINED_FORMAT, "config": dump_config(trained.config)}
+        if trained.lora is not None:
+            metadata |= trained.lora.metadata
     else:
         # A tensor of theirs can be several of ours, but in the UNet; and diffusers has a file for each network.
         others = [name for name in trained.tensors if not name.startswith("network.")]
@@ -246,6 +322,10 @@ def _shapes(config: ModelConfig) -> dict[str, Shape]:
 
 def _check_model(trained: Trained, known: Mapping[str, Shape], where: str) -> None:
     """Raise ConversionError for trained tensors that the model does not have, or in another shape."""
+    if trained.lora is not None:
+        with _conversion_errors():
+            trained.lora.check(trained.config, known, where)
+        return
     wrong = [
         f"{name} {list(tensor.shape)}" + (f" instead of {list(known[name])}" if name in known else "")
         for name, tensor in trained.tensors.items()

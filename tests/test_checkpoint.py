@@ -1,11 +1,12 @@
 """Reading checkpoints: values land where their names say, in either precision, and what is wrong is told of by name."""
 
+import tracemalloc
 from dataclasses import replace
 
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 from safetensors.numpy import save_file
 from small_checkpoint import damaged, small_tensors, write_checkpoint
 from small_model import SMALL
@@ -51,6 +52,21 @@ def path(tmp_path):
 
 
 # --- values ---
+
+
+def test_weights_are_mapped_and_the_file_stays_as_it_is(path):
+    """Nothing of the file's size is allocated, and what training writes into a parameter does not reach the file."""
+    values = np.ones((1024, 1024), np.float32)
+    save_file({"linear.weight": values, "linear.bias": values[0]}, path)
+    before = path.read_bytes()
+    linear = nn.Dense(1024, 1024)
+    tracemalloc.start()
+    load_parameters({"linear": linear}, path)
+    allocated = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert allocated < values.nbytes / 4
+    ops.Assign()(linear.weight, Tensor(2 * values))
+    assert (linear.weight.asnumpy() == 2).all() and path.read_bytes() == before
 
 
 def test_every_value_lands_in_the_parameter_of_its_name(path):

@@ -73,12 +73,12 @@ def kept_pipelines(monkeypatch, kept):
     """`load_pipeline` as it is, but a pipeline that was loaded before is not loaded again."""
     load_pipeline = build.load_pipeline
 
-    def load(config, checkpoint, device_target, mode, amp_level):
+    def load(config, checkpoint, device_target, mode, amp_level, *lora):
         runtime.setup(device_target, mode)
         networks = replace(config, sampling=SMALL.sampling, trained_range=SMALL.trained_range)
-        key = (str(checkpoint), mode, amp_level, dump_config(networks))
+        key = (str(checkpoint), mode, amp_level, *lora, dump_config(networks))
         if key not in kept:
-            kept[key] = load_pipeline(config, checkpoint, device_target, mode, amp_level)
+            kept[key] = load_pipeline(config, checkpoint, device_target, mode, amp_level, *lora)
         pipe = copy(kept[key])
         pipe.config, pipe._compiled = config, set()
         return pipe
@@ -295,7 +295,8 @@ def test_the_side_file_says_all_that_the_video_depends_on(cli, out, small, image
     assert cli("--format", "gif", "--seed=3", "--SVD.fps=9").code == 0
     text = (out / "photo_seed3.yaml").read_text()
     options = yaml.safe_load(text)
-    stated = {name: value for name, value in options["SVD"].items() if name not in ("checkpoint", "amp_level")}
+    others = ("checkpoint", "amp_level", "lora_scale")
+    stated = {name: value for name, value in options["SVD"].items() if name not in others}
     assert SamplingConfig(**stated) == replace(SMALL.sampling, fps=9)
     assert {name for name, value in vars(SMALL.sampling).items() if value is not None} == stated.keys()
     assert options["seed"] == 3 and options["image"] == [str(image)] and options["resize"] == "crop"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-DATA, LOSS, ORDER, REPLACEMENT = range(4)
-"""Purposes of a generator: what is cut from the item, the training loss, an epoch's order, and what replaces an item
-that cannot be used."""
+DATA, LOSS, ORDER, REPLACEMENT, ADAPTERS = range(5)
+"""Purposes of a generator: what is cut from the item, the training loss, an epoch's order, what replaces an item that
+cannot be used, and what adapters begin with."""
 
 
 def generator(seed: int, sample: int, purpose: int) -> np.random.Generator:

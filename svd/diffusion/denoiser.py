@@ -20,11 +20,11 @@ class Denoiser:
     def __init__(self, network: Callable, preconditioning: Preconditioning, per_video: Callable | None = None):
         self.network = network
         self.preconditioning = preconditioning
-        self._per_video = per_video
+        self.per_video = per_video
 
     def for_one_video(self) -> "Denoiser":
         """The same, by the network that `per_video()` returns: it may keep what is the same at all noise levels."""
-        return self if self._per_video is None else Denoiser(self._per_video(), self.preconditioning)
+        return self if self.per_video is None else Denoiser(self.per_video(), self.preconditioning)
 
     def __call__(self, x: Tensor | np.ndarray, sigma: ArrayLike, conditioning: Any) -> Tensor:
         """Return D [b t c h w], float32, for x [b t c h w] and sigma, one number or one per clip, [b].

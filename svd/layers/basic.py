@@ -21,7 +21,7 @@ def in_type_of(x: Tensor, parameter: Parameter) -> Tensor:
 
 
 class Linear(nn.Cell):
-    """[... i] -> [... o]"""
+    """[... i] -> [... o], with a low-rank adapter if svd.layers.lora has given it one."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
         super().__init__()
@@ -31,6 +31,9 @@ class Linear(nn.Cell):
         if bias:
             bound = Uniform(in_channels**-0.5)
             self.bias = Parameter(initializer(bound, (out_channels,), ms.float32), name="bias")
+        self.lora_down: Optional[Parameter] = None  # [r i]
+        self.lora_up: Optional[Parameter] = None  # [o r]
+        self.lora_scale = 1.0
         self.use(COMPOSED)
 
     def use(self, operators: Operators) -> None:
@@ -38,12 +41,19 @@ class Linear(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else in_type_of(x, self.bias)
-        return self.linear(x, in_type_of(x, self.weight), bias)
+        y = self.linear(x, in_type_of(x, self.weight), bias)
+        return y if self.lora_down is None else y + self.adapter(x)
+
+    def adapter(self, x: Tensor) -> Tensor:
+        """What the adapter adds to the layer's result, [... o]: scale * up(down(x)) (Hu et al. 2021, equation 3)."""
+        x = ops.mul(self.linear(x, in_type_of(x, self.lora_down), None), self.lora_scale)
+        return self.linear(x, in_type_of(x, self.lora_up), None)
 
     def add_to(self, x: Tensor, h: Tensor, shift: Optional[Tensor] = None) -> Tensor:
         """x [b m o] plus the layer's result for h [b m i], and plus a shift for all tokens of a clip, [b 1 o]."""
         bias = ops.reshape(in_type_of(h, self.bias), (1, 1, -1))
-        return self.add_linear(x, h, in_type_of(h, self.weight), bias if shift is None else shift + bias)
+        y = self.add_linear(x, h, in_type_of(h, self.weight), bias if shift is None else shift + bias)
+        return y if self.lora_down is None else y + self.adapter(h)
 
 
 class Geglu(Linear):

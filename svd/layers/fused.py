@@ -29,6 +29,28 @@ class AddLinear(nn.Cell):
         return x + (ops.dense(h, weight) + shift)
 
 
+class AddBias(nn.Cell):
+    """x [n c ...] plus a bias [c]."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias_add = ops.BiasAdd()
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self.bias_add(x, bias)
+
+
+class AddToChannels(nn.Cell):
+    """x [n c ...] + h [n c ...] + bias [c]"""
+
+    def __init__(self):
+        super().__init__()
+        self.add_bias = shared(AddBias)
+
+    def construct(self, x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
+        return x + self.add_bias(h, bias)
+
+
 class Geglu(nn.Cell):
     """x [... i], weight [2e i], bias [2e]: a linear layer, one half gated by the exact GELU of the other -> [... e]."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import nn
 
 from svd.layers import composed, fused
 from svd.layers.native import operators as native
@@ -34,7 +34,8 @@ class Operators:
 COMPOSED = Operators()
 ASCEND = Operators(
     linear=fused.Linear,
-    add_bias=ops.BiasAdd,
+    add_bias=fused.AddBias,
+    add_to_channels=fused.AddToChannels,
     group_norm=fused.GroupNorm,
     geglu=fused.Geglu,
     add_linear=fused.AddLinear,

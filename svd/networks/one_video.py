@@ -32,6 +32,7 @@ class PerVideo:
 
     def __init__(self, network: VideoUNet):
         self._constants, self._evaluate = _Constants(network), _Evaluate(network)
+        self.graphs = {"network.constants": self._constants, "network.evaluate": self._evaluate}
 
     def __call__(self) -> Callable:
         """Returns (x, c_noise, context, vector) -> the network's output. Of a context that it has seen, the same tensor

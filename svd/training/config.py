@@ -53,6 +53,31 @@ class LossConfig:
 
 
 @dataclass
+class LoRAConfig:
+    """Low-rank adapters (LoRA), which are then trained alone: a small file that changes a model (SVD, D.4.2)."""
+
+    rank: int = 0
+    """Rank of the adapters (SVD's for camera motion have 16); 0 for none."""
+    alpha: Optional[float] = None
+    """What an adapter adds is scaled by alpha / rank; the rank, and so a scale of 1, if not given."""
+    modules: list[str] = field(
+        default_factory=lambda: ["temporal.attn1", "temporal.attn2.to_v", "temporal.attn2.to_out"]
+    )
+    """Parts of the names of the linear layers that get one; by default those of the attention over time, but queries
+    and keys of its cross-attention, which do not matter over the single token of an image."""
+
+    def __post_init__(self):
+        _check(self.rank >= 0, f"lora.rank must not be negative, got {self.rank}")
+        _check(self.alpha is None or 0 < self.alpha < inf, f"lora.alpha must be positive, got {self.alpha}")
+        _check(bool(self.modules) and all(self.modules), f"lora.modules needs names of layers, got {self.modules}")
+
+    @property
+    def scaled_by(self) -> float:
+        """alpha, or what takes its place."""
+        return self.rank if self.alpha is None else self.alpha
+
+
+@dataclass
 class OptimizerConfig:
     """AdamW, its learning rate over the updates, and the average of the weights."""
 
@@ -116,7 +141,8 @@ class TrainConfig:
     output_dir: str = "outputs/train"
     """Folder for checkpoints, previews, metrics and the final model."""
     temporal_only: bool = True
-    """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet."""
+    """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet. With
+    `lora.rank` neither: the adapters are trained."""
     epochs: float = 10
     """Passes over the data; `updates` replaces it."""
     updates: Optional[int] = None
@@ -142,6 +168,7 @@ class TrainConfig:
     """Older checkpoints are deleted."""
     log_every: int = 10
     """Updates from one line of the metrics to the next."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)

@@ -219,6 +219,21 @@ def test_the_same_seed_gives_the_same_video(pipe, photo):
     np.testing.assert_array_equal(pipe(photo, progress=False), pipe(photo, seed=0, progress=False))
 
 
+def test_nothing_is_compiled_for_another_seed_image_or_schedule(pipe, photo, other):
+    """Of the same size; the noise levels are inputs of the graph."""
+
+    def compiled() -> int:
+        networks = (pipe.conditioner.image_encoder, pipe.conditioner.encoder, pipe.autoencoder.decoder)
+        return sum(len(cell.compile_cache) for cell in (*networks, *pipe.denoiser.per_video.graphs.values()))
+
+    pipe(photo, seed=1, sampling_steps=2, progress=False)
+    before = compiled()
+    pipe(other, seed=2, sampling_steps=3, sigma_max=80.0, fps=9, motion_bucket_id=3, progress=False)
+    assert compiled() == before >= 5
+    pipe(photo, seed=1, sampling_steps=2, num_frames=4, progress=False)
+    assert compiled() > before
+
+
 def test_noise_given_is_used_as_it_is_and_a_seed_stands_for_known_noise(pipe, photo):
     """NumPy's generator: first the latents' noise, then the image's. Videos of today can be drawn again tomorrow."""
     generator = np.random.default_rng(5)

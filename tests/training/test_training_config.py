@@ -5,7 +5,7 @@ import pytest
 from tiny_task import Items, parameter
 
 from svd.config import ConfigError
-from svd.training.config import LossConfig, OptimizerConfig, PreviewConfig, TrainConfig
+from svd.training.config import LoRAConfig, LossConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from svd.training.optimizer import AdamW, WeightAverage, learning_rate
 
 REFUSED = [
@@ -13,6 +13,10 @@ REFUSED = [
     (LossConfig, {"noise_aug_std": float("nan")}),
     (LossConfig, {"drop_context": 1.1}),
     (LossConfig, {"drop_concat": -0.1}),
+    (LoRAConfig, {"rank": -1}),
+    (LoRAConfig, {"alpha": 0.0}),
+    (LoRAConfig, {"alpha": float("nan")}),
+    (LoRAConfig, {"modules": []}),
     (OptimizerConfig, {"learning_rate": 0.0}),
     (OptimizerConfig, {"learning_rate": float("inf")}),
     (OptimizerConfig, {"eps": 0.0}),

@@ -1,0 +1,45 @@
+"""Low-rank adapters of linear layers: LoRA (Hu et al. 2021, arXiv 2106.09685)."""
+
+from collections.abc import Collection
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+
+from svd.config import ConfigError
+from svd.data.stream import ADAPTERS, generator
+from svd.layers.basic import Linear
+
+DOWN, UP = "lora_down", "lora_up"
+"""How the names of an adapter's parameters end, where that of its layer's matrix ends in `weight`."""
+
+
+def adapters(network: nn.Cell) -> list[Parameter]:
+    """The parameters of a network's adapters."""
+    return [p for p in network.get_parameters() if p.name.endswith((f".{DOWN}", f".{UP}"))]
+
+
+def add_adapters(network: nn.Cell, modules: Collection[str], rank: int, alpha: float, seed: int) -> None:
+    """Give linear layers adapters that change nothing yet: down is random, up is zero (section 4.1 of the paper).
+
+    Args:
+        modules: parts of names, such as `temporal.attn1`; every linear layer with one of them in its name gets an
+            adapter, but those that a GELU follows inside.
+        rank, alpha: what an adapter adds is alpha / rank * up(down(x)).
+        seed: of the random numbers; uniform within 1 / sqrt(i) for i channels, as those of a new linear layer.
+
+    Raises:
+        ConfigError: one of the modules is in no linear layer's name.
+    """
+    # Not Geglu, which is a kind of Linear: what it returns is no longer linear in its weights.
+    linears = {f".{name}.": cell for name, cell in network.cells_and_names() if type(cell) is Linear}
+    for module in modules:
+        if not any(f".{module}." in name for name in linears):
+            raise ConfigError(f"train.lora.modules: no linear layer has {module} in its name, as in temporal.attn1")
+    chosen = [cell for name, cell in linears.items() if any(f".{module}." in name for module in modules)]
+    for number, cell in enumerate(chosen):
+        o, i = cell.weight.shape
+        down = generator(seed, number, ADAPTERS).uniform(-(i**-0.5), i**-0.5, (rank, i)).astype(np.float32)
+        layer = cell.weight.name.removesuffix("weight")
+        cell.lora_down = Parameter(Tensor(down), name=layer + DOWN)
+        cell.lora_up = Parameter(Tensor(np.zeros((o, rank), np.float32)), name=layer + UP)
+        cell.lora_scale = alpha / rank
