@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Optional
 
 FOLDER = Path(__file__).parent / "src"
-
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")
-LINK_FLAGS = ("-pthread", "-shared", "-fPIC")
 """NaN and infinity keep their meaning: no -ffast-math."""
+LINK_FLAGS = ("-pthread", "-shared", "-fPIC")
 
 
 def _compiler() -> Optional[str]:
@@ -42,12 +41,8 @@ def library() -> Optional[Path]:
     if compiler is None or os.environ.get("SVD_NATIVE") == "0":
         return None
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    parts = [
-        version,
-        " ".join(FLAGS).encode(),
-        _processor().encode(),
-        *(p.read_bytes() for p in sorted(FOLDER.iterdir())),
-    ]
+    sources = [path.read_bytes() for path in sorted(FOLDER.iterdir())]
+    parts = [version, " ".join(FLAGS).encode(), _processor().encode(), *sources]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svd-mindspore"
     target = folder / f"kernels-{key}.so"
