@@ -142,6 +142,19 @@ def test_gelu_is_exact(mode, operators):
 
 
 @needs_kernels
+def test_layers_of_equal_shapes_are_told_apart(mode):
+    """By what shapes do not say: how many heads and groups there are, and epsilon."""
+    x = random(2, 64, 32)
+    for build in (lambda n: DotProductAttention(n), lambda n: GroupNorm(64, groups=n), lambda n: GroupNorm(64, eps=n)):
+        for number in (2, 4):
+            layer = build(number)
+            inputs = [Tensor(x)] * (3 if isinstance(layer, DotProductAttention) else 1)
+            expected = layer(*inputs)
+            layer.use(NATIVE)
+            assert_close(layer(*inputs), expected)
+
+
+@needs_kernels
 def test_kernels_hand_nan_on(eager):
     """A network that diverges has to be noticed."""
     for case in ("group_norm_silu", "layer_norm", "attention", "geglu"):

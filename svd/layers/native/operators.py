@@ -12,7 +12,11 @@ from svd.layers.shared import shared
 
 
 def kernel(name: str, shapes: Callable, outputs: int = 1) -> ops.Custom:
-    """The operator of a kernel; `shapes` tells those of its results from those of its inputs."""
+    """The operator of a kernel; `shapes` tells those of its results from those of its inputs, and from nothing else.
+
+    In pynative mode MindSpore remembers shapes by the kernel's name and inputs: a number that shapes depend on, of
+    groups or heads, has to be the size of an input.
+    """
     dtype = ms.float32 if outputs == 1 else (ms.float32,) * outputs
     return ops.Custom(f"{library()}:{name}", out_shape=shapes, out_dtype=dtype, func_type="aot")
 
@@ -22,9 +26,9 @@ class NormaliseGroups(nn.Cell):
 
     def __init__(self, groups: int, eps: float, silu: bool):
         super().__init__()
-        self.eps = Tensor([eps], ms.float32)
+        self.eps = Tensor([eps] * groups, ms.float32)
         name = "GroupNormSilu" if silu else "GroupNorm"
-        self.forth = kernel(name, lambda x, *_: (x, [x[0], groups], [x[0], groups]), 3)
+        self.forth = kernel(name, lambda x, weight, bias, eps, *_: (x, x[:1] + eps, x[:1] + eps), 3)
         self.back = kernel(name + "Grad", lambda dy, x, weight, *_: (x, weight, weight), 3)
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor):
@@ -39,9 +43,9 @@ class NormaliseShiftedGroups(nn.Cell):
 
     def __init__(self, groups: int, eps: float, silu: bool):
         super().__init__()
-        self.eps = Tensor([eps], ms.float32)
+        self.eps = Tensor([eps] * groups, ms.float32)
         name = "GroupNormSilu" if silu else "GroupNorm"
-        self.forth = kernel(name, lambda x, *_: (x, [x[0], groups], [x[0], groups]), 3)
+        self.forth = kernel(name, lambda x, weight, bias, eps, *_: (x, x[:1] + eps, x[:1] + eps), 3)
         self.back = kernel(name + "Grad", lambda dy, x, w, b, m, r, shift: (x, w, w, shift), 4)
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor):
@@ -142,11 +146,12 @@ class Attend(nn.Cell):
 
     def __init__(self, heads: int):
         super().__init__()
-        self.forth = kernel("Attention", lambda q, k, v: (q, [q[0], heads, q[1]]), 2)
+        self.heads = Tensor([1.0] * heads, ms.float32)
+        self.forth = kernel("Attention", lambda q, k, v, heads: (q, [q[0], heads[0], q[1]]), 2)
         self.back = kernel("AttentionGrad", lambda dy, q, k, v, y, log: (q, k, v), 3)
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor):
-        return self.forth(q, k, v)
+        return self.forth(q, k, v, self.heads)
 
     def bprop(self, q: Tensor, k: Tensor, v: Tensor, out, dout):
         return self.back(dout[0], q, k, v, out[0], out[1])

@@ -79,9 +79,9 @@ static void copy_transposed(const float *x, int64_t rows, int64_t c, int64_t d, 
 
 constexpr int64_t QUERIES = 48, KEYS = 128;  // of a block: its scores are 16 kB
 
-// q [b l c], k [b n c], v [b n c] -> y [b l c], logarithm of the softmax's denominator [b h l]
+// q [b l c], k [b n c], v [b n c], anything [h] -> y [b l c], logarithm of the softmax's denominator [b h l]
 KERNEL(Attention) {
-  const int64_t heads = a.dim(4, 1), c = a.dim(0, 2);
+  const int64_t heads = a.dim(3, 0), c = a.dim(0, 2);
   const Heads s{a.dim(0, 0), a.dim(0, 1), a.dim(1, 1), c, heads, c / heads};
   const int64_t columns = spread(s.n), width = padded(s.d), blocks = (s.l + QUERIES - 1) / QUERIES;
   const float scale = 1 / std::sqrt((float)s.d);
@@ -117,10 +117,10 @@ KERNEL(Attention) {
       multiply(rows, width, keys, scores, KEYS, 1, v + key * width, width, y, width, key > 0);
     }
     for (int64_t row = 0; row < rows; row++) {
-      float *target = a[3] + s.head(head, s.l) + (first + row) * c;
+      float *target = a[4] + s.head(head, s.l) + (first + row) * c;
       const float factor = 1 / total[row];
       for (int64_t i = 0; i < s.d; i++) target[i] = y[row * width + i] * factor;
-      a[4][head * s.l + first + row] = largest[row] + std::log(total[row]);
+      a[5][head * s.l + first + row] = largest[row] + std::log(total[row]);
     }
   };
   if (by_head) {

@@ -2,7 +2,7 @@
 #include "common.h"
 
 // Group normalisation of x + shift, then SiLU if wanted.
-// x [b c e], weight [c], bias [c], eps [1], and perhaps shift [b s c], one number for each s-th part of a row
+// x [b c e], weight [c], bias [c], eps [g], and perhaps shift [b s c], one number for each s-th part of a row
 // -> y [b c e], mean [b g], inverse deviation [b g].
 
 struct Shape {
@@ -19,7 +19,7 @@ template <bool silu>
 static void group_norm(const Arguments &a) {
   const bool shifted = a.count == 8;
   const int out = shifted ? 5 : 4;
-  const Shape n{a.dim(0, 0), a.dim(0, 1), a.dim(0, 2), a.dim(out + 1, 1), shifted ? a.dim(4, 1) : 1};
+  const Shape n{a.dim(0, 0), a.dim(0, 1), a.dim(0, 2), a.dim(3, 0), shifted ? a.dim(4, 1) : 1};
   const float *weight = a[1], *bias = a[2], eps = a[3][0], *shift = shifted ? a[4] : nullptr;
   const int64_t count = n.size() * n.e, p = n.part();
   parallel(n.b * n.g, [&](int64_t task) {
