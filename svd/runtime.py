@@ -128,13 +128,16 @@ def _set_device(device: str) -> None:
 def graphs_kept_in(folder: Path) -> Iterator[None]:
     """What is compiled meanwhile is loaded from this folder, or written to it. Raises OSError where it cannot be."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH")
-    before = {name: os.environ.get(name, "") for name in names}
-    os.environ.update(dict(zip(names, ("1", str(folder)))))
+    ours = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(folder)}
+    before = {name: os.environ.pop(name, None) for name in ours}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        os.environ.update(before)
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def join_ranks() -> tuple[int, int]:
