@@ -49,15 +49,15 @@ class Attention(nn.Cell):
 
 
 class FeedForward(nn.Cell):
-    """[... c] -> GEGLU of 4c channels -> [... c]"""
+    """x [b m c] plus what h [b m c] becomes by a GEGLU to 4c channels and a linear layer."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.proj_in = Geglu(dim, 4 * dim)
         self.proj_out = Linear(4 * dim, dim)
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.proj_out(self.proj_in(x))
+    def construct(self, x: Tensor, h: Tensor) -> Tensor:
+        return self.proj_out.add_to(x, self.proj_in(h))
 
 
 class TransformerBlock(nn.Cell):
@@ -93,7 +93,7 @@ class TransformerBlock(nn.Cell):
         b, g, l, c = shape = x.shape
         x = ops.reshape(x, (b, g * l, c))  # every group of a clip sees the same context
         if self.has_feed_forward_in:
-            x = self.ff_in.proj_out.add_to(x, self.ff_in.proj_in(self.norm_in(x)))
+            x = self.ff_in(x, self.norm_in(x))
         attended = self.attn1.attend(ops.reshape(self.norm1(x), (b * g, l, c)))
         attended = ops.reshape(attended, (b, g * l, c))
         if context.shape[1] == 1:
@@ -101,5 +101,5 @@ class TransformerBlock(nn.Cell):
         else:
             x = self.attn1.to_out.add_to(x, attended)
             x = self.attn2.to_out.add_to(x, self.attn2.attend(self.norm2(x), context))
-        x = self.ff.proj_out.add_to(x, self.ff.proj_in(self.norm3(x)))
+        x = self.ff(x, self.norm3(x))
         return ops.reshape(x, shape)

@@ -192,9 +192,9 @@ class Gelu(nn.Cell):
 class Geglu(nn.Cell):
     """x [... i], weight [2e i], bias [2e]: a linear layer, one half gated by the exact GELU of the other -> [... e]."""
 
-    def __init__(self):
+    def __init__(self, linear: type[nn.Cell] = Linear):
         super().__init__()
-        self.linear, self.gelu = shared(Linear), shared(Gelu)
+        self.linear, self.gelu = shared(linear), shared(Gelu)
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         value, gate = ops.chunk(self.linear(x, weight, bias), 2, -1)
@@ -257,9 +257,9 @@ class SwapAxes(nn.Cell):
 class AddLinear(nn.Cell):
     """x [b m o] + h [b m i] weight^T + shift [b 1 o] or [1 1 o]; weight [o i]"""
 
-    def __init__(self):
+    def __init__(self, linear: type[nn.Cell] = Linear):
         super().__init__()
-        self.linear = shared(Linear)
+        self.linear = shared(linear)
 
     def construct(self, x: Tensor, h: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
         if shift.shape[0] == 1:
@@ -270,9 +270,9 @@ class AddLinear(nn.Cell):
 class AddToChannels(nn.Cell):
     """x [n c ...] + h [n c ...] + bias [c]"""
 
-    def __init__(self):
+    def __init__(self, add_bias: type[nn.Cell] = AddBias):
         super().__init__()
-        self.add_bias = shared(AddBias)
+        self.add_bias = shared(add_bias)
 
     def construct(self, x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
         return x + self.add_bias(h, bias)

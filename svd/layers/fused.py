@@ -20,15 +20,6 @@ class Linear(nn.Cell):
         return ops.dense(x, weight, bias)
 
 
-class AddLinear(nn.Cell):
-    """x [b m o] + h [b m i] weight^T + shift [b 1 o] or [1 1 o]; weight [o i]"""
-
-    def construct(self, x: Tensor, h: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
-        if shift.shape[0] == 1:
-            return x + ops.dense(h, weight, ops.reshape(shift, (-1,)))
-        return x + (ops.dense(h, weight) + shift)
-
-
 class AddBias(nn.Cell):
     """x [n c ...] plus a bias [c]."""
 
@@ -38,29 +29,6 @@ class AddBias(nn.Cell):
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
         return self.bias_add(x, bias)
-
-
-class AddToChannels(nn.Cell):
-    """x [n c ...] + h [n c ...] + bias [c]"""
-
-    def __init__(self):
-        super().__init__()
-        self.add_bias = shared(AddBias)
-
-    def construct(self, x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
-        return x + self.add_bias(h, bias)
-
-
-class Geglu(nn.Cell):
-    """x [... i], weight [2e i], bias [2e]: a linear layer, one half gated by the exact GELU of the other -> [... e]."""
-
-    def __init__(self):
-        super().__init__()
-        self.gelu = shared(composed.Gelu)
-
-    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        value, gate = ops.chunk(ops.dense(x, weight, bias), 2, -1)
-        return value * self.gelu(gate)
 
 
 class GroupNorm(nn.Cell):

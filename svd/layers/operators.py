@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import mindspore as ms
 from mindspore import nn
@@ -16,17 +18,17 @@ from svd.layers.native.library import library
 class Operators:
     """Cells without parameters, by what they compute; svd.layers.composed documents them."""
 
-    linear: type[nn.Cell] = composed.Linear
-    add_bias: type[nn.Cell] = composed.AddBias
-    group_norm: type[nn.Cell] = composed.GroupNorm
-    layer_norm: type[nn.Cell] = composed.LayerNorm
-    gelu: type[nn.Cell] = composed.Gelu
-    geglu: type[nn.Cell] = composed.Geglu
-    attention: type[nn.Cell] = composed.Attention
-    swap_axes: type[nn.Cell] = composed.SwapAxes
-    add_linear: type[nn.Cell] = composed.AddLinear
-    add_to_channels: type[nn.Cell] = composed.AddToChannels
-    blend: type[nn.Cell] = composed.Blend
+    linear: Callable[..., nn.Cell] = composed.Linear
+    add_bias: Callable[..., nn.Cell] = composed.AddBias
+    group_norm: Callable[..., nn.Cell] = composed.GroupNorm
+    layer_norm: Callable[..., nn.Cell] = composed.LayerNorm
+    gelu: Callable[..., nn.Cell] = composed.Gelu
+    geglu: Callable[..., nn.Cell] = composed.Geglu
+    attention: Callable[..., nn.Cell] = composed.Attention
+    swap_axes: Callable[..., nn.Cell] = composed.SwapAxes
+    add_linear: Callable[..., nn.Cell] = composed.AddLinear
+    add_to_channels: Callable[..., nn.Cell] = composed.AddToChannels
+    blend: Callable[..., nn.Cell] = composed.Blend
     slices: bool = False
     """Whether convolutions over time take only some pixels at a time (svd.layers.axes)."""
 
@@ -35,10 +37,10 @@ COMPOSED = Operators()
 ASCEND = Operators(
     linear=fused.Linear,
     add_bias=fused.AddBias,
-    add_to_channels=fused.AddToChannels,
     group_norm=fused.GroupNorm,
-    geglu=fused.Geglu,
-    add_linear=fused.AddLinear,
+    geglu=partial(composed.Geglu, fused.Linear),
+    add_linear=partial(composed.AddLinear, fused.Linear),
+    add_to_channels=partial(composed.AddToChannels, fused.AddBias),
     slices=True,
 )
 ASCEND_16_BITS = replace(ASCEND, attention=fused.Attention)

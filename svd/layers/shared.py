@@ -1,11 +1,12 @@
 """Cells without parameters, of which one is enough."""
 
+from collections.abc import Callable
 from functools import cache
 
 from mindspore import nn
 
 
 @cache
-def shared(kind: type[nn.Cell], *arguments) -> nn.Cell:
+def shared(kind: Callable[..., nn.Cell], *arguments) -> nn.Cell:
     """The one cell of this kind and these arguments: what has no parameters need not be compiled for every layer."""
     return kind(*arguments)
