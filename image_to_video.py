@@ -1,6 +1,7 @@
 """Turn images into videos with Stable Video Diffusion.
 
 python image_to_video.py --SVD.config=configs/svd.yaml --SVD.checkpoint=models/svd.safetensors --image=photo.jpg
+python image_to_video.py --image=assets/three.png   (with the small model of moving digits that comes with the project)
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ USER_ERRORS = (
     runtime.RuntimeSetupError,
 )
 """What bad input raises: told in one line, without a traceback."""
+DIGITS = Path(__file__).parent / "assets" / "digits" / "model.safetensors"
+"""The model that comes with the project: handwritten digits that move (docs/digits.md)."""
 
 
 def build_parser() -> ArgumentParser:
@@ -60,10 +63,11 @@ def build_parser() -> ArgumentParser:
         "the best device that is there.")  # fmt: skip
     add("--mode", type=Literal[0, 1], default=0, help="0: compiled graph, 1: pynative.")
     add("--compile_cache", type=Optional[str], help="Folder in which compiled graphs are kept, so that later runs of "
-        "the same model and sizes start at once.")  # fmt: skip
+        "the same model and sizes start sooner.")  # fmt: skip
     add("--SVD.config", type=Optional[str], help="Model, such as configs/svd.yaml; if it is not given, what the "
         "checkpoint says of itself.")  # fmt: skip
-    add("--SVD.checkpoint", type=Optional[str], help="Weights, as svd_tools/convert.py writes them.")
+    add("--SVD.checkpoint", type=Optional[str], help="Weights, as svd_tools/convert.py writes them; without them "
+        "and without a model, the small model of moving digits that comes with the project.")  # fmt: skip
     add("--SVD.lora", type=Optional[str], help="Adapters to merge into the weights: lora.safetensors, as train.py "
         "writes it with --train.lora.rank.")  # fmt: skip
     add("--SVD.lora_scale", type=float, default=1.0, help="How much of what the adapters add; 0 leaves the model as it "
@@ -79,6 +83,9 @@ def build_parser() -> ArgumentParser:
 def resolve(parser: ArgumentParser, argv: Optional[list[str]]) -> tuple[Namespace, ModelConfig, SamplingConfig]:
     """Options, model and sampling settings: what was given, then the model's configuration, then the defaults."""
     args = parser.parse_args(argv)
+    if not args.SVD.checkpoint and not args.SVD.config and DIGITS.is_file():
+        args.SVD.checkpoint = str(DIGITS)
+        print(f"no --SVD.checkpoint was given: using {DIGITS.name} of moving digits, {DIGITS.parent}", file=sys.stderr)
     if not args.SVD.checkpoint:
         raise ConfigError("--SVD.checkpoint is missing: the weights, as svd_tools/convert.py writes them")
     if not args.image:

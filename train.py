@@ -1,4 +1,4 @@
-"""Train Stable Video Diffusion's temporal layers, or all of its UNet, on videos that a CSV file lists.
+"""Train Stable Video Diffusion: temporal layers on videos that a CSV file lists, or another part (--train.task).
 
 python train.py --config=configs/svd_train.yaml --svd_config=configs/svd.yaml --train.pretrained=models/svd.safetensors
        --train.dataset.init_args.metadata=clips.csv --train.output_dir=outputs/train
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Optional
 import jsonargparse
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from svd.config import ConfigError, ModelConfig, load_config
+from svd.config import ConfigError, load_config
 from svd.data.dataset import DatasetError
-from svd.data.latents_dataset import LatentsDataset  # known by their names to --train.dataset
+from svd.data.latents_dataset import LatentsDataset  # noqa: F401 (known by its name to --train.dataset)
+from svd.data.moving_digits import MovingDigits  # noqa: F401
 from svd.data.video_dataset import VideoDataset
 from svd.data.videos import check_folder, write_text
 from svd.pipelines.progress import say
@@ -75,25 +76,6 @@ def begin_or_resume(train: TrainConfig) -> tuple[Optional[Path], TrainState]:
     return resume, state
 
 
-def describe(train: TrainConfig, model: ModelConfig) -> str:
-    """What would be trained, for --dry_run."""
-    from svd.build import add_lora, build_networks, trained_parameters
-
-    networks = build_networks(model)
-    add_lora(networks["network"], train.lora, train.seed)
-    trained = trained_parameters(networks["network"], train.temporal_only)
-    unet, learned = (sum(p.size for p in ps) for ps in (networks["network"].get_parameters(), trained))
-    others = sum(p.size for name in networks if name != "network" for p in networks[name].get_parameters())
-    unused = isinstance(train.dataset, LatentsDataset) and not train.preview.images
-    return (
-        f"# {len(train.dataset):,} videos\n"
-        f"# trained: {learned:,} parameters in {len(trained)} tensors of "
-        f"{'adapters (LoRA) in ' * bool(train.lora.rank)}the UNet\n"
-        f"# frozen:  {unet - learned:,} of the UNet, {others:,} of the autoencoder and the image encoder"
-        f"{', which are not loaded' if unused else ''}"
-    )
-
-
 def changes(old: dict, new: dict, prefix: str = "") -> list[str]:
     """The settings that differ, as lines `name: old -> new`."""
     lines = []
@@ -120,10 +102,13 @@ def run(argv: Optional[list[str]] = None) -> bool:
             "--train.pretrained is missing: the weights to start from, as svd_tools/convert.py writes them"
         )
 
-    from svd.checkpoint import read_config  # imports MindSpore, which --help and the data's processes do not need
+    from svd.build_training import check_task, describe, load_trainer  # MindSpore: --help and data processes need none
+    from svd.checkpoint import read_config
     from svd.data.images import find_images, load_image
+    from svd.training.checkpoint import remove_leftovers
 
     model = load_config(args.svd_config) if args.svd_config else read_config(train.pretrained)
+    check_task(train, model)
     model.check_size(train.dataset.height, train.dataset.width)
     for path in find_images(train.preview.images):
         load_image(path)  # a bad image is told of before minutes of loading and compiling
@@ -134,9 +119,6 @@ def run(argv: Optional[list[str]] = None) -> bool:
         print(describe(train, model))
         return True
     settings = json.loads(dump(parser, args, "json"))  # as a checkpoint gives it back
-
-    from svd.build import load_trainer
-    from svd.training.checkpoint import remove_leftovers
 
     resume, state = begin_or_resume(train)
     if resume is not None:
@@ -168,7 +150,10 @@ def finish(train: TrainConfig, checkpoint: Path) -> None:
     else:
         target = Path(train.output_dir) / "model.safetensors"
         merge(weights, train.pretrained, target)
-        say(f"python image_to_video.py --SVD.checkpoint={target} --image=IMAGE")
+        if train.task == "image_to_video":
+            say(f"python image_to_video.py --SVD.checkpoint={target} --image=IMAGE")
+        else:
+            say(f"the next training may begin with it: --train.pretrained={target}")
 
 
 def user_errors() -> tuple[type[Exception], ...]:

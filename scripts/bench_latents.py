@@ -21,10 +21,17 @@ from pathlib import Path
 
 import interleaved
 import numpy as np
+from bench_models import checkpoint, model_config, write_model
 from interleaved import Built, Call, Side
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDEOS = 4
+MODEL = {
+    "unet": {"model_channels": 64, "channel_mult": [1, 2], "attention_resolutions": [1, 2]}
+    | {"num_head_channels": 32, "context_dim": 64, "vector_dim": 96},
+    "autoencoder": {"channels": 32},
+    "image_encoder": {"width": 256, "layers": 6, "heads": 4, "output_dim": 64},
+}
 
 
 @dataclass(frozen=True)
@@ -75,18 +82,12 @@ def main() -> None:
 
 
 def write_inputs(folder: Path, work: Work) -> None:
-    """Write a random model, a file of its configuration, videos of noise that moves, and their CSV file."""
+    """Write a random model, videos of noise that moves, and their CSV file."""
     import cv2
 
-    sys.path.append(str(ROOT / "tests"))
-    from small_checkpoint import random_tensors, write_checkpoint
-
-    from svd.config import dump_config
     from svd.data.videos import write_video
 
-    model = configuration()
-    write_checkpoint(folder / "model.safetensors", random_tensors(model), model)
-    (folder / "model.yaml").write_text(dump_config(model))
+    write_model(MODEL, ("network.", "conditioner.", "autoencoder."), folder)
     height, width = 2 * work.height, 2 * work.width
     rows = ["path,length,motion_bucket_id"]
     for video in range(VIDEOS):
@@ -98,28 +99,11 @@ def write_inputs(folder: Path, work: Work) -> None:
     (folder / "videos.csv").write_text("\n".join(rows) + "\n")
 
 
-def configuration():
-    from svd.config import AutoencoderConfig, ImageEncoderConfig, ModelConfig, UNetConfig
-
-    return ModelConfig(
-        unet=UNetConfig(
-            model_channels=64,
-            channel_mult=[1, 2],
-            attention_resolutions=[1, 2],
-            num_head_channels=32,
-            context_dim=64,
-            vector_dim=96,
-        ),
-        autoencoder=AutoencoderConfig(channels=32),
-        image_encoder=ImageEncoderConfig(width=256, layers=6, heads=4, output_dim=64),
-    )
-
-
 def encode(folder: Path, work: Work) -> None:
     """Run svd_tools/encode_latents.py for as many epochs as are measured."""
     init = {"metadata": f"{folder}/videos.csv", **work.size}
     flags = [f"--train.dataset.init_args.{name}={value}" for name, value in init.items()]
-    flags += [f"--train.pretrained={folder}/model.safetensors", f"--environment.mode={work.mode}"]
+    flags += [f"--train.pretrained={checkpoint(folder)}", f"--environment.mode={work.mode}"]
     flags += [f"--out={folder}/latents", f"--passes={work.repeats // VIDEOS + 2}", "--environment.device_target=CPU"]
     program = [sys.executable, "-m", "svd_tools.encode_latents", *flags]
     subprocess.run(program, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -129,8 +113,7 @@ def step_of(data: str, folder: Path, work: Work) -> tuple[Built, Call]:
     """Build a training, and return a call that takes its next step and returns the loss."""
     from mindspore import Tensor
 
-    from svd.build import load_trainer
-    from svd.config import load_config
+    from svd.build_training import load_trainer
     from svd.data.latents_dataset import LatentsDataset
     from svd.data.loader import Loader
     from svd.data.video_dataset import VideoDataset
@@ -142,10 +125,10 @@ def step_of(data: str, folder: Path, work: Work) -> tuple[Built, Call]:
         dataset = LatentsDataset(f"{folder}/latents")
     else:
         dataset = VideoDataset(f"{folder}/videos.csv", **work.size)
-    config = TrainConfig(dataset, pretrained=f"{folder}/model.safetensors", output_dir=f"{folder}/run", updates=1)
+    config = TrainConfig(dataset, pretrained=str(checkpoint(folder)), output_dir=f"{folder}/run", updates=1)
     start = time.perf_counter()
     where = EnvironmentConfig(work.mode, "CPU")
-    trainer = load_trainer(config, where, load_config(f"{folder}/model.yaml"), TrainState(), None)
+    trainer = load_trainer(config, where, model_config(MODEL), TrainState(), None)
     parameters = sum(parameter.size for parameter in trainer.task.loss.get_parameters())
     built = Built(time.perf_counter() - start, parameters, sum(p.size for p in trainer.task.trained.values()))
     loader = Loader(dataset, config.seed, config.batch_size, workers=work.workers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, replace
 from functools import partial
 from hashlib import blake2b
@@ -25,23 +25,15 @@ from svd.compile_cache import CompileCache
 from svd.conditioning.conditioner import Conditioner
 from svd.conditioning.image_encoder import ImageEncoder
 from svd.config import ConfigError, ModelConfig, dump_config, load_config
-from svd.data.latents_dataset import LatentsDataset
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.preconditioning import PRECONDITIONINGS
-from svd.layers.lora import adapters, add_adapters
-from svd.lora import LoRA, describe_lora, read_lora
+from svd.lora import LoRA, read_lora
 from svd.networks.one_video import PerVideo
 from svd.networks.video_unet import VideoUNet
 from svd.pipelines.image_to_video import ImageToVideo
-from svd.pipelines.preview import Preview
 from svd.precision import AmpLevel, compute_dtype, set_precision
-from svd.training.checkpoint import TrainState
-from svd.training.config import EnvironmentConfig, LoRAConfig, LossConfig, TrainConfig
-from svd.training.distributed import Ranks
-from svd.training.image_to_video import ImageToVideoTask
-from svd.training.trainer import Trainer
+from svd.training.config import LossConfig
 
-TASKS = {"image_to_video": ImageToVideoTask}
 ENCODERS = ("conditioner.image_encoder", "conditioner.autoencoder.encoder", "autoencoder.encoder")
 """The networks that latents for training are made with."""
 
@@ -109,7 +101,7 @@ def load_pipeline(
     if not isfinite(lora_scale):
         raise ConfigError(f"--SVD.lora_scale must be a finite number, got {lora_scale}")
     merged = None if lora is None else read_lora(lora)
-    networks = _load(config, checkpoint, device, amp_level, lora=merged, lora_scale=lora_scale)
+    networks = load_networks(config, checkpoint, device, amp_level, lora=merged, lora_scale=lora_scale)
     pipe = assemble(config, networks, free_memory=lambda: runtime.free_memory(device))
     if compile_cache is not None:
         cache = CompileCache(compile_cache, dump_config(config), device, amp_level)
@@ -123,8 +115,9 @@ def load_encoders(
 ) -> tuple[Conditioner, Autoencoder]:
     """The parts of `load_pipeline` that encode, without a decoder and without the UNet; raises the same errors."""
     device = runtime.setup(device_target, mode)
-    networks = _load(config, checkpoint, device, amp_level, ENCODERS)
-    return _conditioner(config, networks), Autoencoder(_autoencoder_part(networks, "encoder"), None, config.autoencoder)
+    networks = load_networks(config, checkpoint, device, amp_level, ENCODERS)
+    encoder = networks[autoencoder_part(networks, "encoder")]
+    return build_conditioner(config, networks), Autoencoder(encoder, None, config.autoencoder)
 
 
 def latents_model(config: ModelConfig, checkpoint: str | Path, loss: LossConfig) -> dict[str, Any]:
@@ -167,13 +160,13 @@ def _networks(config: ModelConfig, checkpoint: str | Path) -> dict[str, nn.Cell]
     return networks
 
 
-def _load(
+def load_networks(
     config: ModelConfig,
     checkpoint: str | Path,
     device: str,
     amp_level: AmpLevel,
     wanted: Optional[Collection[str]] = None,
-    trained: Callable[[VideoUNet], list[Parameter]] = lambda network: [],
+    trained: Callable[[dict[str, nn.Cell]], Iterable[Parameter]] = lambda networks: (),
     lora: Optional[LoRA] = None,
     lora_scale: float = 1.0,
 ) -> dict[str, nn.Cell]:
@@ -181,7 +174,7 @@ def _load(
 
     Args:
         wanted: which ones, by their prefixes; all of them if None.
-        trained: the parameters of the UNet that are to be trained.
+        trained: tells which parameters are to be trained.
         lora, lora_scale: adapters to merge into the weights, and how much of them.
     """
     networks = _networks(config, checkpoint)
@@ -189,12 +182,11 @@ def _load(
         shapes = {f"network.{p.name}": tuple(p.shape) for p in networks["network"].get_parameters()}
         lora.check(config, shapes, str(checkpoint))
     networks = {prefix: network for prefix, network in networks.items() if wanted is None or prefix in wanted}
-    dtype = compute_dtype(device, amp_level)
+    dtype, masters = compute_dtype(device, amp_level), list(trained(networks))
     for prefix, network in networks.items():
         network.set_train(False)
         # The encoders see one image per video: float32 there costs nothing and keeps the latents exact.
         exact = prefix.endswith("autoencoder.encoder")
-        masters = trained(network) if prefix == "network" else []
         set_precision(network, ms.float32 if exact else dtype, device, masters)
     if lora is None or not lora_scale:
         load_parameters(networks, checkpoint)
@@ -203,101 +195,15 @@ def _load(
     return networks
 
 
-def add_lora(network: VideoUNet, lora: LoRAConfig, seed: int) -> None:
-    """Give the network the adapters that are to be trained, if there are to be any; raises ConfigError."""
-    if lora.rank:
-        add_adapters(network, lora.modules, lora.rank, lora.scaled_by, seed)
-
-
-def trained_parameters(network: VideoUNet, temporal_only: bool) -> list[Parameter]:
-    """The parameters that are trained: of a network with adapters, those alone."""
-    if found := adapters(network):
-        return found
-    return network.temporal_parameters() if temporal_only else list(network.get_parameters())
-
-
-def load_trainer(
-    train: TrainConfig, environment: EnvironmentConfig, model: ModelConfig, state: TrainState, resume: Optional[Path]
-) -> Trainer:
-    """Build the networks, the task and the trainer, and load the weights.
-
-    The encoders and the decoder are only loaded where they are needed: for videos, and for previews.
-
-    Args:
-        state: where the run continues, or a new one.
-        resume: the checkpoint to continue from.
-
-    Raises:
-        RuntimeSetupError, ConfigError, CheckpointError, ImageError: as for `load_pipeline`; or `resume` is of another
-            training.
-        DatasetError: the data are latents of another model.
-    """
-    device = runtime.setup(environment.device_target, environment.mode)
-    ranks = Ranks(*runtime.join_ranks())
-    encoded = isinstance(train.dataset, LatentsDataset)
-    if encoded:
-        train.dataset.check(latents_model(model, train.pretrained, train.loss))
-    previews = bool(train.preview.images) and ranks.first
-    networks = _load(
-        model,
-        train.pretrained,
-        device,
-        environment.amp_level,
-        wanted=("network",) if encoded and not previews else None,
-        # The weights under adapters are frozen, and so of the compute type.
-        trained=lambda network: [] if train.lora.rank else trained_parameters(network, train.temporal_only),
-    )
-    add_lora(networks["network"], train.lora, train.seed)
-    task = _task(train, model, networks, encoded)
-    preview = None
-    if previews:
-        pipe = assemble(model, networks, free_memory=lambda: runtime.free_memory(device))
-        data, p = train.dataset, train.preview
-        sampling = {"num_frames": data.frames, "height": data.height, "width": data.width, "seed": p.seed}
-        sampling |= {"sampling_steps": p.sampling_steps}
-        preview = Preview(pipe, p.images, Path(train.output_dir) / "previews", p.format, sampling)
-    metadata = {"config": dump_config(model), "pretrained": str(Path(train.pretrained).absolute())}
-    if train.lora.rank:
-        metadata |= describe_lora(train.lora.rank, train.lora.scaled_by, train.lora.modules)
-    trainer = Trainer(
-        task,
-        train,
-        state,
-        metadata,
-        ranks,
-        dynamic_loss_scale=compute_dtype(device, environment.amp_level) == ms.float16,
-        preview=preview,
-        memory=lambda: runtime.used_memory(device),
-    )
-    if resume is not None:
-        trainer.restore(resume)
-    return trainer
-
-
-def _task(train: TrainConfig, model: ModelConfig, networks: dict[str, nn.Cell], encoded: bool) -> ImageToVideoTask:
-    """What is trained; for clips that are encoded already, with parts that have no networks."""
-    network = networks["network"]
-    trained = {f"network.{p.name}": p for p in trained_parameters(network, train.temporal_only)}
-    if train.recompute:
-        network.recompute_blocks()
-    if encoded:
-        conditioner = Conditioner(None, None, model.image_encoder.image_size, model.unet.vector_dim)
-        autoencoder = Autoencoder(lambda moments: moments, None, model.autoencoder)
-    else:
-        conditioner, autoencoder = _conditioner(model, networks), _autoencoder(model, networks)
-    denoiser = Denoiser(network, PRECONDITIONINGS[model.preconditioning])
-    return TASKS[train.task](conditioner, autoencoder, denoiser, trained, train.loss, train.seed)
-
-
 def assemble(config: ModelConfig, networks: dict[str, nn.Cell], free_memory) -> ImageToVideo:
     """Put networks that have their values together into a pipeline."""
     network = networks["network"]
     denoiser = Denoiser(network, PRECONDITIONINGS[config.preconditioning], PerVideo(network))
-    conditioner, autoencoder = _conditioner(config, networks), _autoencoder(config, networks)
+    conditioner, autoencoder = build_conditioner(config, networks), build_autoencoder(config, networks)
     return ImageToVideo(config, conditioner, denoiser, autoencoder, free_memory)
 
 
-def _conditioner(config: ModelConfig, networks: dict[str, nn.Cell]) -> Conditioner:
+def build_conditioner(config: ModelConfig, networks: dict[str, nn.Cell]) -> Conditioner:
     return Conditioner(
         networks["conditioner.image_encoder"],
         networks["conditioner.autoencoder.encoder"],
@@ -306,11 +212,12 @@ def _conditioner(config: ModelConfig, networks: dict[str, nn.Cell]) -> Condition
     )
 
 
-def _autoencoder(config: ModelConfig, networks: dict[str, nn.Cell]) -> Autoencoder:
-    encoder, decoder = (_autoencoder_part(networks, part) for part in ("encoder", "decoder"))
+def build_autoencoder(config: ModelConfig, networks: dict[str, nn.Cell]) -> Autoencoder:
+    encoder, decoder = (networks[autoencoder_part(networks, part)] for part in ("encoder", "decoder"))
     return Autoencoder(encoder, decoder, config.autoencoder)
 
 
-def _autoencoder_part(networks: dict[str, nn.Cell], part: str) -> nn.Cell:
-    """The autoencoder's own, or the conditioner's where the checkpoint has no other."""
-    return networks.get(f"autoencoder.{part}") or networks[f"conditioner.autoencoder.{part}"]
+def autoencoder_part(networks: dict[str, nn.Cell], part: str) -> str:
+    """The prefix of the autoencoder's own encoder or decoder, or of the conditioner's if there is no other."""
+    own = f"autoencoder.{part}"
+    return own if own in networks else f"conditioner.{own}"

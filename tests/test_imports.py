@@ -12,12 +12,13 @@ ROOT = Path(__file__).parents[1]
 STAGES = (
     {"layers"},
     {"networks", "autoencoder", "conditioning", "precision", "compile_cache"},
-    {"pipelines", "training"},
+    {"pipelines", "training", "metrics"},
     {"build"},
+    {"build_training"},
 )
 """Rooms of svd/, each allowed to import itself and those of earlier stages."""
 STAGE = {room: number for number, rooms in enumerate(STAGES) for room in rooms}
-SHARED = {"config", "runtime", "checkpoint", "lora", "data", "diffusion", "metrics"}
+SHARED = {"config", "initialization", "runtime", "checkpoint", "lora", "data", "diffusion"}
 """Rooms that every stage may import, and that import none of them."""
 ENTRY_POINTS = {"image_to_video", "train", "svd_tools"}
 FOREIGN = {"torch", "torchvision", "diffusers", "transformers", "mindone"}

@@ -1,6 +1,6 @@
 """The decoders: frame by frame (Stable Diffusion's) and over time (Stable Video Diffusion's)."""
 
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_block
 from svd.config import AutoencoderConfig
@@ -56,6 +56,11 @@ class Decoder(nn.Cell):
         if self.temporal:
             self.time_conv_out = conv2d(3, 3, (3, 1))
             self.swap = SwapAxes()
+
+    def temporal_parameters(self) -> list[Parameter]:
+        """What the temporal decoder adds to the image decoder: the layers over time and their blends."""
+        names = (".temporal.", ".blend.", "time_conv_out.")
+        return [p for p in self.get_parameters() if any(name in p.name for name in names)]
 
     def construct(self, z: Tensor) -> Tensor:
         out_dtype = z.dtype

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-DATA, LOSS, ORDER, REPLACEMENT, ADAPTERS = range(5)
+DATA, LOSS, ORDER, REPLACEMENT, ADAPTERS, INITIALIZATION = range(6)
 """Purposes of a generator: what is cut from the item, the training loss, an epoch's order, what replaces an item that
-cannot be used, and what adapters begin with."""
+cannot be used, and what adapters and whole models begin with."""
 
 
 def generator(seed: int, sample: int, purpose: int) -> np.random.Generator:

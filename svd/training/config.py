@@ -15,6 +15,9 @@ def _check(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+TaskName = Literal["image_to_video", "image_model", "image_encoder", "autoencoder", "temporal_decoder"]
+
+
 @dataclass
 class EnvironmentConfig:
     """Where and how the program runs."""
@@ -44,9 +47,11 @@ class LossConfig:
     """How often the image embedding is left out, for guidance (the paper does not publish its rate)."""
     drop_concat: float = 0.1
     """How often the conditioning frame's latents are left out, independently of the embedding."""
+    kl_weight: float = 1e-6
+    """Of the tasks of the autoencoder: weight of the latents' divergence from unit Gaussian noise."""
 
     def __post_init__(self):
-        for name in ("p_std", "noise_aug_std"):
+        for name in ("p_std", "noise_aug_std", "kl_weight"):
             _check(0 <= getattr(self, name) < inf, f"loss.{name} must not be negative, got {getattr(self, name)}")
         for name in ("drop_context", "drop_concat"):
             _check(0 <= getattr(self, name) <= 1, f"loss.{name} is a rate from 0 to 1, got {getattr(self, name)}")
@@ -133,15 +138,19 @@ class TrainConfig:
     """What is trained, on what, and how long."""
 
     dataset: Dataset
-    """The clips: `class_path` and `init_args` (--train.dataset.help VideoDataset, or LatentsDataset)."""
-    task: Literal["image_to_video"] = "image_to_video"
-    """What the network learns: a video from its first frame, as Stable Video Diffusion."""
+    """The clips: `class_path` and `init_args` (--train.dataset.help VideoDataset, LatentsDataset or
+    MovingDigits)."""
+    task: TaskName = "image_to_video"
+    """What is learned. image_to_video: by the UNet, a video from its first frame, as Stable Video Diffusion.
+    image_model: by its spatial layers alone, each frame from the first one, as VideoLDM's image model. image_encoder:
+    by the image encoder, what is seen. autoencoder: by encoder and decoder, to give frames back. temporal_decoder: by
+    the decoder's temporal layers alone, to give videos back."""
     pretrained: Optional[str] = None
     """The checkpoint to start from, as svd_tools/convert.py writes it."""
     output_dir: str = "outputs/train"
     """Folder for checkpoints, previews, metrics and the final model."""
     temporal_only: bool = True
-    """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet. With
+    """For image_to_video: train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet. With
     `lora.rank` neither: the adapters are trained."""
     epochs: float = 10
     """Passes over the data; `updates` replaces it."""
@@ -176,6 +185,10 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "gradient_accumulation", "checkpoint_every", "keep_checkpoints"):
             _check(0 < getattr(self, name) < inf, f"train.{name} must be positive, got {getattr(self, name)}")
+        if self.task != "image_to_video":
+            _check(not self.lora.rank, f"lora is for the task image_to_video, not for {self.task}")
+        if self.task not in ("image_to_video", "image_model"):
+            _check(not self.preview.images, f"previews are videos: the task {self.task} makes none")
         _check(self.log_every > 0, f"train.log_every must be positive, got {self.log_every}")
         _check(self.updates is None or self.updates > 0, f"train.updates must be positive, got {self.updates}")
         for name in ("workers", "seed"):

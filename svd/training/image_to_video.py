@@ -1,4 +1,4 @@
-"""The task of image-to-video training: a clip from its first frame (SVD, appendix D)."""
+"""The tasks of the UNet: a clip, or single frames, from the clip's first frame (SVD, appendix D)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from svd.data.video_dataset import Clip
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.loss import DenoisingLoss, log_normal, loss_coefficients
 from svd.training.config import LossConfig
+from svd.training.pixels import pixels
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Draws:
     """All that is random about the loss of b clips."""
 
     sigma: np.ndarray
-    """Noise level, [b]."""
+    """Noise level, [b], or of each frame [b t]."""
     noise: np.ndarray
     """Added to the latents, unit variance, [b t c h w]."""
     posterior_noise: np.ndarray
@@ -38,13 +39,16 @@ class Draws:
     """Whether the conditioning frame's latents are given, [b]."""
 
 
-def draw(config: LossConfig, seed: int, samples: list[int], latents: tuple, image: tuple) -> Draws:
+def draw(
+    config: LossConfig, seed: int, samples: list[int], latents: tuple, image: tuple, by_frame: bool = False
+) -> Draws:
     """Draw for each sample from a generator of its own: what a clip meets does not depend on its batch.
 
     Args:
         samples: numbers of the samples in the stream, b of them.
         latents: shape of a clip's latents, [t c h w].
         image: shape of its conditioning frame, [3 H W].
+        by_frame: whether each frame of a clip has a noise level of its own.
     """
     columns = []
     for sample in samples:
@@ -52,13 +56,16 @@ def draw(config: LossConfig, seed: int, samples: list[int], latents: tuple, imag
         sigma, strength = rng.standard_normal(2)
         context, concat = rng.random(2)
         noise, posterior_noise = (rng.standard_normal(latents, dtype=np.float32) for _ in range(2))
+        aug_noise = rng.standard_normal(image, dtype=np.float32)
+        if by_frame:
+            sigma = rng.standard_normal(latents[0])
         columns.append(
             (
                 log_normal(sigma, config.p_mean, config.p_std),
                 noise,
                 posterior_noise,
                 log_normal(strength, config.noise_aug_mean, config.noise_aug_std),
-                rng.standard_normal(image, dtype=np.float32),
+                aug_noise,
                 context >= config.drop_context,
                 concat >= config.drop_concat,
             )
@@ -95,13 +102,15 @@ class ClipEncoder:
 
 
 class ImageToVideoTask:
-    """What the trainer asks of a task: `loss`, `trained` and `inputs`.
+    """A clip from its first frame; or, with `image_only`, each of its frames from the first one, as an image that does
+    not see the others: how VideoLDM's image model is trained (section 3.1).
 
     Args:
         conditioner, autoencoder, denoiser: of a pipeline; the first two are only used, the denoiser's network learns.
             For encoded clips, the first needs no encoders, and that of the second is given moments in place of frames.
         trained: the parameters to train by their names in a checkpoint; all others are frozen.
         seed: of the noise.
+        image_only: whether frames are images, with a noise level each.
     """
 
     def __init__(
@@ -112,11 +121,12 @@ class ImageToVideoTask:
         trained: dict[str, Parameter],
         config: LossConfig,
         seed: int,
+        image_only: bool = False,
     ):
         self.conditioner, self.autoencoder = conditioner, autoencoder
         self.preconditioning, self.config, self.seed = denoiser.preconditioning, config, seed
-        self.trained = trained
-        self.loss = DenoisingLoss(denoiser.network)
+        self.trained, self.image_only = trained, image_only
+        self.loss = DenoisingLoss(denoiser.network, image_only)
         learned = {id(parameter) for parameter in trained.values()}
         for parameter in denoiser.network.get_parameters():
             parameter.requires_grad = id(parameter) in learned
@@ -128,7 +138,8 @@ class ImageToVideoTask:
         video = pixels(clips)
         scale, channels = self.autoencoder.config.downsampling, self.autoencoder.config.latent_channels
         frames, height, width = video.shape[1], video.shape[-2] // scale, video.shape[-1] // scale
-        draws = draw(self.config, self.seed, samples, (frames, channels, height, width), video.shape[2:])
+        shape = frames, channels, height, width
+        draws = draw(self.config, self.seed, samples, shape, video.shape[2:], self.image_only)
         return self.loss_inputs(video, [clip.fps for clip in clips], [clip.motion_bucket_id for clip in clips], draws)
 
     def loss_inputs(
@@ -144,7 +155,8 @@ class ImageToVideoTask:
             np.stack([getattr(clip, name) for clip in clips]) for name in ("moments", "context", "concat")
         )
         b, t, channels, *size = moments.shape
-        draws = draw(self.config, self.seed, samples, (t, channels // 2, *size), image=(0,))  # that has its noise
+        shape = t, channels // 2, *size
+        draws = draw(self.config, self.seed, samples, shape, (0,), self.image_only)  # the image has its noise already
         numbers = [(clip.fps - 1, clip.motion_bucket_id, clip.aug_strength) for clip in clips]
         vector = self.conditioner.embed_numbers(b, *zip(*numbers))
         concat = np.broadcast_to(concat[:, None], (b, t, *concat.shape[1:]))
@@ -156,12 +168,6 @@ class ImageToVideoTask:
         concat = told.concat * _mask(draws.keep_concat, told.concat)
         coefficients = loss_coefficients(self.preconditioning, draws.sigma)
         return latents, Tensor(draws.noise), coefficients, context, concat, told.vector
-
-
-def pixels(clips: list[Clip]) -> np.ndarray:
-    """The frames of b clips as a video in [-1, 1], float32 [b t 3 h w]."""
-    video = np.stack([clip.frames for clip in clips]).transpose(0, 1, 4, 2, 3)
-    return video.astype(np.float32) / 127.5 - 1
 
 
 def _mask(keep: np.ndarray, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ kinds = pytest.mark.parametrize("kind", PRECONDITIONINGS)
 class Formula(nn.Cell):
     """A network in which every input has a part of its own."""
 
-    def construct(self, x: Tensor, c_noise: Tensor, context: Tensor, vector: Tensor) -> Tensor:
+    def construct(self, x: Tensor, c_noise: Tensor, context: Tensor, vector: Tensor, image_only: bool) -> Tensor:
         numbers = c_noise + ops.mean(context, (1, 2)) + 2 * ops.mean(vector, 1)
         return ops.sin(x[:, :, :4]) + 3 * ops.mean(x[:, :, 4:], 2, True) + ops.reshape(numbers, (-1, 1, 1, 1, 1))
 
@@ -32,7 +32,7 @@ class Constant(nn.Cell):
         super().__init__()
         self.output = Parameter(Tensor(output.astype(np.float32)), name="output")
 
-    def construct(self, x: Tensor, c_noise: Tensor, context: Tensor, vector: Tensor) -> Tensor:
+    def construct(self, x: Tensor, c_noise: Tensor, context: Tensor, vector: Tensor, image_only: bool) -> Tensor:
         return self.output * 1
 
 
@@ -105,6 +105,29 @@ def test_frames_of_a_clip_have_the_same_noise_level(eager):
         costs.append(loss(Constant((denoised - wide(p.c_skip(SIGMA)) * x) / wide(p.c_out(SIGMA))), "edm"))
     weight = PRECONDITIONINGS["edm"].weight(SIGMA) / 6  # of six frames, one is off by 1
     np.testing.assert_allclose(costs, weight[[0, 0, 2, 2]], rtol=1e-3)
+
+
+class OfFrames(nn.Cell):
+    """A network that is told a noise level for each frame, and whether frames are images."""
+
+    def construct(self, x: Tensor, c_noise: Tensor, context: Tensor, vector: Tensor, image_only: bool) -> Tensor:
+        b, t = x.shape[:2]
+        return x[:, :, :4] + ops.reshape(c_noise, (b, t, 1, 1, 1)) + (1.0 if image_only else 2.0)
+
+
+def test_images_have_a_noise_level_each(mode):
+    p, levels = PRECONDITIONINGS["v_scaling"], np.array([[0.1, 5.0], [1.0, 0.4], [30.0, 2.0]])
+    arrays = [Tensor(array) for array in (LATENTS, NOISE, CONTEXT, CONCAT, VECTOR)]
+    coefficients = loss_coefficients(p, levels)
+    assert coefficients.shape == (6, 3, 2)
+    sigma = levels[..., None, None, None]
+    x = LATENTS + sigma * NOISE.astype(np.float64)
+    for image_only, shift in ((True, 1), (False, 2)):
+        output = p.c_in(sigma) * x + p.c_noise(sigma) + shift
+        denoised = p.c_skip(sigma) * x + p.c_out(sigma) * output
+        expected = (p.weight(sigma) * (denoised - LATENTS) ** 2).mean()
+        result = DenoisingLoss(OfFrames(), image_only)(*arrays[:2], coefficients, *arrays[2:])
+        np.testing.assert_allclose(float(result.asnumpy()), expected, rtol=1e-5)
 
 
 @kinds

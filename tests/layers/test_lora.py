@@ -9,7 +9,7 @@ from mindspore.nn.utils import no_init_parameters
 from small_model import SMALL, fill
 
 from svd import runtime
-from svd.build import trained_parameters
+from svd.build_training import trained_parameters
 from svd.config import ConfigError, ModelConfig
 from svd.layers.attention import TransformerBlock
 from svd.layers.lora import adapters, add_adapters

@@ -11,7 +11,7 @@ from mindspore import ParameterTuple, Tensor, nn
 from PIL import Image
 
 from svd import load_pipeline
-from svd.build import trained_parameters
+from svd.build_training import trained_parameters
 from svd.config import AutoencoderConfig, ImageEncoderConfig, ModelConfig, SamplingConfig, UNetConfig
 from svd.data.video_dataset import Clip
 from svd.training.config import LossConfig

@@ -9,7 +9,7 @@ from mindspore import Tensor
 from small_model import build_small_pipe
 
 from svd import runtime
-from svd.build import trained_parameters
+from svd.build_training import trained_parameters
 from svd.data.video_dataset import Clip
 from svd.diffusion.loss import loss_coefficients
 from svd.training.config import LossConfig
@@ -37,6 +37,17 @@ def test_shapes():
     latents, image = (2, 3, 4, 8, 12), (2, 3, 16, 24)
     assert shapes == dict.fromkeys(FIELDS, (2,)) | {"noise": latents, "posterior_noise": latents, "aug_noise": image}
     assert draws.noise.dtype == draws.posterior_noise.dtype == draws.aug_noise.dtype == np.float32
+
+
+def test_frames_with_a_noise_level_each_meet_the_rest_as_ever():
+    config = LossConfig(p_mean=-0.5, p_std=0.7)
+    clips, frames = (draw(config, 5, list(range(3000)), (3, 1, 1, 1), (1, 1, 1), each) for each in (False, True))
+    assert frames.sigma.shape == (3000, 3)
+    logs = np.log(frames.sigma)
+    np.testing.assert_allclose([logs.mean(), logs.std()], [-0.5, 0.7], atol=0.03)
+    assert abs(np.corrcoef(logs.T) - np.eye(3)).max() < 0.06
+    for name in set(FIELDS) - {"sigma"}:
+        np.testing.assert_array_equal(getattr(clips, name), getattr(frames, name), err_msg=name)
 
 
 def test_what_a_sample_meets_does_not_depend_on_its_batch():

@@ -10,7 +10,7 @@ from small_checkpoint import random_tensors, write_checkpoint
 from training_runs import TINY, Outcome, metrics, options, train_here, write_inputs
 
 from svd import build
-from svd.build import load_trainer
+from svd.build_training import load_trainer
 from svd.data.latents_dataset import LatentsDataset
 from svd.data.loader import Loader
 from svd.data.stream import DATA, generator

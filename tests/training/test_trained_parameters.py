@@ -11,7 +11,7 @@ from small_model import SMALL, fill
 from tiny_task import assert_same, values
 
 from svd import runtime
-from svd.build import trained_parameters
+from svd.build_training import trained_parameters
 from svd.config import ModelConfig
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.loss import loss_coefficients

@@ -1,0 +1,76 @@
+"""Pictures of handwritten digits: scikit-learn's, or those of MNIST's files."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+from functools import cache
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from svd.data.dataset import DatasetError
+
+SIDE = 28
+"""Pixels of a digit's height and width, as in MNIST."""
+Part = Literal["train", "test"]
+
+
+@cache
+def handwriting(source: str, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of single digits, white on black, and what they show: float32 [n 28 28] in [0, 1], and classes [n].
+
+    Args:
+        source: `sklearn` for the 1,797 digits that come with scikit-learn; or a folder with MNIST's idx files.
+        part: `test` is by other writers than `train` (of scikit-learn's, but for one whom the border may cut in two).
+
+    Raises:
+        DatasetError: scikit-learn is not installed, or the folder is none of MNIST.
+    """
+    if part not in ("train", "test"):
+        raise DatasetError(f"part must be train or test, got {part!r}")
+    return _bundled(part) if source == "sklearn" else _mnist(source, part)
+
+
+def _bundled(part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's pictures are of 8 x 8 pixels: they are enlarged, and their strokes made sharp again."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DatasetError('scikit-learn, which has the digits, is missing: pip install -e ".[digits]"') from error
+    small, classes = load_digits(return_X_y=True)
+    # They come writer by writer, about 138 of each: the last sixth is by people whom the rest hardly shows.
+    chosen = slice(0, 1500) if part == "train" else slice(1500, None)
+    pictures = [
+        cv2.resize(picture.reshape(8, 8).astype(np.float32) / 16, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        for picture in small[chosen]
+    ]
+    return np.clip((np.stack(pictures) - 0.25) / 0.5, 0, 1).astype(np.float32), classes[chosen].astype(np.int64)
+
+
+def _mnist(folder: str, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    stem = "train" if part == "train" else "t10k"
+    pictures = _read_idx(folder, f"{stem}-images-idx3-ubyte").astype(np.float32) / 255
+    classes = _read_idx(folder, f"{stem}-labels-idx1-ubyte").astype(np.int64)
+    if pictures.shape != (len(classes), SIDE, SIDE):
+        raise DatasetError(f"{folder}: its pictures {list(pictures.shape)} are not one of 28 x 28 for each label")
+    return pictures, classes
+
+
+def _read_idx(folder: str, name: str) -> np.ndarray:
+    """An array of bytes from a file in the idx format, packed or not."""
+    for path, reader in ((os.path.join(folder, name), open), (os.path.join(folder, f"{name}.gz"), gzip.open)):
+        if os.path.isfile(path):
+            with reader(path, "rb") as file:
+                content = file.read()
+            try:
+                zero, kind, dimensions = struct.unpack_from(">HBB", content)
+                shape = struct.unpack_from(f">{dimensions}I", content, 4)
+                if (zero, kind) != (0, 8):  # 8: of unsigned bytes
+                    raise ValueError("its first bytes say otherwise")
+                return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+            except (struct.error, ValueError) as error:
+                raise DatasetError(f"{path}: not a complete idx file of bytes ({error}); copy it again") from error
+    raise DatasetError(f"{folder}: no file {name} or {name}.gz; give a folder of MNIST's idx files, or sklearn")

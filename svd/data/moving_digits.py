@@ -1,0 +1,136 @@
+"""Moving digits: clips of handwritten digits that bounce in a square, made from a seed (arXiv 1502.04681, 4.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+import cv2
+import numpy as np
+
+from svd.data.dataset import Dataset, DatasetError
+from svd.data.handwriting import SIDE, Part, handwriting
+from svd.data.stream import DATA, generator
+from svd.data.video_dataset import Clip
+
+TEST = 1 << 32
+"""Added to the numbers of held-out clips, so that they move otherwise than those of training, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsClip(Clip):
+    """A clip and the truth about it.
+
+    `digits` are the classes (0 to 9) of what is seen, `speed` is how far each moves from frame to frame, in pixels, and
+    `centres` are their middles, (x, y) in pixels, [t n 2].
+    """
+
+    digits: tuple[int, ...]
+    speed: float
+    centres: np.ndarray
+
+
+class MovingDigits(Dataset):
+    """Clips of handwritten digits that bounce in a square, made when they are asked for.
+
+    All digits of a clip have the same speed, in directions of their own. Moving MNIST's are moved by whole pixels;
+    these by parts of them, and they turn where they touch the edge. The motion bucket is proportional to the speed.
+
+    Args:
+        clips: How many there are.
+        frames: Frames of a clip.
+        digits: How many digits a clip may have; each number is as likely.
+        speed: Slowest and fastest, in pixels per frame.
+        direction: Where all move, in degrees from the right towards the bottom; they then begin where they do not reach
+            an edge. By default each moves its own way.
+        size: Pixels of a clip's height and width.
+        fps: Frames per second.
+        source: Where the handwriting is from: sklearn, or a folder of MNIST's idx files.
+        part: train or test; handwriting in test is by other people than that in train.
+        seed: With its number, it decides everything about a clip.
+
+    Raises:
+        DatasetError: an argument cannot be used, or the handwriting is missing.
+    """
+
+    def __init__(
+        self,
+        clips: int = 10000,
+        frames: int = 14,
+        digits: list[int] = [1, 2],  # noqa: B006 (never changed; jsonargparse shows it)
+        speed: list[float] = [0.0, 4.0],  # noqa: B006
+        direction: Optional[float] = None,
+        size: int = 64,
+        fps: int = 7,
+        source: str = "sklearn",
+        part: Part = "train",
+        seed: int = 0,
+    ):
+        for name, value in (("clips", clips), ("frames", frames), ("fps", fps)):
+            _check(value >= 1, f"{name} must be positive, got {value}")
+        _check(bool(digits) and min(digits) >= 1, f"digits must be numbers of digits, 1 or more, got {digits}")
+        _check(len(speed) == 2 and 0 <= speed[0] <= speed[1] > 0, f"speed must be the slowest and fastest, got {speed}")
+        _check(size > SIDE, f"size must be more than a digit's {SIDE} pixels, got {size}")
+        _check(
+            direction is None or speed[1] * (frames - 1) <= size - SIDE,
+            f"direction: at {speed[1]} pixels per frame, {frames} frames take a digit further than to the edge",
+        )
+        _check(seed >= 0, f"seed must not be negative, got {seed}")
+        self.frames, self.height, self.width = frames, size, size
+        self._clips, self._digits, self._speed, self._fps = clips, digits, speed, fps
+        self._direction, self._source, self._part, self._seed = direction, source, part, seed
+        handwriting(source, part)  # what is wrong with it is told now
+
+    def __len__(self) -> int:
+        return self._clips
+
+    def name(self, index: int) -> str:
+        return f"{self._part} clip {index} of seed {self._seed}"
+
+    def enter_worker(self) -> None:
+        cv2.setNumThreads(1)  # there are as many processes as are wanted
+
+    def load(self, index: int, rng: Optional[np.random.Generator] = None) -> DigitsClip:
+        """The clip of this number; `rng` has no say."""
+        rng = generator(self._seed, index + TEST * (self._part == "test"), DATA)
+        pictures, classes = handwriting(self._source, self._part)
+        chosen = rng.integers(len(pictures), size=rng.choice(self._digits))
+        slowest, fastest = self._speed
+        speed = rng.uniform(slowest, fastest)
+        corners = np.stack([self._path(speed, rng) for _ in chosen], 1)  # [t n 2]
+        frames = np.stack([self._draw(pictures[chosen], places) for places in corners])
+        return DigitsClip(
+            frames=np.repeat(frames[..., None], 3, -1),
+            fps=self._fps,
+            motion_bucket_id=255 * speed / fastest,
+            path=self.name(index),
+            digits=tuple(int(digit) for digit in classes[chosen]),
+            speed=float(speed),
+            centres=corners + (SIDE - 1) / 2,
+        )
+
+    def _path(self, speed: float, rng: np.random.Generator) -> np.ndarray:
+        """Where the upper left corner of a digit is in each frame, [t 2]."""
+        room = self.width - SIDE
+        direction, place = rng.uniform(-np.pi, np.pi), rng.uniform(0, 1, 2)
+        if self._direction is not None:
+            direction = np.radians(self._direction)
+        steps = np.arange(self.frames)[:, None] * speed * np.array([np.cos(direction), np.sin(direction)])
+        if self._direction is None:
+            straight = place * room + steps
+        else:
+            straight = place * (room - np.ptp(steps, 0)) - steps.min(0) + steps
+        return room - np.abs(straight % (2 * room) - room)  # reflected at both edges
+
+    def _draw(self, pictures: np.ndarray, corners: np.ndarray) -> np.ndarray:
+        """Digits [n 28 28] at these corners [n 2], added up: uint8 [h w]."""
+        frame = np.zeros((self.height, self.width), np.float32)
+        for picture, (x, y) in zip(pictures, corners):
+            shift = np.array([[1, 0, x], [0, 1, y]], np.float32)
+            frame += cv2.warpAffine(picture, shift, frame.shape[::-1], flags=cv2.INTER_LINEAR)
+        return np.round(255 * np.minimum(frame, 1)).astype(np.uint8)
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise DatasetError(message)

@@ -1,0 +1,64 @@
+"""Write a model with random weights, to train from nothing.
+
+python svd_tools/initialize.py --config configs/digits/model.yaml --out outputs/digits/initial.safetensors
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import NonNegativeInt
+
+from svd.config import load_config
+from svd.initialization import initial_value
+from svd_tools.checkpoint_maps import OPTIONAL_GROUPS
+from svd_tools.conversion import Weights
+from svd_tools.convert import check_free, run_tool, write_model
+from svd_tools.tensor_files import LazyTensor
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="initialize.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, type=str, help="Model, such as configs/digits/model.yaml.")
+    parser.add_argument("--out", required=True, type=str, help="File to write: NAME.safetensors.")
+    parser.add_argument("--seed", default=0, type=NonNegativeInt, help="The same seed gives the same weights.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
+    return parser
+
+
+def initialize(config: str | Path, out: str | Path, seed: int = 0, overwrite: bool = False) -> None:
+    """Write the networks of a model with random weights; it has one encoder for images and videos.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+        ConversionError: the file exists, or could not be written.
+    """
+    from svd.build import parameter_shapes  # MindSpore takes seconds to import: --help and errors do not wait for it
+
+    model, target = load_config(config), Path(out)
+    check_free(target, overwrite)
+    shapes = parameter_shapes(model)
+    shapes = {name: shape for name, shape in shapes.items() if not name.startswith(tuple(OPTIONAL_GROUPS))}
+    tensors = {name: _tensor(name, shape, seed, place) for place, (name, shape) in enumerate(shapes.items())}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_model(target, Weights(tensors, []), shapes, model, "svd", "keep")
+
+
+def _tensor(name: str, shape: tuple[int, ...], seed: int, place: int) -> LazyTensor:
+    return LazyTensor(shape, np.dtype(np.float32), ("", place), lambda: initial_value(name, shape, seed))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    options = _parser().parse_args(arguments)
+    return run_tool("initialize.py", lambda: initialize(**vars(options)))
+
+
+if __name__ == "__main__":
+    # A job that is ended leaves no half-written file either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

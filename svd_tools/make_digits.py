@@ -1,0 +1,117 @@
+"""Write videos of handwritten digits that bounce in a square.
+
+python svd_tools/make_digits.py --out_dir outputs/digits/videos --clips 2000
+python svd_tools/motion_bucket.py outputs/digits/videos --out outputs/digits/videos.csv
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, Optional
+
+import cv2
+import numpy as np
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from tqdm import tqdm
+
+from svd.data.dataset import DatasetError
+from svd.data.moving_digits import MovingDigits
+from svd.data.videos import VideoError, check_folder, write_video
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="make_digits.py", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--out_dir", required=True, type=str, help="Folder to write to. Videos that are there already stay as they "
+        "are: the same command continues what was stopped.")  # fmt: skip
+    add("--clips", default=2000, type=PositiveInt, help="How many videos.")
+    add("--frames", default=42, type=PositiveInt, help="Frames of a video.")
+    add("--digits", nargs="+", default=[1, 2], type=PositiveInt, help="Numbers of digits that a video may have.")
+    add("--speed", nargs=2, default=[0.0, 4.0], type=float, help="Slowest and fastest, in pixels per frame.")
+    add("--direction", type=Optional[float], help="Where all move, in degrees from the right towards the "
+        "bottom, without reaching an edge; by default each moves its own way.")  # fmt: skip
+    add("--fps", default=7, type=PositiveInt, help="Frames per second.")
+    add("--source", default="sklearn", type=str, help="Handwriting: sklearn, or a folder with MNIST's idx files; or "
+        "mnist_test_seq.npy, the published clips of Moving MNIST, as they are.")  # fmt: skip
+    add("--part", choices=("train", "test"), default="train", help="Handwriting in test is by other people.")
+    add("--seed", default=0, type=NonNegativeInt, help="Decides everything about the videos.")
+    return parser
+
+
+def make_digits(
+    out_dir: str | Path,
+    clips: int = 2000,
+    frames: int = 42,
+    digits: list[int] = [1, 2],  # noqa: B006 (never changed)
+    speed: list[float] = [0.0, 4.0],  # noqa: B006
+    direction: Optional[float] = None,
+    fps: int = 7,
+    source: str = "sklearn",
+    part: Literal["train", "test"] = "train",
+    seed: int = 0,
+) -> None:
+    """Write clip_000000.mp4, ... into a folder; the arguments are those of the command line (`--help`).
+
+    Raises:
+        DatasetError: an argument is wrong, or the handwriting cannot be read.
+        VideoError, OSError: the folder cannot be written to.
+    """
+    if source.endswith(".npy"):
+        clips, frames_of = _published(source, clips, frames)
+    else:
+        dataset = MovingDigits(clips, frames, digits, speed, direction, fps=fps, source=source, part=part, seed=seed)
+
+        def frames_of(index: int) -> np.ndarray:
+            return dataset.load(index).frames
+
+    check_folder(out_dir, "--out_dir")
+    folder = Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    cv2.setNumThreads(1)
+
+    def write(index: int) -> None:
+        path = folder / f"clip_{index:06d}.mp4"
+        if not path.exists():
+            write_video(path, frames_of(index), fps)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # the videos' encoder is a process of its own
+        written = threads.map(write, range(clips))
+        # disable=None: no bar where the output is no terminal
+        for _ in tqdm(written, desc="writing", unit="video", total=clips, disable=None):
+            pass
+
+
+def _published(path: str, clips: int, frames: int) -> tuple[int, Callable[[int], np.ndarray]]:
+    """How many of the clips in Moving MNIST's file are wanted, and their frames [t h w 3]."""
+    try:
+        videos = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: not a NumPy array ({error}); give the published mnist_test_seq.npy") from error
+    if videos.ndim != 4 or videos.dtype != np.uint8:
+        raise DatasetError(f"{path}: {videos.dtype} {list(videos.shape)} is not uint8 [frames clips height width]")
+    return min(clips, videos.shape[1]), lambda index: np.repeat(np.array(videos[:frames, index, ..., None]), 3, -1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong, 130 if it is stopped."""
+    try:
+        make_digits(**vars(_parser().parse_args(arguments)))
+    except (DatasetError, VideoError, OSError) as error:
+        print(f"make_digits.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("make_digits.py: error: stopped; the same command continues", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    # A job that is ended leaves no half-written file either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

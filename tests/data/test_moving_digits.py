@@ -1,0 +1,132 @@
+"""Clips of moving digits: what is in them, where it is, and where the handwriting is from."""
+
+import gzip
+import pickle
+
+import numpy as np
+import pytest
+
+from svd.data.dataset import DatasetError
+from svd.data.handwriting import handwriting
+from svd.data.moving_digits import MovingDigits
+
+ROOM = 64 - 28
+
+
+def centroids(frames: np.ndarray) -> np.ndarray:
+    """The middle of the light in each frame, (x, y) [t 2]."""
+    light = frames[..., 0].astype(float)
+    y, x = np.indices(light.shape[1:])
+    return np.stack([(light * axis).sum((1, 2)) / light.sum((1, 2)) for axis in (x, y)], 1)
+
+
+def write_idx(path, array: np.ndarray) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    (gzip.open if path.suffix == ".gz" else open)(path, "wb").write(header + array.astype(np.uint8).tobytes())
+
+
+def test_a_clip_follows_from_its_number_and_the_seed():
+    a, b = (MovingDigits(clips=50, seed=seed) for seed in (3, 4))
+    again = pickle.loads(pickle.dumps(a))
+    for index in (0, 49):
+        np.testing.assert_array_equal(a.load(index).frames, again.load(index, np.random.default_rng(9)).frames)
+        assert not np.array_equal(a.load(index).frames, b.load(index).frames)
+    assert len(a) == 50 and not np.array_equal(a.load(0).frames, a.load(1).frames)
+
+
+def test_what_clips_hold():
+    dataset = MovingDigits(clips=200, frames=5, speed=[1.0, 3.0], size=80, fps=9)
+    clips = [dataset.load(index) for index in range(200)]
+    assert all(c.frames.shape == (5, 80, 80, 3) and c.frames.dtype == np.uint8 and c.fps == 9 for c in clips)
+    assert {len(c.digits) for c in clips} == {1, 2} and {d for c in clips for d in c.digits} == set(range(10))
+    speeds = np.array([c.speed for c in clips])
+    assert 1 <= speeds.min() < 1.1 and 2.9 < speeds.max() <= 3
+    np.testing.assert_allclose([c.motion_bucket_id for c in clips], 255 * speeds / 3)
+
+
+def test_digits_move_at_their_speed_by_parts_of_pixels_and_stay_inside():
+    dataset = MovingDigits(clips=40, frames=60, digits=[1], speed=[0.3, 4.0])
+    for index in range(40):
+        clip = dataset.load(index)
+        path, corners = clip.centres[:, 0], clip.centres[:, 0] - 13.5
+        steps = np.diff(path, axis=0)
+        turns = (np.abs(np.diff(np.sign(steps), axis=0)) > 0).any(1)
+        straight = ~np.concatenate([[True], turns]) & ~np.concatenate([turns, [True]])
+        np.testing.assert_allclose(np.hypot(*steps[straight].T), clip.speed, rtol=1e-9)
+        assert corners.min() >= 0 and corners.max() <= ROOM
+        seen = centroids(clip.frames)  # another point of the digit than its middle, but it moves with it
+        np.testing.assert_allclose(np.diff(seen, axis=0), steps, atol=0.06)
+        assert steps.shape == (59, 2) and straight.sum() > 20
+
+
+def test_digits_turn_at_the_edges():
+    clip = MovingDigits(clips=1, frames=200, digits=[1], speed=[4.0, 4.0]).load(0)
+    corners = clip.centres[:, 0] - 13.5
+    assert (corners.min(0) < 2).all() and (corners.max(0) > ROOM - 2).all(), "it has been at all edges"
+
+
+def test_digits_that_all_move_one_way():
+    dataset = MovingDigits(clips=30, frames=14, speed=[1.0, 2.5], direction=90)
+    for index in range(30):
+        clip = dataset.load(index)
+        steps = np.diff(clip.centres, axis=0)
+        np.testing.assert_allclose(steps, np.broadcast_to([0, clip.speed], steps.shape), atol=1e-9)
+        assert clip.centres.min() >= 13.5 and clip.centres.max() <= 13.5 + ROOM
+
+
+def test_held_out_clips_show_other_handwriting():
+    seen, held_out = (MovingDigits(clips=20, part=part) for part in ("train", "test"))
+    (known, classes), (others, other_classes) = handwriting("sklearn", "train"), handwriting("sklearn", "test")
+    assert (len(known), len(others)) == (1500, 297) and known.shape[1:] == others.shape[1:] == (28, 28)
+    assert set(classes) == set(other_classes) == set(range(10))
+    assert known.min() == 0 and known.max() == 1
+    assert not {p.tobytes() for p in known} & {p.tobytes() for p in others}
+    assert seen.load(0).speed != held_out.load(0).speed
+
+
+def test_mnist_files_packed_or_not(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 28, 28))
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", pictures)
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.array([3, 1, 4, 1]))
+    found, classes = handwriting(str(tmp_path), "train")
+    np.testing.assert_allclose(found, pictures / 255, rtol=1e-6)
+    assert classes.tolist() == [3, 1, 4, 1]
+    clip = MovingDigits(source=str(tmp_path), digits=[1], speed=[0.0, 1.0]).load(0)
+    assert clip.digits[0] in (3, 1, 4)
+
+
+def test_files_that_are_not_mnists(tmp_path):
+    with pytest.raises(DatasetError, match="no file t10k-images-idx3-ubyte or .*; give a folder of MNIST"):
+        handwriting(str(tmp_path), "test")
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03\0\0")
+    with pytest.raises(DatasetError, match="train-images-idx3-ubyte: not a complete idx file"):
+        handwriting(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ({"clips": 0}, "clips must be positive, got 0"),
+        ({"frames": 0}, "frames must be positive"),
+        ({"digits": []}, "digits must be numbers of digits, 1 or more"),
+        ({"digits": [0]}, "digits must be numbers of digits, 1 or more"),
+        ({"speed": [3.0, 1.0]}, "speed must be the slowest and fastest"),
+        ({"speed": [0.0, 0.0]}, "speed must be the slowest and fastest"),
+        ({"direction": 0, "speed": [0.0, 3.0]}, "14 frames take a digit further than to the edge"),
+        ({"size": 28}, "size must be more than a digit's 28 pixels"),
+        ({"part": "all"}, "part must be train or test"),
+        ({"seed": -1}, "seed must not be negative"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(arguments, what):
+    with pytest.raises(DatasetError, match=what):
+        MovingDigits(**arguments)
+
+
+def test_without_scikit_learn(monkeypatch):
+    handwriting.cache_clear()
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    with pytest.raises(DatasetError, match=r'scikit-learn.* is missing: pip install -e "\.\[digits\]"'):
+        MovingDigits()
+    handwriting.cache_clear()

@@ -1,0 +1,57 @@
+"""The weights that a training from nothing begins with."""
+
+import numpy as np
+from mindspore import Tensor
+from safetensors.numpy import load_file
+from small_model import SMALL
+
+from svd.build import build_networks
+from svd.checkpoint import load_parameters, read_config
+from svd.config import dump_config
+from svd.initialization import initial_value
+from svd_tools.initialize import main
+
+
+def test_values_follow_from_name_shape_and_seed():
+    a = initial_value("network.conv_in.weight", (64, 8, 3, 3), 0)
+    np.testing.assert_array_equal(a, initial_value("network.conv_in.weight", (64, 8, 3, 3), 0))
+    assert not np.array_equal(a, initial_value("network.conv_in.weight", (64, 8, 3, 3), 1))
+    assert not np.array_equal(a, initial_value("autoencoder.encoder.conv_in.weight", (64, 8, 3, 3), 0))
+    assert a.dtype == np.float32 and abs(a.var() * 3 * 72 - 1) < 0.05 and abs(a).max() <= 72**-0.5
+    assert (initial_value("network.norm_out.weight", (64,), 0) == 1).all()
+    assert (initial_value("network.conv_in.bias", (64,), 0) == 0).all()
+
+
+def test_an_initial_model_is_complete_and_its_video_model_is_its_image_model(tmp_path, capsys):
+    (tmp_path / "model.yaml").write_text(dump_config(SMALL))
+    out = tmp_path / "made" / "initial.safetensors"
+    command = ["--config", str(tmp_path / "model.yaml"), "--out", str(out), "--seed", "3"]
+    assert main(command) == 0 and read_config(out) == SMALL
+    assert main(command) == 2 and "exists" in capsys.readouterr().err, "nothing is replaced unless asked for"
+    networks = build_networks(SMALL)
+    del networks["autoencoder.encoder"]
+    load_parameters(networks, out)
+    silent = [name for name, value in load_file(out).items() if name.endswith("weight") and not value.any()]
+    assert len(silent) > 10 and "network.conv_out.weight" in silent
+
+    # At zero the network gives nothing; with a last layer that is not, frames are still independent of each other.
+    network, config = networks["network"], SMALL.unet
+    rng = np.random.default_rng(0)
+    for parameter in network.get_parameters():
+        if parameter.name == "conv_out.weight" or "spatial.conv2.weight" in parameter.name:
+            parameter.set_data(Tensor(rng.standard_normal(parameter.shape).astype(np.float32) * 0.1))
+    x = Tensor(rng.standard_normal((1, 3, config.in_channels, 8, 8)).astype(np.float32))
+    context = Tensor(rng.standard_normal((1, 1, config.context_dim)).astype(np.float32))
+    vector = Tensor(rng.standard_normal((1, config.vector_dim)).astype(np.float32))
+    c_noise = Tensor(np.array([0.3], np.float32))
+    video = network(x, c_noise, context, vector).asnumpy()
+    images = network(x, c_noise, context, vector, True).asnumpy()
+    assert abs(video).max() > 0.1
+    np.testing.assert_allclose(video, images, atol=1e-5 * abs(video).max())
+
+    decoder, c = networks["autoencoder.decoder"], SMALL.autoencoder
+    z = Tensor(rng.standard_normal((1, 3, c.latent_channels, 4, 4)).astype(np.float32))
+    together = decoder(z).asnumpy()
+    for frame in range(3):
+        alone = decoder(z[:, frame : frame + 1]).asnumpy()[:, 0]
+        np.testing.assert_allclose(together[:, frame], alone, atol=1e-5 * abs(alone).max())
