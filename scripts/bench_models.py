@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import zlib
+from argparse import Namespace
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+import interleaved
 import numpy as np
+from interleaved import Build, Built
+from jsonargparse import ArgumentParser
 
 Settings = dict[str, dict]
 """What differs from the defaults of svd.config.ModelConfig, by component."""
@@ -127,6 +133,51 @@ def _random_tensor(name: str, shape: tuple[int, ...]):
         return np.float32(0.2) * noise
 
     return LazyTensor(shape, np.dtype(np.float32), (name, 0), read)
+
+
+class Subject(Protocol):
+    """What is measured: a model, and the size of what it is given."""
+
+    settings: Settings
+
+
+def command_line(description: str) -> ArgumentParser:
+    """The options of the benchmarks of networks."""
+    parser = interleaved.options(description)
+    parser.add_argument("--profile", action="store_true", help="print where this project's time goes, by operator")
+    return parser
+
+
+def compare(
+    sides: dict[str, Build],
+    subject: Subject,
+    networks: tuple[str, ...],
+    options: Namespace,
+    unit: str,
+    inputs: str,
+    *more,
+) -> None:
+    """Write these networks of a random model, and let the sides, PyTorch's last, compute with it in turns.
+
+    Args:
+        sides: by name; each is called with the subject, the folder of the model, and `more`.
+        networks: by the prefix of their parameters.
+        options: of the command line.
+        unit, inputs: as for `interleaved.compare`.
+    """
+    with interleaved.temporary_folder(options.folder) as folder:
+        interleaved.in_own_process(write_model, subject.settings, networks, folder)
+        interleaved.compare(sides, (subject, folder, *more), options.repeats, unit, inputs, options.profile)
+
+
+def load_pretrained(kind: type, folder: Path):
+    """A network of diffusers or transformers, on as many threads as there are cores, and what was built."""
+    import torch
+
+    torch.set_num_threads(interleaved.cores())
+    start = time.perf_counter()
+    network = kind.from_pretrained(folder)
+    return network, Built(time.perf_counter() - start, network.num_parameters())
 
 
 def load_networks(networks: dict[str, Callable], folder: Path, trained: Callable = lambda network: ()) -> list:

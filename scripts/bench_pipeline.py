@@ -5,7 +5,8 @@
 
 decoder: the temporal decoder at full size, 8 frames of 256 x 256. image_encoder: CLIP's image tower at full size, one
 image. video: from an image to 8 frames of 256 x 256 in 5 steps with guidance, by a model of 107 M parameters. Both
-sides load the same weights from files of their own, and compute the same in float32.
+sides load the same weights from files of their own, and compute the same in float32. Prints Markdown tables, and with
+--profile which operators this project's time goes into.
 """
 
 from __future__ import annotations
@@ -16,7 +17,18 @@ from pathlib import Path
 
 import interleaved
 import numpy as np
-from bench_models import SIZES, Settings, checkpoint, count, diffusers_folder, load_networks, model_config, write_model
+from bench_models import (
+    SIZES,
+    Settings,
+    checkpoint,
+    command_line,
+    compare,
+    count,
+    diffusers_folder,
+    load_networks,
+    load_pretrained,
+    model_config,
+)
 from interleaved import Build, Built, Call
 from PIL import Image
 
@@ -96,17 +108,15 @@ class Part:
 
 
 def main() -> None:
-    parser = interleaved.options(__doc__.splitlines()[0])
+    parser = command_line(__doc__.splitlines()[0])
     parser.add_argument("--part", choices=tuple(PARTS), help="only this one")
     parser.add_argument("--tiny", action="store_true", help="tiny models, to see that everything runs")
     options = parser.parse_args()
     for name in [options.part] if options.part else PARTS:
         part = replace(PARTS[name], video=TINY) if options.tiny else PARTS[name]
         print(f"## {name}\n", flush=True)
-        with interleaved.temporary_folder(options.folder) as folder:
-            interleaved.in_own_process(write_model, part.video.settings, part.networks, folder)
-            inputs = part.inputs.format(**vars(part.video))
-            interleaved.compare(part.sides, (part.video, folder), options.repeats, part.unit, inputs)
+        inputs = part.inputs.format(**vars(part.video))
+        compare(part.sides, part.video, part.networks, options, part.unit, inputs)
 
 
 # --- decoder ---
@@ -138,17 +148,9 @@ def pytorch_decoder(video: Video, folder: Path) -> tuple[Built, Call]:
     import torch
     from diffusers import AutoencoderKLTemporalDecoder
 
-    torch.set_num_threads(interleaved.cores())
-    start = time.perf_counter()
-    autoencoder = AutoencoderKLTemporalDecoder.from_pretrained(diffusers_folder(folder) / "vae")
-    built = Built(time.perf_counter() - start, autoencoder.num_parameters())
+    autoencoder, built = load_pretrained(AutoencoderKLTemporalDecoder, diffusers_folder(folder) / "vae")
     z = torch.from_numpy(video.random_latents())
-
-    @torch.inference_mode()
-    def call() -> np.ndarray:
-        return autoencoder.decode(z, num_frames=len(z)).sample.numpy()
-
-    return built, call
+    return built, torch.inference_mode()(lambda: autoencoder.decode(z, num_frames=len(z)).sample.numpy())
 
 
 # --- image encoder ---
@@ -174,17 +176,9 @@ def pytorch_image_encoder(video: Video, folder: Path) -> tuple[Built, Call]:
     import torch
     from transformers import CLIPVisionModelWithProjection
 
-    torch.set_num_threads(interleaved.cores())
-    start = time.perf_counter()
-    encoder = CLIPVisionModelWithProjection.from_pretrained(diffusers_folder(folder) / "image_encoder")
-    built = Built(time.perf_counter() - start, encoder.num_parameters())
+    encoder, built = load_pretrained(CLIPVisionModelWithProjection, diffusers_folder(folder) / "image_encoder")
     pixels = torch.from_numpy(video.random_pixels())
-
-    @torch.inference_mode()
-    def call() -> np.ndarray:
-        return encoder(pixels).image_embeds.numpy()
-
-    return built, call
+    return built, torch.inference_mode()(lambda: encoder(pixels).image_embeds.numpy())
 
 
 # --- video ---

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import interleaved
 import numpy as np
-from bench_models import SIZES, Size, count, diffusers_folder, load_networks, write_model
+from bench_models import SIZES, Size, command_line, compare, count, diffusers_folder, load_networks
 from interleaved import Built, Call
 
 LEARNING_RATE = 1e-5
@@ -25,17 +25,12 @@ TEMPORAL = ("temporal_", "time_pos_embed", "time_mixer")
 
 
 def main() -> None:
-    parser = interleaved.options(__doc__.splitlines()[0])
+    parser = command_line(__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("tiny", "small", "medium"), default="small", help="of network and clips")
     parser.add_argument("--recompute", action="store_true", help="on both sides, keep fewer activations")
-    parser.add_argument("--profile", action="store_true", help="print where this project's time goes, by operator")
     options = parser.parse_args()
-    size = SIZES[options.size]
-    with interleaved.temporary_folder(options.folder) as folder:
-        interleaved.in_own_process(write_model, size.settings, ("network.",), folder)
-        sides = {"mindspore": mindspore_side, "pytorch": pytorch_side}
-        arguments = (size, folder, options.recompute)
-        interleaved.compare(sides, arguments, options.repeats, "step", str(size), options.profile)
+    sides, size = {"mindspore": mindspore_side, "pytorch": pytorch_side}, SIZES[options.size]
+    compare(sides, size, ("network.",), options, "step", str(size), options.recompute)
 
 
 def mindspore_side(size: Size, folder: Path, recompute: bool) -> tuple[Built, Call]:

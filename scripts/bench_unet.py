@@ -12,22 +12,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import interleaved
 import numpy as np
-from bench_models import SIZES, Size, count, diffusers_folder, load_networks, write_model
+from bench_models import SIZES, Size, command_line, compare, count, diffusers_folder, load_networks, load_pretrained
 from interleaved import Built, Call
 
 
 def main() -> None:
-    parser = interleaved.options(__doc__.splitlines()[0])
+    parser = command_line(__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("tiny", "medium", "full"), default="medium", help="of network and clips")
-    parser.add_argument("--profile", action="store_true", help="print where this project's time goes, by operator")
     options = parser.parse_args()
-    size = SIZES[options.size]
-    with interleaved.temporary_folder(options.folder) as folder:
-        interleaved.in_own_process(write_model, size.settings, ("network.",), folder)
-        sides = {"mindspore": mindspore_side, "pytorch": pytorch_side}
-        interleaved.compare(sides, (size, folder), options.repeats, "call", str(size), options.profile)
+    sides, size = {"mindspore": mindspore_side, "pytorch": pytorch_side}, SIZES[options.size]
+    compare(sides, size, ("network.",), options, "call", str(size))
 
 
 def network_inputs(size: Size) -> list[np.ndarray]:
@@ -59,17 +54,9 @@ def pytorch_side(size: Size, folder: Path) -> tuple[Built, Call]:
     import torch
     from diffusers import UNetSpatioTemporalConditionModel
 
-    torch.set_num_threads(interleaved.cores())
-    start = time.perf_counter()
-    network = UNetSpatioTemporalConditionModel.from_pretrained(diffusers_folder(folder) / "unet")
-    built = Built(time.perf_counter() - start, network.num_parameters())
+    network, built = load_pretrained(UNetSpatioTemporalConditionModel, diffusers_folder(folder) / "unet")
     *inputs, numbers = map(torch.from_numpy, network_inputs(size))
-
-    @torch.inference_mode()
-    def call() -> np.ndarray:
-        return network(*inputs, added_time_ids=numbers).sample.numpy()
-
-    return built, call
+    return built, torch.inference_mode()(lambda: network(*inputs, added_time_ids=numbers).sample.numpy())
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from svd import runtime
 import mindspore as ms
 import numpy as np
 
-from svd.build import trained_parameters
 from svd.config import ModelConfig, UNetConfig
 from svd.diffusion.loss import DenoisingLoss, loss_coefficients
 from svd.diffusion.preconditioning import v_scaling
@@ -70,14 +69,13 @@ class Card:
         """Time of kernels one after the other, each as long as its products or its bytes take."""
         return sum(max(step.flops / self.tflops, step.bytes / self.bandwidth) for step in steps) / 1e12
 
-    def expected(self, steps: list[Step], case: int) -> float:
-        """The same in the best (0) or the worst (1) case, with the time between kernels."""
-        real = replace(
-            self,
-            tflops=self.tflops * self.efficiency[case],
-            bandwidth=self.bandwidth * self.bandwidth_efficiency[case],
-        )
-        return real.seconds(steps) + len(steps) * self.launch_us[case] / 1e6
+    def expected(self, steps: list[Step]) -> str:
+        """The same from the best to the worst case, with the time between kernels."""
+        times = []
+        for products, bandwidth, launch in zip(self.efficiency, self.bandwidth_efficiency, self.launch_us):
+            real = replace(self, tflops=self.tflops * products, bandwidth=self.bandwidth * bandwidth)
+            times.append(real.seconds(steps) + len(steps) * launch / 1e6)
+        return "{:.2f} to {:.2f} s".format(*times)
 
     def bound(self, steps: list[Step]) -> str:
         """What most of the time at the peaks goes into."""
@@ -110,10 +108,8 @@ def performance(
         images, encoders = clip.frames + 1, encoder_steps(config, clip)  # the frames, and the conditioning image
         float32, steps = replace(card, tflops=card.tflops_float32), images * encoders["encoder"]
         print(f"Before a training step {sum(step.flops for step in steps) / 1e12:.0f} TFLOP of the encoder, ", end="")
-        print(f"{images} images in float32: {float32.seconds(steps):.2f} s at the peaks, expected ", end="")
-        print(
-            f"{float32.expected(steps, 0):.2f} to {float32.expected(steps, 1):.2f} s; and the image encoder, ", end=""
-        )
+        print(f"{images} images in float32: {float32.seconds(steps):.2f} s at the peaks,")
+        print(f"expected {float32.expected(steps)}; and the image encoder, ", end="")
         print(f"{card.seconds(encoders['image_encoder']):.3f} s at the peaks.\n")
 
 
@@ -130,12 +126,8 @@ def print_costs(title: str, steps: list[Step], card: Card) -> None:
             print(f"| {card.seconds(group):.3f} | {card.bound(group)} |")
     fused = [step for step in steps if step.kind in PRODUCTS]
     gigabytes = sum(step.bytes for step in fused) / 1e9
-    print(
-        f"\nAt the peaks {card.seconds(steps):.2f} s; {card.seconds(fused):.2f} s and {gigabytes:.0f} GB if all but ",
-        end="",
-    )
-    print("products and the update were fused into them; expected ", end="")
-    print(f"{card.expected(steps, 0):.2f} to {card.expected(steps, 1):.2f} s.\n")
+    print(f"\nAt the peaks {card.seconds(steps):.2f} s; {card.seconds(fused):.2f} s and {gigabytes:.0f} GB ", end="")
+    print(f"if all but products and the update were fused into them; expected {card.expected(steps)}.\n")
 
 
 def memory(
@@ -215,7 +207,7 @@ def compiled(network: ms.nn.Cell, inputs: list[ms.Tensor]) -> Counter:
 def give_zeros(network: ms.nn.Cell) -> None:
     """Let parameters have values, which compilation asks for; zeros take no memory before they are touched."""
     for parameter in network.get_parameters():
-        zeros = np.zeros(parameter.shape, ms.dtype_to_nptype(parameter.dtype))
+        zeros = np.zeros(parameter.shape, str(parameter.dtype).lower())
         parameter.set_data(ms.Tensor.from_numpy(zeros))
 
 
@@ -281,7 +273,7 @@ def measure(mode: int, trained: str, recompute: bool, clip: dict[str, int]) -> N
     """Print the bytes that the first training step takes beside what is there when it is compiled (Linux)."""
     runtime.setup("CPU", mode)
     network = set_precision(VideoUNet(CHECKED), ms.float32, "CPU")
-    learned = {id(parameter) for parameter in trained_parameters(network, trained == "temporal")}
+    learned = {id(p) for p in (network.temporal_parameters() if trained == "temporal" else network.get_parameters())}
     for parameter in network.get_parameters():
         parameter.requires_grad = id(parameter) in learned
     if recompute:

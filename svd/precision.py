@@ -7,7 +7,7 @@ import mindspore as ms
 from mindspore import Parameter, nn
 
 from svd.config import ConfigError
-from svd.layers.basic import Linear
+from svd.layers.basic import Geglu, Linear
 from svd.layers.operators import operators_for
 
 AmpLevel = Literal["auto", "O0", "O2", "bf16"]
@@ -43,7 +43,7 @@ def set_precision(network: nn.Cell, dtype: ms.Type, device: str, trained: Collec
     masters = {id(parameter) for parameter in trained}
     operators = operators_for(device, dtype)
     for _, cell in network.cells_and_names():
-        if isinstance(cell, (nn.Conv2d, Linear)):
+        if isinstance(cell, (nn.Conv2d, Linear, Geglu)):
             for parameter in cell.get_parameters(expand=False):
                 parameter.set_dtype(ms.float32 if id(parameter) in masters else dtype)
         if hasattr(cell, "compute_dtype"):

@@ -6,7 +6,6 @@ python svd_tools/encode_latents.py --out=latents --config=configs/svd_train.yaml
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -43,7 +42,7 @@ from svd.data.video_dataset import VideoDataset
 from svd.data.videos import write_text
 from svd.training.config import EnvironmentConfig, TrainConfig
 from svd_tools.jobs import Shard, work_off
-from svd_tools.journal import Journal, Row
+from svd_tools.journal import Journal, Row, report, write_csv
 from svd_tools.tensor_files import ConversionError, written_whole
 
 VALUES = {"file": "TEXT", "entry": "INTEGER", **dict.fromkeys(NUMBERS[1:], "REAL")}
@@ -268,9 +267,10 @@ def encode_videos(plan: Plan) -> None:
             work_off(journal, ClipOf(plan.dataset, plan.train.seed), "", max(plan.train.workers, 1), "clip")
         finally:
             journal.flush()
-        index = plan.file(f"{INDEX}/clips.csv")
-        _write_csv(index, COLUMNS, (plan.index_row(row) for row in journal.rows("why IS NOT NULL")))
-        _report(plan, journal)
+        rows = map(plan.index_row, journal.rows("why IS NOT NULL"))
+        write_csv(plan.file(f"{INDEX}/clips.csv"), COLUMNS, rows)
+        failures = map(plan.index_row, journal.failures())
+        report(journal, plan.file("failed.csv"), ("path", "sample", "why"), failures, "clips", "encoded")
 
 
 def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -283,29 +283,6 @@ def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
-
-
-def _report(plan: Plan, journal: Journal) -> None:
-    """Say how many clips are encoded, and list the others; raises DatasetError if those are all."""
-    encoded, failed = journal.count(), journal.count("why <> ''")
-    listing = plan.file("failed.csv")
-    if failed:
-        _write_csv(listing, ("path", "sample", "why"), (plan.index_row(row) for row in journal.failures()))
-    else:
-        listing.unlink(missing_ok=True)
-    print(f"{encoded} clips are encoded, {failed} failed" + (f" and are listed in {listing}:" if failed else ""))
-    for why, count in journal.reasons():
-        print(f"{count:>8}  {why}")
-    if failed and not encoded:
-        raise DatasetError(f"none of the {failed} clips could be encoded; {listing} says why")
-
-
-def _write_csv(target: Path, columns: tuple[str, ...], rows: Iterator[dict[str, Any]]) -> None:
-    """Write these columns of the rows beside the target, and rename it."""
-    with written_whole(target, need=0) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def main(arguments: Optional[list[str]] = None) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from svd.data.dataset import DatasetError
+from svd_tools.tensor_files import written_whole
 
 Row = dict[str, Any]
 """What came of a path: `path`, `why` (empty, or why it failed) and the values of the columns (None if it failed)."""
@@ -135,3 +137,32 @@ class Journal:
         """A block whose changes are kept as a whole, or not at all if it raises."""
         self._db.execute("BEGIN IMMEDIATE")
         return self._db
+
+
+def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write these columns of the rows beside the target, and rename it."""
+    with written_whole(target, need=0) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def report(journal: Journal, listing: Path, columns: Sequence[str], failures: Iterable[Row], things: str, done: str):
+    """Say how many things are done and why others failed, and list these; raises DatasetError if they are all.
+
+    Args:
+        listing: the CSV file of failures; removed if there are none.
+        columns: its columns.
+        failures: rows of the failures as they are listed.
+        things, done: words, such as videos and scored.
+    """
+    succeeded, failed = journal.count(), journal.count("why <> ''")
+    if failed:
+        write_csv(listing, columns, failures)
+    else:
+        listing.unlink(missing_ok=True)
+    print(f"{succeeded} {things} are {done}, {failed} failed" + (f" and are listed in {listing}:" if failed else ""))
+    for why, count in journal.reasons():
+        print(f"{count:>8}  {why}")
+    if failed and not succeeded:
+        raise DatasetError(f"none of the {failed} {things} could be {done}; {listing} says why")

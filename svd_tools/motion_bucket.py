@@ -21,9 +21,8 @@ from jsonargparse import ArgumentParser
 
 from svd.data.dataset import DatasetError
 from svd_tools.jobs import Shard, find_files, work_off
-from svd_tools.journal import Journal, Row
+from svd_tools.journal import Journal, Row, report, write_csv
 from svd_tools.motion_score import COLUMNS, score_row
-from svd_tools.tensor_files import written_whole
 
 SUFFIXES = frozenset(
     [".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
@@ -31,8 +30,6 @@ SUFFIXES = frozenset(
 )  # fmt: skip
 """Of the files that are looked at."""
 BUCKETS = 256
-HEADER = ("path", "length", "motion_bucket_id", "score", "fps")
-ROW_HEADER = ("path", "why", *COLUMNS)
 
 
 def _parser() -> ArgumentParser:
@@ -97,7 +94,7 @@ def score_folder(
         journal.register((item for item in found if part is None or part.holds(item[0])), retry_failed)
         work_off(journal, score_row, folder, processes, "video")
         if part:
-            _write_csv(target, ROW_HEADER, (row.values() for row in journal.rows("why IS NOT NULL")))
+            write_csv(Path(target), ("path", "why", *COLUMNS), journal.rows("why IS NOT NULL"))
             _report(journal, target)
         else:
             _report(journal, target)
@@ -223,33 +220,14 @@ def _write_buckets(journal: Journal, target: str, edges: Optional[np.ndarray]) -
     if edges is None:
         scores = (row["score"] for row in journal.rows(order="score"))
         edges = quantile_edges(scores, journal.count())
-    rows = (
-        (row["path"], row["length"], bucket(row["score"], edges), row["score"], row["fps"]) for row in journal.rows()
-    )
-    _write_csv(target, HEADER, rows)
+    rows = (row | {"motion_bucket_id": bucket(row["score"], edges)} for row in journal.rows())
+    write_csv(Path(target), ("path", "length", "motion_bucket_id", "score", "fps"), rows)
 
 
 def _report(journal: Journal, target: str) -> None:
-    """Say how many videos have a score, and list the others; raises DatasetError if those are all."""
-    scored, failed = journal.count(), journal.count("why <> ''")
+    """Say how many videos have a score, and list the others beside the target; raises DatasetError if those are all."""
     listing = Path(target).with_suffix(".failed.csv")
-    if failed:
-        _write_csv(listing, ("path", "why"), ((row["path"], row["why"]) for row in journal.failures()))
-    else:
-        listing.unlink(missing_ok=True)
-    print(f"{scored} videos have a score, {failed} failed" + (f" and are listed in {listing}:" if failed else ""))
-    for why, count in journal.reasons():
-        print(f"{count:>8}  {why}")
-    if failed and not scored:
-        raise DatasetError(f"none of the {failed} videos could be scored; {listing} says why")
-
-
-def _write_csv(target: str | Path, header: tuple[str, ...], rows: Iterable[Iterable]) -> None:
-    """Write a CSV file beside its target, and rename it."""
-    with written_whole(Path(target), need=0) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    report(journal, listing, ("path", "why"), journal.failures(), "videos", "scored")
 
 
 def main(arguments: Optional[list[str]] = None) -> int:

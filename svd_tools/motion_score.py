@@ -100,11 +100,11 @@ def _samples(video: Video) -> Iterator[tuple[int, np.ndarray]]:
     """
     step = max(video.fps / RATE, 1)
     number = taken = 0
-    while video._capture.grab():
+    while video.advance():
         due = number == round(taken * step)
         if due or taken == 1:  # the last frame is known only afterwards
-            decoded, picture = video._capture.retrieve()
-            if not decoded:
+            picture = video.picture()
+            if picture is None:
                 break
             frame = _small(picture)
         if due:

@@ -1,4 +1,4 @@
-"""What tests share: both modes, the golden model, and the small one."""
+"""What tests share: both modes, the golden model, the small one, and what the tiny one is trained on."""
 
 import svd  # before MindSpore, whose slow convolutions it may have to cure
 
@@ -67,6 +67,14 @@ def golden_checkpoint(tmp_path_factory, golden_source, golden_config) -> Path:
 def golden_pipe(mode, golden_config, golden_checkpoint):
     """The golden pipeline of this mode; the graphs it has compiled are kept for the tests that follow."""
     return _load_once(golden_config, golden_checkpoint, mode)
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> Path:
+    """Folder of a tiny model, an image and videos to train on: to be read only."""
+    from training_runs import write_inputs  # train.py, which most tests do not need
+
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture

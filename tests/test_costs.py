@@ -8,11 +8,16 @@ from pathlib import Path
 
 import mindspore as ms
 import pytest
+from mindspore import nn, ops
 from small_model import SMALL
 
 from svd.config import ModelConfig
+from svd.layers.basic import Linear
+from svd.training.config import OptimizerConfig
+from svd.training.optimizer import AdamW, WeightAverage
+from svd.training.step import TrainStep, host_scalar
 from svd_tools.costs.networks import Clip, Training, encoder_steps, part, trace_unet, training_memory
-from svd_tools.costs.steps import Step, forward_steps, live_bytes, training_steps
+from svd_tools.costs.steps import Step, forward_steps, live_bytes, training_steps, update_steps
 from svd_tools.costs.trace import Array, Operators, Trace
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "costs.py"
@@ -65,21 +70,12 @@ def test_parameters_of_the_full_model():
 def counted() -> dict[str, dict[str, int]]:
     """Operations of diffusers' network by operator: of the way forward, and of it and the way back."""
     torch = pytest.importorskip("torch")
-    diffusers = pytest.importorskip("diffusers")
+    for library in ("diffusers", "transformers"):
+        pytest.importorskip(library)
+    from parity.torch_models import torch_unet
     from torch.utils.flop_counter import FlopCounterMode
 
-    widths = tuple(mult * UNET.model_channels for mult in UNET.channel_mult)
-    attention = ["CrossAttn" if 2**i in UNET.attention_resolutions else "" for i in range(len(widths))]
-    network = diffusers.UNetSpatioTemporalConditionModel(
-        down_block_types=tuple(f"{kind}DownBlockSpatioTemporal" for kind in attention),
-        up_block_types=tuple(f"{kind}UpBlockSpatioTemporal" for kind in reversed(attention)),
-        block_out_channels=widths,
-        addition_time_embed_dim=UNET.vector_dim // 3,
-        projection_class_embeddings_input_dim=UNET.vector_dim,
-        layers_per_block=UNET.num_res_blocks,
-        cross_attention_dim=UNET.context_dim,
-        num_attention_heads=tuple(width // UNET.num_head_channels for width in widths),
-    )
+    network = torch_unet(UNET, CLIP.frames)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_("temporal" in name or "time_mixer" in name or "time_pos_embed" in name)
     latents, c_noise, context, _ = (torch.zeros(shape) for shape in CLIP.unet_inputs(CLIPS, UNET))
@@ -148,6 +144,27 @@ def test_kernels_are_those_of_the_compiled_graph(eager, script):
     assert graph["FlashAttentionScore"] > 0
 
 
+class Sum(nn.Cell):
+    """The sum of a linear layer's results, as a loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = Linear(3, 2)
+
+    def construct(self, x: ms.Tensor) -> ms.Tensor:
+        return ops.reduce_sum(self.layer(x))
+
+
+def test_the_update_is_that_of_the_compiled_graph(eager, script):
+    loss = Sum()
+    trained = loss.trainable_params()
+    step = TrainStep(loss, AdamW(trained, OptimizerConfig()), trained, WeightAverage(trained, 0.999))
+    scalar, true = host_scalar(1.0), host_scalar(True)
+    graph = script.compiled(step, [scalar, true, script.tensor(3), scalar, script.tensor(4, 3)])
+    ours = Counter(step.primitive for step in update_steps([(p.size, Array(4 * p.size)) for p in trained]))
+    assert {name: graph[name] - n for name, n in ours.items() if graph[name] != n} == {"Add": 1, "Mul": 1}  # the norm's
+
+
 # Memory.
 
 
@@ -188,10 +205,13 @@ def test_recomputing_keeps_less_and_a_tape_keeps_more():
 
 
 def test_adapters_have_the_size_of_their_rank():
-    adapters = trace(Training("lora", rank=4)).adapter_weights
-    c = UNET.model_channels * UNET.channel_mult[1]
-    assert {value.shape for value in adapters} == {(4, c), (c, 4)}
-    assert len(adapters) % 8 == 0 and len(adapters) > 0  # query, key, value and result, down and up
+    lora = trace(Training("lora", rank=4))
+    adapters = [value for value in lora.weights.values() if value.needs_gradient]
+    c, context = UNET.model_channels * UNET.channel_mult[1], UNET.context_dim
+    assert {value.shape for value in adapters} == {(4, c), (c, 4), (4, context)}
+    assert len(adapters) == len(lora.network.trainable_params()) > 0 and len(adapters) % 12 == 0
+    products = [node.inputs[1].shape for node in lora.nodes if node.primitive == "Dense"]
+    assert len(products) - len([n for n in trace(NOTHING).nodes if n.primitive == "Dense"]) == len(adapters)
 
 
 # The rest.

@@ -10,7 +10,6 @@ from PIL import Image, ImageSequence
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from training_runs import TINY, VIDEOS, assert_same, checkpoint, distance, metrics, names, tensors, train_here
-from training_runs import write_inputs as write_tiny_inputs
 from training_videos import write_csv
 
 import image_to_video
@@ -21,11 +20,6 @@ ROOT = Path(__file__).parents[1]
 DEFAULTS = ROOT / "configs/svd_train.yaml"
 TEMPORAL = re.compile(r"network\..*\.(temporal|frame_embedding|blend)\.")
 EPOCHS = 3
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    return write_tiny_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def command(inputs: Path, run: Path, mode: int) -> list[str]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageSequence
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from small_checkpoint import write_checkpoint
-from training_runs import TINY, assert_same, checkpoint, metrics, names, options, tensors, train_here, write_inputs
+from training_runs import TINY, assert_same, checkpoint, metrics, names, options, tensors, train_here
 
 import image_to_video
 from svd import load_pipeline
@@ -24,11 +24,6 @@ from svd_tools.tensor_files import ConversionError
 LORA = ["--train.lora.rank=3", "--train.lora.alpha=6"]
 LAYERS = [f"attn1.to_{part}" for part in "qkv"] + ["attn1.to_out", "attn2.to_v", "attn2.to_out"]
 TRANSFORMER = "network.mid_block.attentions.0.temporal"
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

@@ -20,17 +20,11 @@ from training_runs import (
     start,
     tensors,
     train_here,
-    write_inputs,
 )
 
 UPDATES, LONGEST = 3, 8
 CLOSE = 1e-6
 """Relative to the weights; gradients are summed in another order."""
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def flags(inputs: Path, run: Path) -> list[str]:

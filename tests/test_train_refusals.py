@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from small_checkpoint import write_checkpoint
-from training_runs import TINY, Outcome, assert_same, checkpoint, names, options, tensors, train_here, write_inputs
+from training_runs import TINY, Outcome, assert_same, checkpoint, names, options, tensors, train_here
 from training_videos import write_csv
 
 from svd.data import video_dataset
 
 DATA = "--train.dataset.init_args"
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture

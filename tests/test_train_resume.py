@@ -20,7 +20,6 @@ from training_runs import (
     start_training,
     tensors,
     train_here,
-    write_inputs,
 )
 
 UPDATES = 6
@@ -60,11 +59,6 @@ def killing(path, *arguments, **more):
     rmtree(path, *arguments, **more)
 shutil.rmtree = killing
 """
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def flags(inputs: Path, run: Path) -> list[str]:

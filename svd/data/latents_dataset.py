@@ -13,7 +13,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from svd.data.dataset import BadItem, Dataset, DatasetError
-from svd.data.video_dataset import _Strings
+from svd.data.strings import Strings
 
 SETTINGS, INDEX, SHARDS = "settings.json", "index", "latents"
 """What a folder of latents holds: a file of what they depend on, and two folders."""
@@ -63,7 +63,7 @@ class LatentsDataset(Dataset):
         self.frames, self.height, self.width = clips["frames"], clips["height"], clips["width"]
         table = _read_index(folder, clips["videos"] * clips["passes"])
         videos = table.drop_duplicates("row")
-        self._paths = _Strings(videos["path"])
+        self._paths = Strings(videos["path"])
         usable = table[table["why"] == ""]
         self._starts = np.searchsorted(usable["row"].to_numpy(), np.arange(len(videos) + 1))
         unusable = videos[np.diff(self._starts) == 0]

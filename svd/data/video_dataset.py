@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from svd.data.dataset import BadItem, Dataset, DatasetError
+from svd.data.strings import Strings
 from svd.data.video_reader import open_video
 
 COLUMNS = ("path", "length", "motion_bucket_id")
@@ -80,7 +81,7 @@ class VideoDataset(Dataset):
         self._shape = (frames, step, height, width)
         self._horizontal_flip = horizontal_flip
         self._folder = os.path.abspath(data_dir or os.path.dirname(metadata))
-        self._paths = _Strings(table["path"])
+        self._paths = Strings(table["path"])
         self._lengths = table["length"].to_numpy(np.int64)
         self._buckets = table["motion_bucket_id"].to_numpy(np.float64)
         self._fps = table["fps"].to_numpy(np.float64)
@@ -127,18 +128,6 @@ class VideoDataset(Dataset):
 
     def _needed(self) -> str:
         return f"{self.frames} frames with step {self._step} need {self._span}"
-
-
-class _Strings:
-    """A sequence of strings in one piece of memory: there may be millions, and every process has its own."""
-
-    def __init__(self, strings: pd.Series):
-        encoded = [string.encode() for string in strings]
-        self._ends = np.cumsum([0, *map(len, encoded)])
-        self._bytes = b"".join(encoded)
-
-    def __getitem__(self, index: int) -> str:
-        return self._bytes[self._ends[index] : self._ends[index + 1]].decode()
 
 
 def _check(condition: bool, message: str) -> None:

@@ -57,6 +57,15 @@ class Video:
         self.length = end
         return None
 
+    def advance(self) -> bool:
+        """Go to the next frame, the first one at first; False if there is none."""
+        return self._capture.grab()
+
+    def picture(self) -> Optional[np.ndarray]:
+        """The frame that it has come to, uint8 BGR [h w 3]; None if it cannot be decoded."""
+        decoded, picture = self._capture.retrieve()
+        return picture if decoded else None
+
     def close(self) -> None:
         self._capture.release()
 
@@ -78,13 +87,13 @@ class Video:
         Returns how many frames there were if they ended before, else None.
         """
         for number in range(skip + (len(clip) - 1) * step + 1):
-            if not self._capture.grab():
+            if not self.advance():
                 return number
             t, between = divmod(number - skip, step)
             if t < 0 or between:
                 continue
-            decoded, frame = self._capture.retrieve()
-            if not decoded:
+            frame = self.picture()
+            if frame is None:
                 return number
             cv2.cvtColor(cover(frame, *clip.shape[1:3]), cv2.COLOR_BGR2RGB, dst=clip[t])
         return None

@@ -20,17 +20,20 @@ def in_type_of(x: Tensor, parameter: Parameter) -> Tensor:
     return parameter if parameter.dtype == x.dtype else parameter.astype(x.dtype)
 
 
+def linear_parameters(in_channels: int, out_channels: int) -> tuple[Parameter, Parameter]:
+    """A linear layer's weight [o i] and bias [o], uniform within 1 / sqrt(i)."""
+    weight = initializer(HeUniform(math.sqrt(5)), (out_channels, in_channels), ms.float32)
+    bias = initializer(Uniform(in_channels**-0.5), (out_channels,), ms.float32)
+    return Parameter(weight, name="weight"), Parameter(bias, name="bias")
+
+
 class Linear(nn.Cell):
     """[... i] -> [... o], with a low-rank adapter if svd.layers.lora has given it one."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
         super().__init__()
-        shape = (out_channels, in_channels)
-        self.weight = Parameter(initializer(HeUniform(math.sqrt(5)), shape, ms.float32), name="weight")
-        self.bias: Optional[Parameter] = None
-        if bias:
-            bound = Uniform(in_channels**-0.5)
-            self.bias = Parameter(initializer(bound, (out_channels,), ms.float32), name="bias")
+        self.weight, bias_parameter = linear_parameters(in_channels, out_channels)
+        self.bias: Optional[Parameter] = bias_parameter if bias else None
         self.lora_down: Optional[Parameter] = None  # [r i]
         self.lora_up: Optional[Parameter] = None  # [o r]
         self.lora_scale = 1.0
@@ -56,14 +59,19 @@ class Linear(nn.Cell):
         return y if self.lora_down is None else y + self.adapter(h)
 
 
-class Geglu(Linear):
+class Geglu(nn.Cell):
     """[... i] -> [... o]: a linear layer to 2 x o channels, one half gated by the GELU of the other."""
 
     def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(in_channels, 2 * out_channels)
+        super().__init__()
+        self.weight, self.bias = linear_parameters(in_channels, 2 * out_channels)
+        self.use(COMPOSED)
 
     def use(self, operators: Operators) -> None:
-        self.linear = shared(operators.geglu)
+        self.geglu = shared(operators.geglu)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.geglu(x, in_type_of(x, self.weight), in_type_of(x, self.bias))
 
 
 class Conv2d(nn.Conv2d):

@@ -30,8 +30,7 @@ def add_adapters(network: nn.Cell, modules: Collection[str], rank: int, alpha: f
     Raises:
         ConfigError: one of the modules is in no linear layer's name.
     """
-    # Not Geglu, which is a kind of Linear: what it returns is no longer linear in its weights.
-    linears = {f".{name}.": cell for name, cell in network.cells_and_names() if type(cell) is Linear}
+    linears = {f".{name}.": cell for name, cell in network.cells_and_names() if isinstance(cell, Linear)}
     for module in modules:
         if not any(f".{module}." in name for name in linears):
             raise ConfigError(f"train.lora.modules: no linear layer has {module} in its name, as in temporal.attn1")

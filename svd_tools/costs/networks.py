@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import mindspore as ms
+from mindspore import Parameter, nn
 from mindspore.nn.utils import no_init_parameters
 
-from svd.build import build_networks, trained_parameters
+from svd.build import build_networks
 from svd.config import ModelConfig, UNetConfig
-from svd.layers.basic import Linear
+from svd.layers.lora import adapters, add_adapters
 from svd.networks.video_unet import VideoUNet
 from svd.precision import set_precision
+from svd.training.config import LoRAConfig
 from svd_tools.costs.steps import Step, forward_steps, live_bytes, training_steps
-from svd_tools.costs.trace import SIZES, Trace, recomputed_blocks
+from svd_tools.costs.trace import SIZES, Trace
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Training:
     """How a UNet is trained."""
 
     trained: str = "temporal"
-    """temporal, all, lora (adapters of the temporal self-attention), or nothing."""
+    """temporal, all, lora (adapters, with the settings' defaults), or nothing."""
     recompute: bool = False
     """Keep only the inputs of the UNet's blocks, as `VideoUNet.recompute_blocks`."""
     rank: int = 16
@@ -55,21 +58,35 @@ def trace_unet(config: UNetConfig, shapes: list[tuple[int, ...]], training: Trai
     """The UNet run on inputs of these shapes, in its form for the device, parameters without values."""
     with no_init_parameters():
         network = VideoUNet(config)
-    masters = []
-    if training.trained in ("temporal", "all"):
-        masters = trained_parameters(network, training.trained == "temporal")
+    masters = trained_parameters(network, training)
     for parameter in network.get_parameters():
         parameter.requires_grad = False
     for parameter in masters:
         parameter.requires_grad = True
     set_precision(network, training.dtype, training.device, masters)
-    adapters = {}
-    if training.trained == "lora":
-        attention = (cell for name, cell in network.cells_and_names() if name.endswith(".temporal.attn1"))
-        adapters = {
-            linear.weight: training.rank for cell in attention for linear in cell.cells() if isinstance(linear, Linear)
-        }
-    return Trace(network, recomputed_blocks(network) if training.recompute else (), adapters).run(*shapes)
+    return Trace(network, recomputed_blocks(network) if training.recompute else ()).run(*shapes)
+
+
+def trained_parameters(network: VideoUNet, training: Training) -> list[Parameter]:
+    """What is trained in a network; adapters are added to it if it is those."""
+    match training.trained:
+        case "temporal":
+            return network.temporal_parameters()
+        case "all":
+            return list(network.get_parameters())
+        case "lora":
+            lora = LoRAConfig(training.rank)
+            add_adapters(network, lora.modules, lora.rank, lora.scaled_by, seed=0)
+            return adapters(network)
+    return []
+
+
+def recomputed_blocks(network: VideoUNet) -> list[nn.Cell]:
+    """The cells that `network.recompute_blocks` names, without making them recompute."""
+    blocks = []
+    with patch.object(nn.Cell, "recompute", lambda cell: blocks.append(cell)):
+        network.recompute_blocks()
+    return blocks
 
 
 def encoder_steps(config: ModelConfig, clip: Clip) -> dict[str, list[Step]]:
@@ -106,9 +123,8 @@ def training_memory(config: UNetConfig, shapes: list[tuple[int, ...]], training:
     trace = trace_unet(config, shapes, training)
     live = live_bytes(training_steps(trace, training.tape))
     parameters = list(trace.network.get_parameters())
-    adapters = sum(value.array.size for value in trace.adapter_weights)
-    trained = sum(4 * p.size for p in parameters if p.requires_grad) + adapters
-    weights = sum(p.size * SIZES[p.dtype] for p in parameters) + adapters
+    trained = sum(4 * p.size for p in parameters if p.requires_grad)
+    weights = sum(p.size * SIZES[p.dtype] for p in parameters)
     return Memory(weights, 3 * trained, live[len(forward_steps(trace.nodes)) - 1], max(live))
 
 

@@ -5,11 +5,9 @@ Kernels are not fused and layouts not converted: each reads its inputs from memo
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
-from math import prod
 
 from svd_tools.costs.trace import Array, Node, Trace, Value, live
 
@@ -72,7 +70,6 @@ def training_steps(trace: Trace, tape: bool = False) -> list[Step]:
         back.through(list(nodes), recompute=block is not None)
     known = {id(v.parameter): v.array for v in trace.weights.values()}
     trained = [(p.size, known.get(id(p))) for p in trace.network.get_parameters() if p.requires_grad]
-    trained += [(prod(v.shape), v.array) for v in trace.adapter_weights]
     update = update_steps([(count, back.gradients.get(array)) for count, array in trained])
     return forward_steps(trace.nodes) + back.steps + update
 
@@ -194,7 +191,7 @@ def update_steps(trained: list[tuple[int, Array | None]]) -> list[Step]:
     Args:
         trained: numbers of each parameter, float32, and its gradient, or None where nothing depends on it.
     """
-    squares, scales, updates = [], [], []
+    halves, sums, scales, updates = [], [], [], []
 
     def kernel(primitive: str, reads: list[Array], writes: list[Array]) -> Step:
         return Step(primitive, UPDATE, 0, reads, writes)
@@ -202,17 +199,18 @@ def update_steps(trained: list[tuple[int, Array | None]]) -> list[Step]:
     for count, gradient in trained:
         size = 4 * count
         weight, moment1, moment2, average = (Array(size, weight=True) for _ in range(4))
-        square, norm, clipped = Array(size), Array(4), Array(size)
+        half, clipped = Array(4), Array(size)
         if gradient is None:
             gradient = Array(size)
-            squares.append(kernel("ZerosLike", [], [gradient]))
-        squares += [kernel("Square", [gradient], [square]), kernel("ReduceSum", [square], [norm])]
+            sums.append(kernel("ZerosLike", [], [gradient]))
+        sums.append(kernel("L2Loss", [gradient], [half]))
+        halves.append(half)
         scales.append(kernel("Mul", [gradient], [clipped]))
         states, change, scaled, result = [weight, moment1, moment2], Array(size), Array(size), Array(size)
         updates.append(kernel("AdamWeightDecay", [*states, clipped], states))
         updates += [kernel("Sub", [weight, average], [change]), kernel("Mul", [change], [scaled])]
         updates += [kernel("Add", [average, scaled], [result]), kernel("Assign", [result], [average])]
-    return squares + scales + updates
+    return [*sums, kernel("AddN", halves, [Array(4)]), *scales, *updates]
 
 
 def live_bytes(steps: list[Step]) -> list[int]:
@@ -228,15 +226,6 @@ def live_bytes(steps: list[Step]) -> list[int]:
         size -= sum(array.size for array in gone)
         present -= gone
     return sizes
-
-
-def totals(steps: Iterable[Step], key: Callable[[Step], str]) -> dict[str, tuple[int, int, int]]:
-    """Kernels, operations and bytes of the steps, by key."""
-    sums = defaultdict(lambda: (0, 0, 0))
-    for step in steps:
-        count, flops, size = sums[key(step)]
-        sums[key(step)] = (count + 1, flops + step.flops, size + step.bytes)
-    return dict(sums)
 
 
 def _written(nodes: Iterable[Node]) -> set[Array]:

@@ -63,8 +63,10 @@ class Value:
     def broadcast_to(self, shape: tuple[int, ...]) -> Value:
         return self if shape == self.shape else self.trace.call("BroadcastTo", [self], [(shape, self.dtype)])
 
-    def __getitem__(self, item) -> Value:
+    def __getitem__(self, item: tuple[slice, int]) -> Value:
         """x[:, i]"""
+        if list(map(type, item)) != [slice, int] or item[0] != slice(None):
+            raise NotImplementedError(f"svd_tools/costs/trace.py has no rule for x[{item}]: add it to Value")
         return self.trace.call("Slice", [self], [(self.shape[:1] + self.shape[2:], self.dtype)])
 
     def __add__(self, other):
@@ -101,18 +103,15 @@ class Trace:
 
     Args:
         network: in its Ascend form, svd.precision; what requires a gradient in it is trained.
-        blocks: its cells of which only inputs are kept for the way back; `recomputed_blocks` finds them.
-        adapters: rank of the low-rank adapters of these linear layers, by the layer's weight.
+        blocks: its cells of which only inputs are kept for the way back.
     """
 
-    def __init__(self, network: nn.Cell, blocks: Iterable[nn.Cell] = (), adapters: dict[Parameter, int] | None = None):
+    def __init__(self, network: nn.Cell, blocks: Iterable[nn.Cell] = ()):
         self.network, self.nodes = network, []
         cells = network.cells_and_names()  # without parameters they are shared by several layers, and of none
         self.names = {id(cell): name for name, cell in cells if any(True for _ in cell.get_parameters())}
         self.blocks = {id(cell) for cell in blocks}
-        self.adapters = {id(weight): rank for weight, rank in (adapters or {}).items()}
         self.weights: dict[int, Value] = {}
-        self.adapter_weights: list[Value] = []
         self.part, self.block = "", None
         self.inputs = self.result = None
 
@@ -148,25 +147,6 @@ class Trace:
             value.needs_gradient, value.parameter = parameter.requires_grad, parameter
             self.weights[id(parameter)] = value
         return self.weights[id(parameter)]
-
-    def dense(self, x: Value, weight: Value, bias: Value | None = None) -> Value:
-        """[... i] and [o i] -> [... o], with the layer's low-rank adapter."""
-        y = self._dense(x, weight, bias)
-        rank = self.adapters.get(id(weight.parameter))
-        if rank:
-            down, up = (self._adapter_weight(*s) for s in ((rank, weight.shape[1]), (weight.shape[0], rank)))
-            y = y + self._dense(self._dense(x, down.astype(x.dtype)), up.astype(x.dtype))
-        return y
-
-    def _dense(self, x: Value, weight: Value, bias: Value | None = None) -> Value:
-        shape = x.shape[:-1] + weight.shape[:1]
-        return self.call("Dense", [x, weight, bias], [(shape, x.dtype)], 2 * prod(x.shape) * weight.shape[0])
-
-    def _adapter_weight(self, *shape: int) -> Value:
-        value = Value(self, shape, ms.float32, Array(4 * prod(shape), weight=True))
-        value.needs_gradient = True
-        self.adapter_weights.append(value)
-        return value
 
     @contextmanager
     def _on_shapes(self) -> Iterator[None]:
@@ -243,8 +223,7 @@ class Operators:
     """
 
     def __init__(self, trace: Trace):
-        self.trace = trace
-        self.call, self.dense = trace.call, trace.dense
+        self.trace, self.call = trace, trace.call
 
     def __getattr__(self, name: str):
         raise NotImplementedError(f"svd_tools/costs/trace.py has no rule for ops.{name}: add it to Operators")
@@ -310,6 +289,10 @@ class Operators:
 
     # Products, attention and normalisations.
 
+    def dense(self, x: Value, weight: Value, bias: Value | None = None) -> Value:
+        shape = x.shape[:-1] + weight.shape[:1]
+        return self.call("Dense", [x, weight, bias], [(shape, x.dtype)], 2 * prod(x.shape) * weight.shape[0])
+
     def Conv2D(self, cell: nn.Conv2d) -> Callable:
         def convolve(x: Value, weight: Value) -> Value:
             top, bottom, left, right = cell.padding if isinstance(cell.padding, tuple) else (cell.padding,) * 4
@@ -360,14 +343,6 @@ class Operators:
 
     def LayerNorm(self) -> Callable:
         return lambda x, weight, bias: (self.call("LayerNorm", [x, weight, bias], [(x.shape, x.dtype)]), None, None)
-
-
-def recomputed_blocks(network: nn.Cell) -> list[nn.Cell]:
-    """The cells that `network.recompute_blocks` names, without making them recompute."""
-    blocks = []
-    with patch.object(nn.Cell, "recompute", lambda cell: blocks.append(cell)):
-        network.recompute_blocks()
-    return blocks
 
 
 def live(nodes: list[Node], wanted: Iterable[Array]) -> list[Node]:

@@ -58,7 +58,7 @@ def export(network: nn.Cell, inputs: list[Tensor], folder: Path) -> Graph:
     """
     for parameter in network.get_parameters():
         # The compiler wants values; the system gives no memory to zeros until they are touched.
-        zeros = np.zeros(parameter.shape, ms.dtype_to_nptype(parameter.dtype))
+        zeros = np.zeros(parameter.shape, str(parameter.dtype).lower())
         parameter.set_data(Tensor.from_numpy(zeros))
     path = folder / "graph.mindir"
     ms.export(network, *inputs, file_name=str(path), file_format="MINDIR", custom_func=_drop_weights)
@@ -112,4 +112,4 @@ def _value(tensor) -> Value:
 
 def zeros(*shape: int, dtype: ms.Type = ms.float32) -> Tensor:
     """An input of this shape."""
-    return Tensor.from_numpy(np.zeros(shape, ms.dtype_to_nptype(dtype)))
+    return Tensor.from_numpy(np.zeros(shape, str(dtype).lower()))

@@ -13,7 +13,7 @@ from diffusers import (
 from omegaconf import OmegaConf
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from svd.config import ModelConfig
+from svd.config import ModelConfig, UNetConfig
 
 torch.set_num_threads(1)  # more of them only get in one another's way in networks as small as these
 
@@ -24,7 +24,7 @@ def torch_pipeline(config: ModelConfig, seed: int = 0) -> StableVideoDiffusionPi
     pipeline = StableVideoDiffusionPipeline(
         vae=_vae(config),
         image_encoder=_image_encoder(config),
-        unet=_unet(config),
+        unet=torch_unet(config.unet, config.sampling.num_frames),
         scheduler=EulerDiscreteScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -82,8 +82,8 @@ def _randomise(network: torch.nn.Module) -> None:
     network.eval()
 
 
-def _unet(config: ModelConfig) -> UNetSpatioTemporalConditionModel:
-    unet = config.unet
+def torch_unet(unet: UNetConfig, num_frames: int) -> UNetSpatioTemporalConditionModel:
+    """diffusers' UNet of these sizes."""
     widths = tuple(mult * unet.model_channels for mult in unet.channel_mult)
     kinds = ["CrossAttn" if 2**i in unet.attention_resolutions else "" for i in range(len(widths))]
     return UNetSpatioTemporalConditionModel(
@@ -97,7 +97,7 @@ def _unet(config: ModelConfig) -> UNetSpatioTemporalConditionModel:
         layers_per_block=unet.num_res_blocks,
         cross_attention_dim=unet.context_dim,
         num_attention_heads=tuple(width // unet.num_head_channels for width in widths),
-        num_frames=config.sampling.num_frames,
+        num_frames=num_frames,
     )
 
 

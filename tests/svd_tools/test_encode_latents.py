@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors import safe_open
-from training_runs import options, write_inputs
+from training_runs import options
 from training_videos import write_csv
 
 from svd.data.dataset import BadItem, DatasetError
@@ -19,11 +19,6 @@ from svd_tools.encode_latents import LatentsWriter, Plan
 VIDEOS, PASSES = 4, 2
 IN_TWO_FILES = "--shard_mb=0.015"
 """Clips have 3.6 kB each, so that five begin another file."""
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

@@ -149,7 +149,7 @@ def test_failures_are_listed_and_summed_up(videos, expected, tmp_path, capsys):
     assert motion_bucket.main([str(videos), f"--out={tmp_path / 'clips.csv'}"]) == 0
     assert (tmp_path / "clips.csv").read_bytes() == expected.read_bytes()
     printed = capsys.readouterr().out
-    assert "10 videos have a score, 3 failed" in printed and "       1  an empty file\n" in printed
+    assert "10 videos are scored, 3 failed" in printed and "       1  an empty file\n" in printed
 
 
 def test_shards_make_the_same_file(videos, expected, tmp_path, refuse):

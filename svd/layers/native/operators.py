@@ -22,7 +22,7 @@ def kernel(name: str, shapes: Callable, outputs: int = 1) -> ops.Custom:
 
 
 class NormaliseGroups(nn.Cell):
-    """x [b c e], weight [c], bias [c] and, if `shifted`, shift [b s c] -> y [b c e], means and deviations [b g]."""
+    """x [b c e], weight [c], bias [c] -> y [b c e], means and inverse deviations [b g]"""
 
     def __init__(self, groups: int, eps: float, silu: bool):
         super().__init__()
