@@ -1,0 +1,92 @@
+"""Put what scripts/train_digits.sh has trained where the project ships it: weights, where they are from, loss curves.
+
+python scripts/publish_digits.py
+
+Writes assets/digits/ (the weights, provenance.json) and docs/digits_losses.csv and .png.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from jsonargparse import ArgumentParser
+from matplotlib.figure import Figure
+
+from svd import runtime
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("image_encoder", "autoencoder", "temporal_decoder", "image_model", "video_model")
+
+
+def facts(run: Path) -> dict:
+    """How a stage was trained."""
+    settings, table = yaml.safe_load((run / "config.yaml").read_text()), metrics(run)
+    updates = table["update"].diff().fillna(table["update"])
+    return {
+        "command": f"python train.py --config=configs/digits/{run.name}.yaml",
+        "updates": int(table["update"].iloc[-1]),
+        "clips per update": settings["train"]["batch_size"],
+        "seed": settings["train"]["seed"],
+        "minutes": round(float((updates * settings["train"]["batch_size"] / table["clips_per_second"]).sum() / 60), 1),
+        "loss, mean of the last tenth": round(float(table["loss"].tail(len(table) // 10 + 1).mean()), 5),
+    }
+
+
+def metrics(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "metrics.csv")
+
+
+def plot(runs: list[Path], path: Path) -> None:
+    """The losses of all stages, each over its updates."""
+    figure = Figure(figsize=(4 * len(runs), 3.2), layout="constrained")
+    for axes, run in zip(figure.subplots(1, len(runs)), runs):
+        table = metrics(run)
+        axes.plot(table["update"], table["loss"], color="0.75", linewidth=0.8)
+        axes.plot(table["update"], table["loss"].rolling(max(len(table) // 20, 1), min_periods=1).mean())
+        axes.set(title=run.name, xlabel="update", yscale="log")
+    figure.savefig(path, dpi=80)
+
+
+def write_whole(path: Path, write) -> None:
+    """Let `write` make a file beside the path, and give it its name when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    write(aside)
+    os.replace(aside, path)
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trained", default=str(ROOT / "outputs/digits"), type=str, help="What was trained.")
+    trained = Path(parser.parse_args().trained)
+    runs = [trained / stage for stage in STAGES]
+    files = {
+        "model.safetensors": trained / "fp16/model.safetensors",
+        "judge.safetensors": trained / "judge.safetensors",
+    }
+    for name, source in files.items():
+        write_whole(ROOT / "assets/digits" / name, lambda aside, source=source: shutil.copyfile(source, aside))
+    runtime.setup("CPU", 1)
+    provenance = {
+        "made by": "bash scripts/train_digits.sh",
+        "versions": runtime.describe(1),
+        "stages": {run.name: facts(run) for run in runs},
+        "sha256": {name: hashlib.sha256(source.read_bytes()).hexdigest() for name, source in files.items()},
+    }
+    text = json.dumps(provenance, indent=2)
+    write_whole(ROOT / "assets/digits/provenance.json", lambda aside: aside.write_text(f"{text}\n"))
+    curves = pd.concat([metrics(run)[["update", "loss"]].assign(stage=run.name) for run in runs])
+    curves = curves[["stage", "update", "loss"]].round(5)
+    write_whole(ROOT / "docs/digits_losses.csv", lambda aside: curves.to_csv(aside, index=False))
+    write_whole(ROOT / "docs/digits_losses.png", lambda aside: plot(runs, aside))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Train the small model of moving digits from nothing (docs/digits.md). What is there already is not made again, and a
+# stage that was stopped goes on from its last checkpoint: the same command continues.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh digits
+source .venv/bin/activate
+out=outputs/digits
+
+stage() { # NAME: a training, as configs/digits/NAME.yaml says
+    [ -f "$out/$1/model.safetensors" ] || python train.py --config="configs/digits/$1.yaml" --train.resume=auto
+}
+
+[ -f $out/initial.safetensors ] ||
+    python svd_tools/initialize.py --config configs/digits/model.yaml --out $out/initial.safetensors
+stage image_encoder
+stage autoencoder
+stage temporal_decoder
+python svd_tools/make_digits.py --out_dir $out/videos --clips 2000
+python svd_tools/motion_bucket.py $out/videos --out $out/videos.csv
+python svd_tools/encode_latents.py --out $out/latents --config configs/digits/latents.yaml
+stage image_model
+stage video_model
+python svd_tools/convert.py --pt_weights_file $out/video_model/model.safetensors --config configs/digits/model.yaml \
+    --out_dir $out/fp16 --dtype fp16 --overwrite
+[ -f $out/judge.safetensors ] || python scripts/train_digit_judge.py --out $out/judge.safetensors
+python svd_tools/evaluate.py --SVD.checkpoint=$out/fp16/model.safetensors --judge=$out/judge.safetensors \
+    --out_dir $out/evaluation
