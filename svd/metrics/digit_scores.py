@@ -1,0 +1,137 @@
+"""What videos of moving digits are measured by: the picture, the digits, the motion, and the distance to real clips."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from svd.data.handwriting import SIDE
+from svd.data.moving_digits import MovingDigits
+from svd.metrics.digit_judge import Judgement, classes_present
+from svd.metrics.digit_motion import brightness_centres, deviation, rank_correlation, speed
+from svd.metrics.frechet import frechet_distance
+
+BEST_PSNR = 10 * math.log10(12 * 255**2)
+"""dB of a picture whose only error is that of rounding to 8 bits; more is not told apart."""
+TITLES = {
+    "psnr_mean": "first frame: PSNR to the picture, mean, dB",
+    "psnr_median": "first frame: PSNR to the picture, median, dB",
+    "right_{n}": "last frame shows the picture's digits, clips of {n}",
+    "kept_{n}": "last frame shows what the first shows, clips of {n}",
+    "speed_error_centres": "error of the speed, clips of 1 by centres, pixels/frame",
+    "speed_error_judge": "error of the speed, all by the judge, pixels/frame",
+    "bucket_correlation_centres": "rank correlation of speed and bucket, clips of 1 by centres",
+    "bucket_correlation_judge": "rank correlation of speed and bucket, all by the judge",
+    "deviation_mean": "deviation from a bouncing path, clips of 1, mean, pixels",
+    "deviation_median": "deviation from a bouncing path, clips of 1, median, pixels",
+    "lost": "a frame without a digit, clips of 1",
+    "frechet": "Frechet distance of the judge's features to other real clips",
+}
+
+
+def title(name: str) -> str:
+    """What a score is called in a table."""
+    stem, _, n = name.rpartition("_")
+    return TITLES[name] if name in TITLES else TITLES[f"{stem}_{{n}}"].format(n=n)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """n real clips, and the truth about them."""
+
+    videos: np.ndarray
+    """uint8 [n t h w 3]"""
+    buckets: np.ndarray
+    """Their motion buckets, [n]."""
+    speeds: np.ndarray
+    """Pixels per frame, [n]."""
+    count: np.ndarray
+    """How many digits each has, [n]."""
+    present: np.ndarray
+    """Of which classes they are, bool [n 10]."""
+
+    @staticmethod
+    def of(data: MovingDigits) -> Clips:
+        """All clips of a dataset."""
+        clips = [data.load(index) for index in range(len(data))]
+        return Clips(
+            np.stack([clip.frames for clip in clips]),
+            np.array([clip.motion_bucket_id for clip in clips]),
+            np.array([clip.speed for clip in clips]),
+            np.array([len(clip.digits) for clip in clips]),
+            classes_present([clip.digits for clip in clips]),
+        )
+
+    @property
+    def pictures(self) -> np.ndarray:
+        """The first frames, uint8 [n h w 3]."""
+        return self.videos[:, 0]
+
+
+def psnr(images: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """dB between images uint8 [n h w 3], [n]; BEST_PSNR where they are equal."""
+    error = np.mean((images.astype(np.float32) - pictures) ** 2, (1, 2, 3))
+    return 10 * np.log10(255**2 / np.maximum(error, 1 / 12))
+
+
+def scores(videos: np.ndarray, judged: Judgement, clips: Clips, other: Judgement) -> dict[str, float]:
+    """What TITLES says of videos, uint8 [n t h w 3], that were made of the first frames of these real clips.
+
+    Speeds and paths of one digit are those of its centre of brightness. Two digits that overlap have no centres that
+    could be told apart: there, the judge is asked for the speed.
+    """
+    single, n_digits = clips.count == 1, sorted(set(clips.count.tolist()))
+    paths = brightness_centres(videos[single])
+    walls = ((SIDE - 1) / 2, videos.shape[2] - (SIDE + 1) / 2)
+    deviations = np.array([deviation(path, walls) for path in paths])
+    quality, moved = psnr(videos[:, 0], clips.pictures), speed(paths)
+    right = judged.shows(clips.present, frame=-1)
+    kept = judged.shows(judged.digits[:, 0], frame=-1)
+    return {
+        "psnr_mean": quality.mean(),
+        "psnr_median": np.median(quality),
+        **{f"right_{n}": right[clips.count == n].mean() for n in n_digits},
+        **{f"kept_{n}": kept[clips.count == n].mean() for n in n_digits},
+        "speed_error_centres": of_known(np.mean, np.abs(moved - clips.speeds[single])),
+        "speed_error_judge": np.abs(judged.speed - clips.speeds).mean(),
+        "bucket_correlation_centres": rank_correlation(moved, clips.buckets[single]),
+        "bucket_correlation_judge": rank_correlation(judged.speed, clips.buckets),
+        "deviation_mean": of_known(np.mean, deviations),
+        "deviation_median": of_known(np.median, deviations),
+        "lost": of_known(np.mean, np.isnan(deviations)),
+        "frechet": frechet_distance(judged.features, other.features),
+    }
+
+
+def of_known(average: Callable[[np.ndarray], float], values: np.ndarray) -> float:
+    """An average of what is not NaN, or NaN."""
+    known = values[~np.isnan(values)]
+    return float(average(known)) if len(known) else math.nan
+
+
+def motion_control(
+    videos: np.ndarray, judged: Judgement, buckets: np.ndarray, pictures: np.ndarray, single: np.ndarray
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """How the speed follows the motion bucket: mean speeds by bucket, and rank correlations of both.
+
+    Speeds are measured as in `scores`. Correlations are of all videos together, and the means of those of each picture.
+
+    Args:
+        videos: uint8 [n t h w 3].
+        buckets: that they were made with, [n].
+        pictures: the number of the picture that each was made of, [n].
+        single: whether that shows one digit, [n].
+    """
+    table = pd.DataFrame({"picture": pictures, "bucket": buckets, "judge": judged.speed})
+    table["centres"] = np.where(single, speed(brightness_centres(videos)), math.nan)
+    correlations = {}
+    for name in ("centres", "judge"):
+        groups = table.groupby("picture")
+        each = np.array([rank_correlation(group[name], group["bucket"]) for _, group in groups])
+        correlations[f"{name}_each_picture"] = of_known(np.mean, each)
+        correlations[f"{name}_all"] = rank_correlation(table[name], table["bucket"])
+    return table.groupby("bucket")[["centres", "judge"]].mean(), correlations

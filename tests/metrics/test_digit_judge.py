@@ -1,0 +1,181 @@
+"""The judge of digits: what its outputs depend on, its file, and its training."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from small_model import fill
+
+from svd.checkpoint import CheckpointError
+from svd.data.moving_digits import MovingDigits
+from svd.metrics.digit_judge import DigitJudge, Judgement, classes_present, judge_videos, load_judge, write_judge
+from svd.metrics.digit_motion import brightness_centres
+
+ROOT = Path(__file__).parents[2]
+spec = importlib.util.spec_from_file_location("train_digit_judge", ROOT / "scripts" / "train_digit_judge.py")
+training = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = training
+spec.loader.exec_module(training)
+
+SIZE = 32
+
+
+def random_videos(n: int, t: int = 6) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, t, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def judge() -> DigitJudge:
+    return fill(DigitJudge(SIZE))
+
+
+def outputs(judge: DigitJudge, videos: np.ndarray) -> list[np.ndarray]:
+    video = videos.transpose(0, 1, 4, 2, 3).astype(np.float32) / 127.5 - 1
+    return [result.asnumpy() for result in judge(Tensor(video))]
+
+
+def test_frames_are_seen_one_by_one_and_motion_in_their_order(mode, judge):
+    videos, order = random_videos(2), [2, 0, 5, 3, 1, 4]
+    maps, layout, features, clip = outputs(judge, videos)
+    assert maps.shape == (2, 6, 10, 16) and layout.shape == (2, 6, 4) and features.shape == (2, 64)
+    assert clip.shape == (2, 16)
+    other_maps, other_layout, other_features, _ = outputs(judge, videos[:, order])
+    np.testing.assert_allclose(other_maps, maps[:, order], atol=2e-5)
+    np.testing.assert_allclose(other_layout, layout[:, order], atol=2e-5)
+    assert np.abs(other_features - features).max() > 1e-3
+
+
+def test_the_size_is_that_which_was_asked_for():
+    assert 200_000 <= sum(parameter.size for parameter in DigitJudge().get_parameters()) <= 600_000
+
+
+def test_batches_and_what_fills_them_up_change_nothing(eager, judge):
+    videos = random_videos(5)
+    alone = [judge_videos(judge, videos[i : i + 1], batch_size=1) for i in range(5)]
+    together = judge_videos(judge, videos, batch_size=3)
+    for name in ("digits", "features", "speed"):
+        expected = np.concatenate([getattr(result, name) for result in alone])
+        np.testing.assert_allclose(getattr(together, name), expected, atol=1e-4)
+    maps, _, features, clip = outputs(judge, videos)
+    np.testing.assert_array_equal(together.digits, np.exp(maps).sum(-1) > 1)
+    np.testing.assert_allclose(together.speed, clip[:, 10], atol=1e-4)
+    with pytest.raises(ValueError, match="at least 5 frames, got 4"):
+        judge_videos(judge, videos[:, :4])
+
+
+def test_a_frame_shows_a_set_of_digits_and_no_others():
+    digits = np.zeros((3, 2, 10), bool)
+    digits[:, 1, 4] = digits[0, 1, 7] = True
+    seen = Judgement(digits, np.zeros((3, 64)), np.zeros(3))
+    wanted = classes_present([(7, 4), (4, 4), (4, 7)])
+    assert seen.shows(wanted, frame=-1).tolist() == [True, True, False]
+    assert seen.shows(wanted, frame=0).tolist() == [False, False, False]
+
+
+def test_a_judge_is_written_and_read(eager, judge, tmp_path):
+    path = tmp_path / "judge.safetensors"
+    write_judge(path, judge, SIZE, {"seed": 3})
+    with safe_open(path, framework="np") as file:
+        assert json.loads(file.metadata()["facts"]) == {"seed": 3}
+        assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"float16"}  # noqa: SIM118
+    read = {parameter.name: parameter.asnumpy() for parameter in load_judge(path, "CPU", SIZE).get_parameters()}
+    for parameter in judge.get_parameters():
+        np.testing.assert_array_equal(read[parameter.name], parameter.asnumpy().astype(np.float16).astype(np.float32))
+
+
+def test_what_is_no_judge_of_such_frames_is_told(judge, golden_source, tmp_path):
+    path = tmp_path / "judge.safetensors"
+    write_judge(path, judge, SIZE, {})
+    with pytest.raises(CheckpointError, match="judges frames of 32 pixels, not of 64: train one with .* --size=64"):
+        load_judge(path, "CPU", 64)
+    with pytest.raises(CheckpointError, match="is no judge of digits: train one with scripts/train_digit_judge.py"):
+        load_judge(golden_source, "CPU", SIZE)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_judge(tmp_path / "none.safetensors", "CPU", SIZE)
+
+
+@pytest.mark.parametrize("seed", [12, 3])
+def test_an_altered_clip_is_told_truly(seed):
+    """One digit's centre of brightness goes where the alteration says: shaken with seed 12, smoothly with seed 3."""
+    clip = MovingDigits(1, digits=[1], speed=[2.0, 2.0], direction=0).load(0)
+    video, centres = training.altered(clip, np.random.default_rng(seed))
+    again, _ = training.altered(clip, np.random.default_rng(seed))
+    np.testing.assert_array_equal(video, again)
+    assert video.shape == (14, 3, 64, 64) and video.min() >= -1 and video.max() <= 1
+    found = brightness_centres(np.round((video.transpose(0, 2, 3, 1) + 1) * 127.5))
+    offsets = found - centres[:, 0]
+    assert np.ptp(offsets, axis=0).max() < 0.4 and np.abs(offsets).max() < 6
+    assert np.abs(clip.centres[:, 0] - centres[:, 0]).max() > 1
+    assert (np.abs(np.diff(centres[:, 0], 2, axis=0)).max() > 0.5) == (seed == 12)
+
+
+def test_what_is_said_of_the_motion():
+    """Two digits: one moves right by 2 and turns back once, one moves down by 2."""
+    centres = np.zeros((6, 2, 2))
+    centres[:, 0] = np.stack([20 + 2 * np.array([0, 1, 2, 3, 2, 1]), np.full(6, 30)], -1)
+    centres[:, 1] = np.stack([np.full(6, 40), 20 + 2 * np.arange(6)], -1)
+    np.testing.assert_allclose(training.motion(centres), [2, 1, 1, 0.2, 1, 0.5])
+    np.testing.assert_allclose(training.layout(centres, 64)[0], [-0.25, -0.875, 1.25, 0.625])
+    maps = training.digit_maps((3, 8), centres, 64).reshape(6, 10, 8, 8)
+    assert maps.sum() == 12
+    assert maps[3, 3, 3, 3] == 1 and maps[0, 3, 3, 2] == 1 and maps[5, 8, 3, 5] == 1  # [class, row, column]
+
+
+def test_lessons_are_clips_and_pictures_of_more_handwriting():
+    lessons = training.Lessons(40, part="train", size=SIZE)
+    items = [lessons.load(index, None) for index in range(8)]
+    assert [len(item.clips) for item in items] == [1, 7] * 4
+    assert all(sum(len(clip.frames) for clip in item.clips) == 7 for item in items)
+    pictures = {clip.path for item in items if len(item.clips) > 1 for clip in item.clips}
+    assert len(pictures) == 4 * 7  # none is shown twice
+    video, maps, places, motion, is_clip = training.JudgeTask(DigitJudge(SIZE), seed=0).inputs(items[:2], [0, 1])
+    assert video.shape == (2, 7, 3, SIZE, SIZE) and places.shape == (2, 7, 4)
+    present = np.repeat(classes_present([items[0].clips[0].digits]), 7, 0)
+    np.testing.assert_array_equal(maps.asnumpy()[0].max(-1), present)
+    np.testing.assert_array_equal(maps.asnumpy()[1].max(-1), classes_present([c.digits for c in items[1].clips]))
+    assert is_clip.asnumpy().tolist() == [[1], [0]]
+    assert motion.asnumpy()[0, 0] > 0 and not motion.asnumpy()[1].any()
+
+
+def test_the_loss_is_that_of_its_parts(eager, judge):
+    """Motion and digits of a clip count for clips alone."""
+    lessons = training.Lessons(40, part="train", size=SIZE)
+    inputs = training.JudgeTask(judge, seed=0).inputs([lessons.load(index, None) for index in range(2)], [0, 1])
+    maps, layout, _, clip = (x.asnumpy().astype(np.float64) for x in judge(inputs[0]))
+    where, places, motion = (x.asnumpy() for x in inputs[1:4])
+
+    def entropy(logits: np.ndarray, present: np.ndarray) -> np.ndarray:
+        p = 1 / (1 + np.exp(-logits))
+        return -np.log(np.where(present == 1, p, 1 - p))
+
+    expected = [
+        entropy(maps, where).sum(-1).mean(),
+        entropy(np.log(np.exp(maps).sum(-1)), where.max(-1)).mean(),
+        entropy(clip[0, :10], where[0, 0].max(-1)).mean() / 2,
+        np.mean((layout - places) ** 2),
+        np.mean((clip[0, 10:] - motion[0]) ** 2) / 2,
+    ]
+    assert float(training.JudgeLoss(judge)(*inputs)) == pytest.approx(sum(expected), rel=1e-4)
+
+
+def test_a_training_writes_a_judge_and_is_not_mixed_with_another(eager, tmp_path, capsys):
+    out = tmp_path / "judge.safetensors"
+    flags = [f"--out={out}", f"--size={SIZE}", "--updates=2", "--batch_size=2", "--test_clips=4", "--mode=1"]
+    assert training.main(flags) == 0
+    assert capsys.readouterr().out.splitlines() == [str(out)]
+    with safe_open(out, framework="np") as file:
+        facts = json.loads(file.metadata()["facts"])
+    assert facts["updates"] == 2 and facts["size"] == SIZE and facts["mindspore"]
+    assert 0 <= facts["last frames of 1 right"] <= 1 and facts["mean error of the speed, pixels per frame"] > 0
+    first = {name: value.tobytes() for name, value in load_file(out).items()}
+    assert training.main(flags) == 0  # nothing is left to train: the same judge again
+    assert {name: value.tobytes() for name, value in load_file(out).items()} == first
+    capsys.readouterr()
+    assert training.main([*flags, "--seed=1"]) == 2
+    assert "is a run of other options" in capsys.readouterr().err

@@ -1,0 +1,109 @@
+"""What videos are measured by: on videos whose scores are known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from svd.data.moving_digits import MovingDigits
+from svd.metrics.digit_judge import Judgement
+from svd.metrics.digit_scores import BEST_PSNR, TITLES, Clips, motion_control, psnr, scores, title
+
+
+@pytest.fixture(scope="module")
+def clips() -> Clips:
+    return Clips.of(MovingDigits(24, part="test"))
+
+
+def judged_truly(clips: Clips, speeds: np.ndarray, features: np.ndarray) -> Judgement:
+    """By a judge without fault."""
+    return Judgement(np.repeat(clips.present[:, None], clips.videos.shape[1], 1), features, speeds)
+
+
+@pytest.fixture(scope="module")
+def features() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((24, 4))
+
+
+def test_real_clips_are_without_fault(clips, features):
+    judged = judged_truly(clips, clips.speeds, features)
+    found = scores(clips.videos, judged, clips, judged)
+    assert set(found) == {name for name in TITLES if "{" not in name} | {"right_1", "right_2", "kept_1", "kept_2"}
+    assert found["psnr_mean"] == found["psnr_median"] == pytest.approx(BEST_PSNR)
+    assert found["right_1"] == found["right_2"] == found["kept_1"] == found["kept_2"] == 1
+    assert found["speed_error_centres"] < 0.05 and found["speed_error_judge"] == 0
+    assert found["bucket_correlation_centres"] > 0.99
+    assert found["bucket_correlation_judge"] == pytest.approx(1)
+    assert found["deviation_mean"] < 0.1 and found["lost"] == 0
+    assert found["frechet"] < 1e-9
+
+
+def test_a_picture_that_stands_still(clips, features):
+    still = np.repeat(clips.videos[:, :1], 14, 1)
+    other = judged_truly(clips, clips.speeds, features + 3)
+    found = scores(still, judged_truly(clips, np.zeros(24), features), clips, other)
+    assert found["speed_error_centres"] == pytest.approx(clips.speeds[clips.count == 1].mean())
+    assert found["speed_error_judge"] == pytest.approx(clips.speeds.mean())
+    assert found["bucket_correlation_centres"] == found["bucket_correlation_judge"] == 0
+    assert found["deviation_mean"] < 0.01
+    assert found["frechet"] == pytest.approx(4 * 9)
+
+
+def test_faults_are_counted_for_clips_of_one_and_of_two(clips, features):
+    one, two = (np.flatnonzero(clips.count == n) for n in (1, 2))
+    assert len(one) > 4 and len(two) > 4
+    judged = judged_truly(clips, clips.speeds, features)
+    digits = judged.digits.copy()
+    digits[one[0], -1] = ~digits[one[0], -1]  # another digit in the end
+    digits[two[:2], :] = False  # others, all the time
+    videos = clips.videos.copy()
+    videos[one[1], 5] = 0
+    found = scores(videos, Judgement(digits, features, clips.speeds), clips, judged)
+    assert found["right_1"] == found["kept_1"] == pytest.approx(1 - 1 / len(one))
+    assert found["right_2"] == pytest.approx(1 - 2 / len(two)) and found["kept_2"] == 1
+    assert found["lost"] == pytest.approx(1 / len(one))
+    assert math.isfinite(found["deviation_mean"]) and math.isfinite(found["speed_error_centres"])
+
+
+def test_a_path_that_shakes_deviates(clips, features):
+    """All frames moved by 3 pixels to either side, in turns."""
+    shift = 3 * (-1) ** np.arange(14)
+    videos = np.stack([np.roll(clips.videos[:, i], shift[i], axis=2) for i in range(14)], 1)
+    judged = judged_truly(clips, clips.speeds, features)
+    assert 2.3 < scores(videos, judged, clips, judged)["deviation_median"] < 3.2
+
+
+def test_without_clips_of_one_there_are_no_centres(features):
+    clips = Clips.of(MovingDigits(6, digits=[2], part="test", frames=4))
+    judged = judged_truly(clips, clips.speeds, features[:6])
+    found = scores(clips.videos, judged, clips, judged)
+    centres = ("speed_error_centres", "bucket_correlation_centres", "deviation_mean", "deviation_median", "lost")
+    assert all(math.isnan(found[name]) for name in centres)
+    assert "right_1" not in found and found["right_2"] == 1
+
+
+def test_psnr():
+    picture = np.full((2, 4, 4, 3), 100, np.uint8)
+    assert psnr(picture + np.uint8(10), picture) == pytest.approx(20 * np.log10(25.5))
+
+
+def test_speed_that_follows_the_bucket_is_told_from_one_that_does_not():
+    """Picture 0, of one digit, moves faster with the bucket, and picture 1, of two, slower; none counts for both."""
+    buckets, pictures = np.tile([0, 100, 200], 2), np.repeat([0, 1], 3)
+    videos = np.zeros((6, 4, 40, 40, 3), np.uint8)
+    for i, speed in enumerate([0, 1, 3, 9, 9, 9]):
+        for t in range(4):
+            videos[i, t, 10:18, t * speed : t * speed + 8] = 255
+    judged = Judgement(np.zeros((6, 4, 10), bool), np.zeros((6, 4)), np.array([0.1, 1.2, 3.3, 2.0, 1.0, 0.5]))
+    table, correlations = motion_control(videos, judged, buckets, pictures, single=pictures == 0)
+    assert table.index.tolist() == [0, 100, 200]
+    np.testing.assert_allclose(table["centres"], [0, 1, 3], atol=1e-6)
+    np.testing.assert_allclose(table["judge"], [1.05, 1.1, 1.9])
+    assert correlations["centres_each_picture"] == correlations["centres_all"] == pytest.approx(1)
+    assert correlations["judge_each_picture"] == pytest.approx(0)
+    assert correlations["judge_all"] == pytest.approx(0.2390457)
+
+
+def test_titles():
+    assert title("right_2") == "last frame shows the picture's digits, clips of 2"
+    assert title("psnr_mean") == TITLES["psnr_mean"]
