@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from svd import runtime
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("image_encoder", "autoencoder", "temporal_decoder", "image_model", "video_model")
+STAGES = ("autoencoder", "image_encoder", "image_model", "video_model", "temporal_decoder")
 
 
 def facts(run: Path) -> dict:

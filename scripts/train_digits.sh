@@ -13,16 +13,16 @@ stage() { # NAME: a training, as configs/digits/NAME.yaml says
 
 [ -f $out/initial.safetensors ] ||
     python svd_tools/initialize.py --config configs/digits/model.yaml --out $out/initial.safetensors
-stage image_encoder
 stage autoencoder
-stage temporal_decoder
+stage image_encoder
 python svd_tools/make_digits.py --out_dir $out/videos --clips 2000
 python svd_tools/motion_bucket.py $out/videos --out $out/videos.csv
 python svd_tools/encode_latents.py --out $out/latents --config configs/digits/latents.yaml
 stage image_model
 stage video_model
-python svd_tools/convert.py --pt_weights_file $out/video_model/model.safetensors --config configs/digits/model.yaml \
-    --out_dir $out/fp16 --dtype fp16 --overwrite
+stage temporal_decoder
+python svd_tools/convert.py --pt_weights_file $out/temporal_decoder/model.safetensors \
+    --config configs/digits/model.yaml --out_dir $out/fp16 --dtype fp16 --overwrite
 [ -f $out/judge.safetensors ] || python scripts/train_digit_judge.py --out $out/judge.safetensors
 python svd_tools/evaluate.py --SVD.checkpoint=$out/fp16/model.safetensors --judge=$out/judge.safetensors \
     --out_dir $out/evaluation

@@ -1,5 +1,6 @@
 """Measure a model of moving digits: does it keep the picture and the digits, and do they move as they are told to?
 
+python svd_tools/evaluate.py
 python svd_tools/evaluate.py --SVD.checkpoint=digits.safetensors --judge=judge.safetensors --out_dir=outputs/evaluation
 
 Writes metrics.json, contact_sheet.png (real clips, and under each the video made of its first frame) and samples.gif.
@@ -49,6 +50,8 @@ USER_ERRORS = (
 )
 BUCKETS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
 """Motion buckets that one picture is drawn with after the other."""
+ASSETS = Path(__file__).resolve().parents[1] / "assets" / "digits"
+"""The model of moving digits that comes with the project, and its judge."""
 SHEET_CLIPS, SHEET_FRAMES, GIF_SIDE = 6, 14, 6
 GREY = 64
 """Of the lines between frames."""
@@ -151,7 +154,8 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="evaluate.py", description=__doc__.splitlines()[0], exit_on_error=False)
     parser.add_argument("--config", action="config", help="File of these options.")
     add = parser.add_argument
-    add("--judge", type=Optional[str], help="Network that judges videos, as scripts/train_digit_judge.py writes it.")
+    add("--judge", default=str(ASSETS / "judge.safetensors"), help="Network that judges videos, as "
+        "scripts/train_digit_judge.py writes it.")  # fmt: skip
     add("--out_dir", default="outputs/evaluation", help="Folder to write to; an earlier evaluation there is replaced.")
     add("--clips", type=PositiveInt, default=256, help="Real clips of held-out handwriting, whose first frames are "
         "made videos of; and as many others, which both are compared with.")  # fmt: skip
@@ -164,7 +168,7 @@ def build_parser() -> ArgumentParser:
         "the best device that is there.")  # fmt: skip
     add("--mode", type=Literal[0, 1], default=0, help="0: compiled graph, 1: pynative.")
     add("--SVD.config", type=Optional[str], help="Model; if it is not given, what the checkpoint says of itself.")
-    add("--SVD.checkpoint", type=Optional[str], help="Weights of the model.")
+    add("--SVD.checkpoint", default=str(ASSETS / "model.safetensors"), help="Weights of the model.")
     add("--SVD.amp_level", choices=("auto", "O0", "O2", "bf16"), default="auto", help="O0: float32. O2: float16 inside "
         "the networks. bf16: bfloat16 (Ascend). auto: O2 on Ascend, O0 elsewhere.")  # fmt: skip
     skipped = {"motion_bucket_id", "decode_memory_gb"}  # each clip has its own; all frames are decoded at once
@@ -180,10 +184,6 @@ def build_parser() -> ArgumentParser:
 def resolve(argv: Optional[list[str]]) -> tuple[Namespace, ModelConfig, SamplingConfig]:
     """Options, model and sampling settings: what was given, then the model's configuration."""
     args = build_parser().parse_args(argv)
-    if not args.SVD.checkpoint:
-        raise ConfigError("--SVD.checkpoint is missing: the weights of the model")
-    if not args.judge:
-        raise ConfigError("--judge is missing: a network that scripts/train_digit_judge.py has written")
     if args.clips < 2:
         raise ConfigError(f"--clips must be 2 or more, got {args.clips}: one has no covariance")
     model = load_config(args.SVD.config) if args.SVD.config else read_config(args.SVD.checkpoint)

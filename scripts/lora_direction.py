@@ -1,0 +1,54 @@
+"""Where the digits of generated videos move, with adapters (LoRA) at several scales.
+
+python train.py --config=configs/digits/lora_right.yaml
+python scripts/lora_direction.py --lora=outputs/digits/lora_right/lora.safetensors
+
+Makes a video of the first frame of each of some held-out clips of one digit, at every scale, with the same noise.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jsonargparse import ArgumentParser
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from image_to_video import DIGITS
+from svd import load_pipeline
+from svd.data.moving_digits import MovingDigits
+from svd.metrics.digit_motion import brightness_centres
+from svd_tools.evaluate import VideoMaker
+
+
+def steps(videos: np.ndarray) -> np.ndarray:
+    """Mean motion (x, y) of each video [n t h w 3] in pixels per frame: from first to last frame, [n 2]."""
+    centres = brightness_centres(videos)
+    return (centres[:, -1] - centres[:, 0]) / (centres.shape[1] - 1)
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", default=str(DIGITS), type=str, help="The model that the adapters are of.")
+    parser.add_argument("--lora", required=True, type=str, help="Adapters, as train.py writes them.")
+    parser.add_argument("--scales", nargs="+", default=[0.0, 0.5, 1.0], type=float)
+    parser.add_argument("--videos", default=32, type=int, help="For each scale.")
+    parser.add_argument("--motion_bucket_id", default=100, type=float)
+    options = parser.parse_args()
+    data = MovingDigits(options.videos, digits=[1], speed=[0.5, 2.5], direction=0, part="test")
+    pictures = np.stack([data.load(index).frames[0] for index in range(options.videos)])
+    buckets = np.full(options.videos, options.motion_bucket_id)
+    rows = {}
+    for scale in options.scales:
+        pipe = load_pipeline(None, options.checkpoint, lora=options.lora, lora_scale=scale)
+        make = VideoMaker(pipe, pipe.config.sampling, batch_size=16, seed=0)
+        moved = steps(make(pictures, buckets, np.arange(options.videos), f"scale {scale}"))
+        right = moved[:, 0] > np.abs(moved[:, 1])
+        rows[scale] = {"right, pixels/frame": moved[:, 0].mean(), "down": moved[:, 1].mean(), "share": right.mean()}
+    print(pd.DataFrame(rows).T.rename_axis("scale").to_string(float_format="%.2f"))
+
+
+if __name__ == "__main__":
+    main()

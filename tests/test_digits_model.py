@@ -1,0 +1,46 @@
+"""The model of moving digits that comes with the project, and what is said of it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from PIL import Image
+
+import image_to_video
+from svd.checkpoint import read_config
+from svd.config import load_config
+
+ROOT = Path(__file__).parents[1]
+ASSETS = ROOT / "assets"
+FILES = [ASSETS / "digits" / name for name in ("model.safetensors", "judge.safetensors")]
+
+
+def test_the_weights_are_those_that_were_trained():
+    provenance = json.loads((ASSETS / "digits/provenance.json").read_text())
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FILES}
+    assert provenance["sha256"] == sums
+    assert sum(path.stat().st_size for path in FILES) <= 25e6
+    stages = provenance["stages"]
+    for name, stage in stages.items():
+        assert (ROOT / f"configs/digits/{name}.yaml").is_file() and f"configs/digits/{name}.yaml" in stage["command"]
+    assert read_config(FILES[0]) == load_config(ROOT / "configs/digits/model.yaml")
+
+
+@pytest.mark.parametrize("picture", ["three", "drawing"])
+def test_a_picture_becomes_a_video_without_any_option(picture, tmp_path, capsys):
+    path = ASSETS / f"{picture}.png"
+    command = [f"--image={path}", f"--output_dir={tmp_path}", "--mode=1", "--format=mp4", "--device_target=CPU"]
+    command += ["--SVD.sampler=dpmpp_2m", "--SVD.sampling_steps=8"]
+    assert image_to_video.main(command) == 0
+    told = capsys.readouterr()
+    assert "no --SVD.checkpoint was given: using model.safetensors of moving digits" in told.err
+    frames = imageio.imread(told.out.split()[0]).astype(np.float64)
+    assert frames.shape == (14, 64, 64, 3)
+    wanted = np.asarray(Image.open(path).convert("RGB"), np.float64)
+    error = ((frames[0] - wanted) ** 2).mean()
+    assert 10 * np.log10(255**2 / error) > 16, "the first frame is the picture"
+    light = frames.sum((1, 2, 3)) / wanted.sum()
+    assert (light > 0.6).all() and (light < 1.5).all(), "what is drawn stays"
