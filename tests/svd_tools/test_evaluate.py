@@ -156,8 +156,8 @@ def test_the_image_model_draws_frames_independently(pipe):
 @pytest.mark.parametrize(
     "others, message",
     [
-        (["--judge="], "--judge is missing"),
-        (["--SVD.checkpoint="], "--SVD.checkpoint is missing"),
+        (["--judge=nowhere.safetensors"], "nowhere.safetensors does not exist"),
+        (["--SVD.checkpoint=nowhere.safetensors"], "nowhere.safetensors does not exist"),
         (["--SVD.width=64"], "digits move in a square: give the same --SVD.height and --SVD.width, not 32 and 64"),
         (["--SVD.height=40", "--SVD.width=40"], "judges frames of 32 pixels, not of 40"),
         (["--SVD.num_frames=4"], "--SVD.num_frames must be 5 or more"),

@@ -1,0 +1,65 @@
+"""Videos of moving digits: files that training reads, and that nothing is made twice."""
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+
+from svd.data.moving_digits import MovingDigits
+from svd_tools.make_digits import main
+from svd_tools.motion_score import score_video
+
+
+def test_videos_show_the_clips_and_score_by_their_speed(tmp_path):
+    assert main(["--out_dir", str(tmp_path), "--clips", "4", "--frames", "21", "--digits", "1", "--seed", "5"]) == 0
+    paths = sorted(tmp_path.iterdir())
+    assert [path.name for path in paths] == [f"clip_{i:06d}.mp4" for i in range(4)]
+    data = MovingDigits(4, 21, [1], seed=5)
+    for index, path in enumerate(paths):
+        error = imageio.imread(path).astype(float) - data.load(index).frames
+        assert error.shape == (21, 64, 64, 3) and np.sqrt((error**2).mean()) < 4, "but for compression they are equal"
+        assert imageio.immeta(path)["fps"] == 7
+    speeds = [data.load(index).speed for index in range(4)]
+    scores = [score_video(str(path))["score"] for path in paths]
+    assert np.argsort(scores).tolist() == np.argsort(speeds).tolist()
+
+
+def test_the_same_command_continues(tmp_path):
+    command = ["--out_dir", str(tmp_path), "--frames", "2", "--clips"]
+    assert main([*command, "1"]) == 0
+    first = tmp_path / "clip_000000.mp4"
+    first.write_bytes(b"kept")
+    assert main([*command, "2"]) == 0
+    assert first.read_bytes() == b"kept" and (tmp_path / "clip_000001.mp4").stat().st_size > 100
+
+
+def test_the_published_clips(tmp_path):
+    videos = np.zeros((20, 3, 64, 64), np.uint8)
+    videos[:, 1, 20:30, 20:30] = 255
+    np.save(tmp_path / "mnist_test_seq.npy", videos)
+    source = ["--source", str(tmp_path / "mnist_test_seq.npy"), "--frames", "5", "--clips", "2"]
+    assert main(["--out_dir", str(tmp_path / "out"), *source]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    frames = imageio.imread(tmp_path / "out/clip_000001.mp4")
+    assert frames.shape == (5, 64, 64, 3) and abs(frames.astype(int) - videos[:5, 1, ..., None]).max() < 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--source", "nowhere"], "nowhere: no file train-images-idx3-ubyte"),
+        (["--source", "nowhere.npy"], "nowhere.npy: not a NumPy array"),
+        (["--speed", "3", "1"], "speed must be the slowest and fastest"),
+        (["--direction", "0"], "take a digit further than to the edge"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_told_in_one_line(tmp_path, capsys, arguments, what):
+    assert main(["--out_dir", str(tmp_path / "out"), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("make_digits.py: error: ") and what in line and not (tmp_path / "out").exists()
+
+
+def test_an_array_that_is_no_clips(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", np.zeros((3, 4)))
+    assert main(["--out_dir", str(tmp_path / "out"), "--source", str(tmp_path / "a.npy")]) == 2
+    assert "float64 [3, 4] is not uint8 [frames clips height width]" in capsys.readouterr().err
