@@ -45,6 +45,7 @@ from svd.precision import set_precision
 from svd.training.checkpoint import load
 from svd.training.config import OptimizerConfig, TrainConfig
 from svd.training.distributed import Ranks
+from svd.training.image_encoder import cross_entropy
 from svd.training.trainer import Trainer, TrainingError
 from svd_tools.tensor_files import written_whole
 from train import begin_or_resume
@@ -111,11 +112,6 @@ class JudgeLoss(nn.Cell):
         digits = ops.mean(is_clip * cross_entropy(clip[:, :CLASSES], present[:, 0]))
         errors = ops.mean(ops.square(places - layout)) + ops.mean(is_clip * ops.square(clip[:, CLASSES:] - motion))
         return cells + frames + digits + errors
-
-
-def cross_entropy(logits: Tensor, present: Tensor) -> Tensor:
-    """-ln p of what is there and -ln(1 - p) of what is not, p = sigmoid(logits)."""
-    return ops.relu(logits) - logits * present + ops.log1p(ops.exp(-ops.abs(logits)))
 
 
 class JudgeTask:

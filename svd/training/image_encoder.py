@@ -12,6 +12,11 @@ from svd.training.pixels import pixels
 CLASSES = 10
 
 
+def cross_entropy(logits: Tensor, present: Tensor) -> Tensor:
+    """-ln p of what is there (1) and -ln(1 - p) of what is not (0), p = sigmoid(logits); of any shape."""
+    return ops.relu(logits) - logits * present + ops.log1p(ops.exp(-ops.abs(logits)))
+
+
 class ClassificationLoss(nn.Cell):
     """The mean cross-entropy of whether each class is there, from the embedding's product with the class's direction.
 
@@ -27,8 +32,7 @@ class ClassificationLoss(nn.Cell):
 
     def construct(self, images: Tensor, present: Tensor) -> Tensor:
         """images preprocessed [b 3 s s], present [b 10] of 0 and 1 -> a float32 scalar"""
-        logits = ops.matmul(self.encoder(images), self.directions)
-        return ops.mean(ops.relu(logits) - logits * present + ops.log1p(ops.exp(-ops.abs(logits))))
+        return ops.mean(cross_entropy(ops.matmul(self.encoder(images), self.directions), present))
 
 
 class ImageEncoderTask:
