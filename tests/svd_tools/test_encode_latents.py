@@ -1,6 +1,11 @@
 """Encoding the clips of a training: in parts, after interruptions, and with videos that cannot be used."""
 
+import importlib.util
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +21,7 @@ from svd.data.stream import DATA, SampleOrder, generator
 from svd_tools import encode_latents
 from svd_tools.encode_latents import LatentsWriter, Plan
 
+ROOT = Path(__file__).parents[2]
 VIDEOS, PASSES = 4, 2
 IN_TWO_FILES = "--shard_mb=0.015"
 """Clips have 3.6 kB each, so that five begin another file."""
@@ -107,6 +113,28 @@ def test_an_engine_makes_the_whole_too(inputs, whole, tmp_path):
     for first in range(0, 8, 3):
         writer(keys[first : first + 3]).to_csv(tmp_path / f"latents/index/{first}.csv", index=False)
     assert len(files(tmp_path / "latents")) == 3
+    assert_same_clips(clips(tmp_path / "latents"), clips(whole))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_the_example_of_the_documentation_on_ray(inputs, whole, tmp_path):
+    _, example = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data_tools.md").read_text(), re.DOTALL)
+    flags = repr(arguments(inputs, tmp_path / "latents"))
+    example = re.sub(r"ARGUMENTS = \[.*?\n\]", lambda _: f"ARGUMENTS = {flags}", example, flags=re.DOTALL)
+    for documented, here in (
+        ('"auto"', "num_cpus=2, include_dashboard=False"),
+        ("batch_size=250", "batch_size=3"),
+        ("concurrency=8", "concurrency=2"),
+        ('    resources={"NPU": 1},\n', ""),
+        ('"/shared/latents/index"', repr(str(tmp_path / "latents/index"))),
+    ):
+        assert example.count(documented) == 1
+        example = example.replace(documented, here)
+    (tmp_path / "example.py").write_text(example)
+    search = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *sys.path])
+    environment = os.environ | {"PYTHONPATH": search, "RAY_USAGE_STATS_ENABLED": "0"}
+    subprocess.run([sys.executable, "example.py"], cwd=tmp_path, env=environment, check=True, timeout=240)
+    assert len(files(tmp_path / "latents")) > 1 and len(list((tmp_path / "latents/index").iterdir())) > 1
     assert_same_clips(clips(tmp_path / "latents"), clips(whole))
 
 

@@ -371,7 +371,7 @@ def test_processes_start_without_mindspore():
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 def test_the_example_of_the_documentation_on_ray(videos, expected, tmp_path):
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data_tools.md").read_text(), re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data_tools.md").read_text(), re.DOTALL)
     assert example.count('"videos", "rows"') == 1 and "num_cpus=2" in example
     (tmp_path / "example.py").write_text(
         example.replace('"videos", "rows"', repr((str(videos), str(tmp_path / "rows"))))
