@@ -150,8 +150,8 @@ class TrainConfig:
     output_dir: str = "outputs/train"
     """Folder for checkpoints, previews, metrics and the final model."""
     temporal_only: bool = True
-    """For image_to_video: train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet. With
-    `lora.rank` neither: the adapters are trained."""
+    """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet. With
+    `lora.rank` neither: the adapters are trained. Of the task image_to_video."""
     epochs: float = 10
     """Passes over the data; `updates` replaces it."""
     updates: Optional[int] = None
