@@ -83,7 +83,7 @@ def build_parser() -> ArgumentParser:
 def resolve(parser: ArgumentParser, argv: Optional[list[str]]) -> tuple[Namespace, ModelConfig, SamplingConfig]:
     """Options, model and sampling settings: what was given, then the model's configuration, then the defaults."""
     args = parser.parse_args(argv)
-    if not args.SVD.checkpoint and not args.SVD.config and DIGITS.is_file():
+    if args.SVD.checkpoint is None and args.SVD.config is None and DIGITS.is_file():
         args.SVD.checkpoint = str(DIGITS)
         print(f"no --SVD.checkpoint was given: using {DIGITS.name} of moving digits, {DIGITS.parent}", file=sys.stderr)
     if not args.SVD.checkpoint:

@@ -566,12 +566,13 @@ def test_a_bad_flag(cli, out, flags, what):
 
 
 def test_no_image_and_no_checkpoint(cli, out):
-    for arguments, what in (
-        ({"images": ()}, "--image is missing: an image file, a folder, or several of both"),
-        ({"checkpoint": None}, "--SVD.checkpoint is missing: the weights, as svd_tools/convert.py writes them"),
-        ({"checkpoint": ""}, "--SVD.checkpoint is missing: the weights, as svd_tools/convert.py writes them"),
+    no_weights = "--SVD.checkpoint is missing: the weights, as svd_tools/convert.py writes them"
+    for flags, arguments, what in (
+        ([], {"images": ()}, "--image is missing: an image file, a folder, or several of both"),
+        (["--SVD.config=configs/svd.yaml"], {"checkpoint": None}, no_weights),
+        ([], {"checkpoint": ""}, no_weights),
     ):
-        run = cli(**arguments)
+        run = cli(*flags, **arguments)
         assert run.code == 2 and run.error == what and not out.exists()
 
 
