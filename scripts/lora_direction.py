@@ -43,7 +43,7 @@ def main() -> None:
     rows = {}
     for scale in options.scales:
         pipe = load_pipeline(None, options.checkpoint, lora=options.lora, lora_scale=scale)
-        make = VideoMaker(pipe, pipe.config.sampling, batch_size=16, seed=0)
+        make = VideoMaker(pipe, pipe.config.sampling, min(16, options.videos), seed=0)
         moved = steps(make(pictures, buckets, np.arange(options.videos), f"scale {scale}"))
         right = moved[:, 0] > np.abs(moved[:, 1])
         rows[scale] = {"right, pixels/frame": moved[:, 0].mean(), "down": moved[:, 1].mean(), "share": right.mean()}

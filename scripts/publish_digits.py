@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from jsonargparse import ArgumentParser
 from matplotlib.figure import Figure
 
 from svd import runtime
+from svd.data.videos import write_text
+from svd_tools.tensor_files import written_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("autoencoder", "image_encoder", "image_model", "video_model", "temporal_decoder")
@@ -50,15 +51,7 @@ def plot(runs: list[Path], path: Path) -> None:
         axes.plot(table["update"], table["loss"], color="0.75", linewidth=0.8)
         axes.plot(table["update"], table["loss"].rolling(max(len(table) // 20, 1), min_periods=1).mean())
         axes.set(title=run.name, xlabel="update", yscale="log")
-    figure.savefig(path, dpi=80)
-
-
-def write_whole(path: Path, write) -> None:
-    """Let `write` make a file beside the path, and give it its name when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    write(aside)
-    os.replace(aside, path)
+    figure.savefig(path, format="png", dpi=80)
 
 
 def main() -> None:
@@ -71,20 +64,21 @@ def main() -> None:
         "judge.safetensors": trained / "judge.safetensors",
     }
     for name, source in files.items():
-        write_whole(ROOT / "assets/digits" / name, lambda aside, source=source: shutil.copyfile(source, aside))
+        with written_whole(ROOT / "assets/digits" / name, source.stat().st_size) as aside:
+            shutil.copyfile(source, aside)
     runtime.setup("CPU", 1)
     provenance = {
-        "made by": "bash scripts/train_digits.sh",
         "versions": runtime.describe(1),
         "stages": {run.name: facts(run) for run in runs},
         "sha256": {name: hashlib.sha256(source.read_bytes()).hexdigest() for name, source in files.items()},
     }
     text = json.dumps(provenance, indent=2)
-    write_whole(ROOT / "assets/digits/provenance.json", lambda aside: aside.write_text(f"{text}\n"))
+    write_text(ROOT / "assets/digits/provenance.json", f"{text}\n")
     curves = pd.concat([metrics(run)[["update", "loss"]].assign(stage=run.name) for run in runs])
     curves = curves[["stage", "update", "loss"]].round(5)
-    write_whole(ROOT / "docs/digits_losses.csv", lambda aside: curves.to_csv(aside, index=False))
-    write_whole(ROOT / "docs/digits_losses.png", lambda aside: plot(runs, aside))
+    write_text(ROOT / "docs/digits_losses.csv", curves.to_csv(index=False))
+    with written_whole(ROOT / "docs/digits_losses.png", need=0) as aside:
+        plot(runs, aside)
     print(text)
 
 

@@ -1,6 +1,6 @@
 """Train the network that svd_tools/evaluate.py judges videos of moving digits with, on made clips of real handwriting.
 
-    python scripts/train_digit_judge.py --out=judge.safetensors      # five minutes on two cores
+    python scripts/train_digit_judge.py --out=judge.safetensors      # ten minutes on two busy cores
 
 The same command continues a training that was stopped. The run is in a folder beside the judge.
 """

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Optional
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
 from svd.data.dataset import DatasetError
+from svd.data.handwriting import Part
 from svd.data.moving_digits import MovingDigits
 from svd.data.videos import VideoError, check_folder, write_video
 
@@ -46,15 +47,15 @@ def _parser() -> ArgumentParser:
 
 def make_digits(
     out_dir: str | Path,
-    clips: int = 2000,
-    frames: int = 42,
-    digits: list[int] = [1, 2],  # noqa: B006 (never changed)
-    speed: list[float] = [0.0, 4.0],  # noqa: B006
-    direction: Optional[float] = None,
-    fps: int = 7,
-    source: str = "sklearn",
-    part: Literal["train", "test"] = "train",
-    seed: int = 0,
+    clips: int,
+    frames: int,
+    digits: list[int],
+    speed: list[float],
+    direction: Optional[float],
+    fps: int,
+    source: str,
+    part: Part,
+    seed: int,
 ) -> None:
     """Write clip_000000.mp4, ... into a folder; the arguments are those of the command line (`--help`).
 
