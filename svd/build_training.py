@@ -92,7 +92,7 @@ def load_trainer(
 ) -> Trainer:
     """Build the networks, the task and the trainer, and load the weights.
 
-    Networks are only loaded where they are needed: encoders for videos and previews, the decoder for previews.
+    Networks are only loaded where the task or previews need them: for latents without previews, the UNet alone.
 
     Args:
         state: where the run continues, or a new one.
