@@ -162,6 +162,8 @@ def check_task(train: TrainConfig, model: ModelConfig) -> None:
     of_the_unet = train.task in ("image_to_video", "image_model")
     if not of_the_unet and isinstance(train.dataset, LatentsDataset):
         raise ConfigError(f"--train.task={train.task} learns from videos, not from latents: give another dataset")
+    if train.task != "image_model" and isinstance(train.dataset, LatentsDataset) and train.dataset.drawn_frames:
+        raise ConfigError("drawn_frames is for --train.task=image_model: other tasks learn from whole clips")
     if train.task == "image_encoder" and not isinstance(train.dataset, MovingDigits):
         raise ConfigError("--train.task=image_encoder needs data that say what is seen: --train.dataset=MovingDigits")
     if train.task in ("autoencoder", "temporal_decoder") and model.autoencoder.decoder != "temporal":

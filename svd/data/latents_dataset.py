@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from glob import escape, glob
 from typing import Any
 
@@ -49,18 +50,23 @@ class LatentsDataset(Dataset):
 
     Args:
         folder: The folder of latents; has to be given.
+        drawn_frames: How many frames of a clip are drawn at random, for an image model, whose frames do not see each
+            other: a batch of as many frames then shows more clips. 0 takes them all.
 
     Raises:
         DatasetError: the folder is not complete, or not of this kind. Latents are not looked at before they are loaded.
     """
 
-    def __init__(self, folder: str = ""):
+    def __init__(self, folder: str = "", drawn_frames: int = 0):
         if not folder:
             raise DatasetError(f"folder is missing; give a folder of latents, or {_MAKE}")
         self._folder = os.path.abspath(folder)
         self.settings = read_settings(folder)
         clips = self.settings["clips"]
         self.frames, self.height, self.width = clips["frames"], clips["height"], clips["width"]
+        if not 0 <= drawn_frames <= self.frames:
+            raise DatasetError(f"drawn_frames must be 0 to {self.frames}, as many as clips have; got {drawn_frames}")
+        self.drawn_frames = drawn_frames
         table = _read_index(folder, clips["videos"] * clips["passes"])
         videos = table.drop_duplicates("row")
         self._paths = Strings(videos["path"])
@@ -87,13 +93,15 @@ class LatentsDataset(Dataset):
         clip = first + int(np.argmin(np.abs(self._places[first:last] - rng.random())))
         path = os.path.join(self._folder, SHARDS, self._files[self._file[clip]])
         try:
-            with safe_open(path, framework="np") as shard:
-                arrays = [shard.get_tensor(f"{self._entry[clip]}.{name}") for name in TENSORS]
+            shard = _open_shard(path, os.stat(path).st_mtime_ns)
+            arrays = [shard.get_tensor(f"{self._entry[clip]}.{name}") for name in TENSORS]
         except FileNotFoundError as error:
             raise BadItem(path, "no such file; copy it here, or run encode_latents.py again, which makes it") from error
         except (SafetensorError, OSError) as error:
             reason = f"truncated or damaged ({error}); run encode_latents.py again, which replaces it"
             raise BadItem(path, reason) from error
+        if self.drawn_frames:
+            arrays[0] = arrays[0][rng.choice(len(arrays[0]), self.drawn_frames, replace=False)]
         return EncodedClip(*arrays, *(float(numbers[clip]) for numbers in self._numbers), self.name(index))
 
     def check(self, model: dict[str, Any]) -> None:
@@ -101,6 +109,12 @@ class LatentsDataset(Dataset):
         if differing := differences(self.settings["model"], model):
             some = "; ".join(differing[:3])
             raise DatasetError(f"{self._folder}: its latents are not for this training: {some}; encode the videos anew")
+
+
+@lru_cache(maxsize=16)
+def _open_shard(path: str, changed: int) -> safe_open:
+    """A shard as it was when its file last `changed`, kept open: its header, of thousands of clips, is long to read."""
+    return safe_open(path, framework="np")
 
 
 def read_settings(folder: str) -> dict[str, Any]:

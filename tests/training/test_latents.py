@@ -114,6 +114,25 @@ def test_later_epochs_take_the_nearest_clips(latents):
         assert cached.load(1, generator(0, sample, DATA)).aug_strength == nearest["aug_strength"]
 
 
+def test_frames_are_drawn_for_an_image_model(latents):
+    whole, drawn = LatentsDataset(str(latents)), LatentsDataset(str(latents), drawn_frames=1)
+    taken = set()
+    for sample in range(20):
+        a, b = (dataset.load(2, generator(0, sample, DATA)) for dataset in (whole, drawn))
+        assert len(a.moments) == 3 and b.moments.shape == (1, *a.moments.shape[1:])
+        taken.update(frame for frame in range(3) if np.array_equal(a.moments[frame], b.moments[0]))
+        np.testing.assert_array_equal(a.concat, b.concat)
+    assert taken == {0, 1, 2}
+
+
+def test_drawn_frames_that_cannot_be_had(inputs, latents, tmp_path):
+    argv = flags(inputs, tmp_path / "run", latents)
+    message = refusal(train_here(*argv, "--train.dataset.init_args.drawn_frames=4"))
+    assert "drawn_frames must be 0 to 3" in message
+    message = refusal(train_here(*argv, "--train.dataset.init_args.drawn_frames=1"))
+    assert "drawn_frames is for --train.task=image_model" in message
+
+
 def test_previews_need_all_networks(inputs, latents, monkeypatch):
     filled = loaded(monkeypatch)
     preview = PreviewConfig(images=[str(inputs / "photo.png")])
