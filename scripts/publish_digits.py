@@ -57,7 +57,9 @@ def plot(runs: list[Path], path: Path) -> None:
 def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trained", default=str(ROOT / "outputs/digits"), type=str, help="What was trained.")
-    trained = Path(parser.parse_args().trained)
+    parser.add_argument("--remarks", default=[], nargs="*", type=str, help="What the stages' own files do not say.")
+    options = parser.parse_args()
+    trained = Path(options.trained)
     runs = [trained / stage for stage in STAGES]
     files = {
         "model.safetensors": trained / "fp16/model.safetensors",
@@ -70,6 +72,7 @@ def main() -> None:
     provenance = {
         "versions": runtime.describe(1),
         "stages": {run.name: facts(run) for run in runs},
+        "remarks": options.remarks,
         "sha256": {name: hashlib.sha256(source.read_bytes()).hexdigest() for name, source in files.items()},
     }
     text = json.dumps(provenance, indent=2)
