@@ -6,4 +6,4 @@ bash scripts/setup.sh test,parity
 source .venv/bin/activate
 ruff check .
 ruff format --check .
-python -m pytest "$@"
+python -m pytest -n 2 --dist loadfile "$@"
