@@ -220,7 +220,7 @@ class SamplingConfig:
         )
         _check(
             self.churn == 0 or self.sampler != "dpmpp_2m",
-            f"churn is for the samplers euler and heun, got {self.sampler}",
+            f"churn is for the samplers euler and heun, got {self.sampler}: give churn 0 with it",
         )
         _check(self.sigma_min < self.sigma_max, f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
 
