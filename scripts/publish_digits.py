@@ -2,7 +2,8 @@
 
 python scripts/publish_digits.py
 
-Writes assets/digits/ (the weights, provenance.json) and docs/digits_losses.csv and .png.
+Writes assets/digits/ (the weights, provenance.json) and docs/digits_losses.csv and .png. Where a stage was trained
+again, beginning with what it had learned, the folders of its earlier rounds are expected in round1/, round2/ and so on.
 """
 
 from __future__ import annotations
@@ -25,14 +26,20 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("autoencoder", "image_encoder", "image_model", "video_model", "temporal_decoder")
 
 
+def rounds(stage: Path) -> list[Path]:
+    """The folders of a stage's trainings, in the order in which they were."""
+    return [*sorted(stage.parent.glob(f"round*/{stage.name}")), stage]
+
+
 def facts(run: Path) -> dict:
-    """How a stage was trained."""
+    """How a stage was trained, in one of its rounds."""
     settings, table = yaml.safe_load((run / "config.yaml").read_text()), metrics(run)
     updates = table["update"].diff().fillna(table["update"])
     return {
         "command": f"python train.py --config=configs/digits/{run.name}.yaml",
         "updates": int(table["update"].iloc[-1]),
         "clips per update": settings["train"]["batch_size"],
+        "learning rate": settings["train"]["optimizer"]["learning_rate"],
         "seed": settings["train"]["seed"],
         "minutes": round(float((updates * settings["train"]["batch_size"] / table["clips_per_second"]).sum() / 60), 1),
         "loss, mean of the last tenth": round(float(table["loss"].tail(len(table) // 10 + 1).mean()), 5),
@@ -43,14 +50,25 @@ def metrics(run: Path) -> pd.DataFrame:
     return pd.read_csv(run / "metrics.csv")
 
 
-def plot(runs: list[Path], path: Path) -> None:
-    """The losses of all stages, each over its updates."""
-    figure = Figure(figsize=(4 * len(runs), 3.2), layout="constrained")
-    for axes, run in zip(figure.subplots(1, len(runs)), runs):
-        table = metrics(run)
-        axes.plot(table["update"], table["loss"], color="0.75", linewidth=0.8)
-        axes.plot(table["update"], table["loss"].rolling(max(len(table) // 20, 1), min_periods=1).mean())
-        axes.set(title=run.name, xlabel="update", yscale="log")
+def losses(stage: Path) -> pd.DataFrame:
+    """The losses of a stage over the updates of all its rounds."""
+    tables, updates = [], 0
+    for number, run in enumerate(rounds(stage), 1):
+        table = metrics(run)[["update", "loss"]].assign(stage=stage.name, round=number)
+        table["update"] += updates
+        updates = table["update"].iloc[-1]
+        tables.append(table)
+    return pd.concat(tables)[["stage", "round", "update", "loss"]]
+
+
+def plot(tables: list[pd.DataFrame], path: Path) -> None:
+    """The losses of all stages, each over its updates; a round's mean curve has a colour of its own."""
+    figure = Figure(figsize=(4 * len(tables), 3.2), layout="constrained")
+    for axes, table in zip(figure.subplots(1, len(tables)), tables):
+        for _, part in table.groupby("round"):
+            axes.plot(part["update"], part["loss"], color="0.75", linewidth=0.8)
+            axes.plot(part["update"], part["loss"].rolling(max(len(part) // 20, 1), min_periods=1).mean())
+        axes.set(title=table["stage"].iloc[0], xlabel="update", yscale="log")
     figure.savefig(path, format="png", dpi=80)
 
 
@@ -60,7 +78,7 @@ def main() -> None:
     parser.add_argument("--remarks", default=[], nargs="*", type=str, help="What the stages' own files do not say.")
     options = parser.parse_args()
     trained = Path(options.trained)
-    runs = [trained / stage for stage in STAGES]
+    stages = [trained / stage for stage in STAGES]
     files = {
         "model.safetensors": trained / "fp16/model.safetensors",
         "judge.safetensors": trained / "judge.safetensors",
@@ -71,17 +89,16 @@ def main() -> None:
     runtime.setup("CPU", 1)
     provenance = {
         "versions": runtime.describe(1),
-        "stages": {run.name: facts(run) for run in runs},
+        "stages": {stage.name: [facts(run) for run in rounds(stage)] for stage in stages},
         "remarks": options.remarks,
         "sha256": {name: hashlib.sha256(source.read_bytes()).hexdigest() for name, source in files.items()},
     }
     text = json.dumps(provenance, indent=2)
     write_text(ROOT / "assets/digits/provenance.json", f"{text}\n")
-    curves = pd.concat([metrics(run)[["update", "loss"]].assign(stage=run.name) for run in runs])
-    curves = curves[["stage", "update", "loss"]].round(5)
-    write_text(ROOT / "docs/digits_losses.csv", curves.to_csv(index=False))
+    tables = [losses(stage) for stage in stages]
+    write_text(ROOT / "docs/digits_losses.csv", pd.concat(tables).round(5).to_csv(index=False))
     with written_whole(ROOT / "docs/digits_losses.png", need=0) as aside:
-        plot(runs, aside)
+        plot(tables, aside)
     print(text)
 
 
