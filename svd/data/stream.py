@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-DATA, LOSS, ORDER, REPLACEMENT, ADAPTERS, INITIALIZATION = range(6)
+DATA, LOSS, ORDER, REPLACEMENT, ADAPTERS, INITIALIZATION, FRAMES = range(7)
 """Purposes of a generator: what is cut from the item, the training loss, an epoch's order, what replaces an item that
-cannot be used, and what adapters and whole models begin with."""
+cannot be used, what adapters and whole models begin with, and the noise levels of single frames."""
 
 
 def generator(seed: int, sample: int, purpose: int) -> np.random.Generator:

@@ -11,7 +11,7 @@ from svd.autoencoder.autoencoder import Autoencoder
 from svd.conditioning.conditioner import Conditioner, Conditioning
 from svd.data.dataset import BadItem
 from svd.data.latents_dataset import EncodedClip
-from svd.data.stream import LOSS, generator
+from svd.data.stream import FRAMES, LOSS, generator
 from svd.data.video_dataset import Clip
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.loss import DenoisingLoss, log_normal, loss_coefficients
@@ -57,8 +57,8 @@ def draw(
         context, concat = rng.random(2)
         noise, posterior_noise = (rng.standard_normal(latents, dtype=np.float32) for _ in range(2))
         aug_noise = rng.standard_normal(image, dtype=np.float32)
-        if by_frame:
-            sigma = rng.standard_normal(latents[0])
+        if by_frame:  # not by `rng`: from latents, which have it already, no aug_noise is drawn
+            sigma = generator(seed, sample, FRAMES).standard_normal(latents[0])
         columns.append(
             (
                 log_normal(sigma, config.p_mean, config.p_std),

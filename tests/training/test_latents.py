@@ -76,13 +76,14 @@ def refusal(outcome: Outcome) -> str:
     return outcome.error
 
 
-def test_the_loss_is_given_the_same(inputs, latents, videos, monkeypatch):
+@pytest.mark.parametrize("task", ["image_to_video", "image_model"])
+def test_the_loss_is_given_the_same(inputs, latents, videos, monkeypatch, task):
     """Over both epochs, in batches; but for the rounding to float16."""
     filled = loaded(monkeypatch)
     cached = LatentsDataset(str(latents))
-    from_latents = trainer(inputs, cached).task
+    from_latents = trainer(inputs, cached, task=task).task
     assert filled == {"network"}  # no encoder and no decoder are in memory
-    from_videos = trainer(inputs, videos).task
+    from_videos = trainer(inputs, videos, task=task).task
     assert len(filled) == 5
     for a, b, _ in zip(Loader(cached, 0, 2, workers=0), Loader(videos, 0, 2, workers=0), range(4)):
         got, wanted = from_latents.inputs(a.items, a.samples), from_videos.inputs(b.items, b.samples)
