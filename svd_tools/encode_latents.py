@@ -7,7 +7,6 @@ python svd_tools/encode_latents.py --out=latents --config=configs/svd_train.yaml
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import sys
@@ -22,7 +21,6 @@ import numpy as np
 import pandas as pd
 from jsonargparse import ArgumentError, ArgumentParser
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from svd.config import ConfigError, load_config
 from svd.data.dataset import BadItem, DatasetError
@@ -40,6 +38,7 @@ from svd.data.latents_dataset import (
 from svd.data.stream import DATA, SampleOrder, generator
 from svd.data.video_dataset import VideoDataset
 from svd.data.videos import write_text
+from svd.saving import save_tensors, to_disk
 from svd.training.config import EnvironmentConfig, TrainConfig
 from svd_tools.jobs import Shard, work_off
 from svd_tools.journal import Journal, Row, report, write_csv
@@ -206,9 +205,8 @@ class LatentsWriter:
         arrays = {f"{e}.{tensor}": getattr(clip, tensor) for e, clip in enumerate(clips) for tensor in TENSORS}
         arrays = {tensor: np.ascontiguousarray(array) for tensor, array in arrays.items()}
         with written_whole(self.plan.out / SHARDS / name, sum(array.nbytes for array in arrays.values())) as aside:
-            save_file(arrays, aside)
-            with open(aside, "rb+") as file:
-                os.fsync(file.fileno())  # before the journal says that it is there
+            save_tensors(aside, arrays)
+            to_disk(aside)  # before the journal says that it is there
 
 
 class LatentsJournal(Journal):

@@ -12,12 +12,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import initializer
-from safetensors.numpy import save_file
 
 from svd.checkpoint import CheckpointError, load_parameters, open_checkpoint
 from svd.layers.basic import GELU, GroupNorm, Linear, SwapAxes, conv2d
 from svd.layers.resblock import ResBlock
 from svd.precision import set_precision
+from svd.saving import save_tensors
 
 FORMAT = "svd-mindspore-digit-judge"
 """What the file of a judge calls itself, in its metadata."""
@@ -123,7 +123,7 @@ def write_judge(path: Path, judge: DigitJudge, size: int, facts: dict[str, Any])
     tensors = {
         f"judge.{parameter.name}": parameter.asnumpy().astype(np.float16) for parameter in judge.get_parameters()
     }
-    save_file(tensors, path, {"format": FORMAT, "size": str(size), "facts": json.dumps(facts)})
+    save_tensors(path, tensors, {"format": FORMAT, "size": str(size), "facts": json.dumps(facts)})
 
 
 def load_judge(path: str | Path, device: str, size: int) -> DigitJudge:

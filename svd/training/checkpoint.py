@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from mindspore import Parameter, Tensor
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from svd.checkpoint import CheckpointError
+from svd.saving import save_tensors, to_disk
 from svd.training import TRAINED_FORMAT
 from svd.training.distributed import Ranks
 
@@ -124,21 +124,21 @@ class CheckpointWriter:
         for name, parameters in files.items():
             metadata = self.metadata if name in ("trained", "ema") else {"format": "pt"}
             path = aside / f"{name}.safetensors"
-            save_file({key: parameter.asnumpy() for key, parameter in parameters.items()}, path, metadata)
-            _to_disk(path)
+            save_tensors(path, {key: parameter.asnumpy() for key, parameter in parameters.items()}, metadata)
+            to_disk(path)
 
     def _complete(self, aside: Path, target: Path, state: TrainState) -> None:
         if not self.ranks.first:
             return
         path = aside / "state.json"
         path.write_text(json.dumps(dataclasses.asdict(state), indent=1))
-        _to_disk(path)
-        _to_disk(aside)
+        to_disk(path)
+        to_disk(aside)
         if target.exists():  # written twice at the same update: the older one is as good
             shutil.rmtree(aside)
         else:
             os.replace(aside, target)
-            _to_disk(target.parent)
+            to_disk(target.parent)
         for old in checkpoints(self.run)[: -self.keep]:
             # Renamed first: what is being deleted must not look complete.
             gone = old.with_name(f".{old.name}.old")
@@ -150,15 +150,6 @@ def remove_leftovers(run: Path) -> None:
     """Delete what a run that was killed left half-written or half-deleted."""
     for path in (run / "checkpoints").glob(".update_*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk: a rename must not overtake it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_state(path: Path) -> TrainState:

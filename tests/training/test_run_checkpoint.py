@@ -129,7 +129,7 @@ def fail(error: Exception, after: int = 0):
 
 
 FAILURES = {
-    "no space for the first file": ("save_file", fail(SafetensorError("I/O error: No space left on device"))),
+    "no space for the first file": ("save_tensors", fail(SafetensorError("I/O error: No space left on device"))),
     "no space, known beforehand": ("shutil.disk_usage", lambda path: namedtuple("Usage", "free")(150)),
     "the first file is not on the disk": ("os.fsync", fail(NO_SPACE)),
     "the state is not on the disk": ("os.fsync", fail(NO_SPACE, after=3)),
@@ -268,12 +268,12 @@ def test_states_that_were_shared_out_are_found_by_any_number_of_processes(tmp_pa
 
 
 def test_what_fails_on_one_process_fails_on_all(tmp_path, monkeypatch):
-    def refuse(arrays, path, metadata):
+    def refuse(path, arrays, metadata):
         if path.name.startswith("optimizer_1"):
             raise NO_SPACE
         path.touch()
 
-    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    monkeypatch.setattr(checkpoint, "save_tensors", refuse)
     errors = save_by_two(tmp_path)
     assert [type(error) for error in errors] == [CheckpointError] * 2
     assert "No space left" in str(errors[1]) and "there is no earlier one" in str(errors[0])

@@ -129,15 +129,15 @@ def test_an_overflow_with_a_scale_of_1_ends_the_run(eager, tmp_path):
 @pytest.fixture
 def refuse(monkeypatch):
     """Make the disk full for the checkpoints of some updates."""
-    save_file = checkpoint.save_file
+    save_tensors = checkpoint.save_tensors
 
     def make_full(*updates: int) -> None:
-        def function(arrays, path, metadata):
+        def function(path, arrays, metadata):
             if any(f"update_{update:08d}" in str(path) for update in updates):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            save_file(arrays, path, metadata)
+            save_tensors(path, arrays, metadata)
 
-        monkeypatch.setattr(checkpoint, "save_file", function)
+        monkeypatch.setattr(checkpoint, "save_tensors", function)
 
     return make_full
 
