@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import zlib
 from functools import cache
 from typing import Literal
 
@@ -24,7 +25,7 @@ def handwriting(source: str, part: Part) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         source: `sklearn` for the 1,797 digits that come with scikit-learn; or a folder with MNIST's idx files.
-        part: `test` is by other writers than `train` (of scikit-learn's, but for one whom the border may cut in two).
+        part: `test` is by other writers than `train`.
 
     Raises:
         DatasetError: scikit-learn is not installed, or the folder is none of MNIST.
@@ -41,8 +42,8 @@ def _bundled(part: Part) -> tuple[np.ndarray, np.ndarray]:
     except ImportError as error:
         raise DatasetError('scikit-learn, which has the digits, is missing: pip install -e ".[digits]"') from error
     small, classes = load_digits(return_X_y=True)
-    # They come writer by writer, about 138 of each: the last sixth is by people whom the rest hardly shows.
-    chosen = slice(0, 1500) if part == "train" else slice(1500, None)
+    # They come writer by writer, about 130 of each. One begins with 1545; the rest of the one before is left out.
+    chosen = slice(0, 1500) if part == "train" else slice(1545, None)
     pictures = [
         cv2.resize(picture.reshape(8, 8).astype(np.float32) / 16, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
         for picture in small[chosen]
@@ -63,14 +64,14 @@ def _read_idx(folder: str, name: str) -> np.ndarray:
     """An array of bytes from a file in the idx format, packed or not."""
     for path, reader in ((os.path.join(folder, name), open), (os.path.join(folder, f"{name}.gz"), gzip.open)):
         if os.path.isfile(path):
-            with reader(path, "rb") as file:
-                content = file.read()
             try:
+                with reader(path, "rb") as file:
+                    content = file.read()
                 zero, kind, dimensions = struct.unpack_from(">HBB", content)
                 shape = struct.unpack_from(f">{dimensions}I", content, 4)
                 if (zero, kind) != (0, 8):  # 8: of unsigned bytes
                     raise ValueError("its first bytes say otherwise")
                 return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-            except (struct.error, ValueError) as error:
+            except (struct.error, ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise DatasetError(f"{path}: not a complete idx file of bytes ({error}); copy it again") from error
     raise DatasetError(f"{folder}: no file {name} or {name}.gz; give a folder of MNIST's idx files, or sklearn")

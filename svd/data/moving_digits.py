@@ -13,6 +13,8 @@ from svd.data.handwriting import SIDE, Part, handwriting
 from svd.data.stream import DATA, generator
 from svd.data.video_dataset import Clip
 
+FASTEST = 4.0
+"""Pixels per frame of motion bucket 255, however fast the clips of a dataset are: one model may learn from several."""
 TEST = 1 << 32
 """Added to the numbers of held-out clips, so that they move otherwise than those of training, too."""
 
@@ -34,7 +36,8 @@ class MovingDigits(Dataset):
     """Clips of handwritten digits that bounce in a square, made when they are asked for.
 
     All digits of a clip have the same speed, in directions of their own. Moving MNIST's are moved by whole pixels;
-    these by parts of them, and they turn where they touch the edge. The motion bucket is proportional to the speed.
+    these by parts of them, and they turn where they touch the edge. The motion bucket is proportional to the speed, and
+    255 at FASTEST or more.
 
     Args:
         clips: How many there are.
@@ -102,7 +105,7 @@ class MovingDigits(Dataset):
         return DigitsClip(
             frames=np.repeat(frames[..., None], 3, -1),
             fps=self._fps,
-            motion_bucket_id=255 * speed / fastest,
+            motion_bucket_id=min(255 * speed / FASTEST, 255.0),
             path=self.name(index),
             digits=tuple(int(digit) for digit in classes[chosen]),
             speed=float(speed),

@@ -41,7 +41,8 @@ def test_what_clips_hold():
     assert {len(c.digits) for c in clips} == {1, 2} and {d for c in clips for d in c.digits} == set(range(10))
     speeds = np.array([c.speed for c in clips])
     assert 1 <= speeds.min() < 1.1 and 2.9 < speeds.max() <= 3
-    np.testing.assert_allclose([c.motion_bucket_id for c in clips], 255 * speeds / 3)
+    np.testing.assert_allclose([c.motion_bucket_id for c in clips], 255 * speeds / 4)
+    assert MovingDigits(clips=1, speed=[5.0, 5.0]).load(0).motion_bucket_id == 255
 
 
 def test_digits_move_at_their_speed_by_parts_of_pixels_and_stay_inside():
@@ -77,10 +78,11 @@ def test_digits_that_all_move_one_way():
 def test_held_out_clips_show_other_handwriting():
     seen, held_out = (MovingDigits(clips=20, part=part) for part in ("train", "test"))
     (known, classes), (others, other_classes) = handwriting("sklearn", "train"), handwriting("sklearn", "test")
-    assert (len(known), len(others)) == (1500, 297) and known.shape[1:] == others.shape[1:] == (28, 28)
+    assert (len(known), len(others)) == (1500, 252) and known.shape[1:] == others.shape[1:] == (28, 28)
     assert set(classes) == set(other_classes) == set(range(10))
     assert known.min() == 0 and known.max() == 1
     assert not {p.tobytes() for p in known} & {p.tobytes() for p in others}
+    assert other_classes[:10].tolist() == list(range(10)), "as every writer began: none is cut in two"
     assert seen.load(0).speed != held_out.load(0).speed
 
 
@@ -98,6 +100,11 @@ def test_mnist_files_packed_or_not(tmp_path):
 def test_files_that_are_not_mnists(tmp_path):
     with pytest.raises(DatasetError, match="no file t10k-images-idx3-ubyte or .*; give a folder of MNIST"):
         handwriting(str(tmp_path), "test")
+    packed = tmp_path / "train-images-idx3-ubyte.gz"
+    for damaged in (gzip.compress(b"\0\0\x08\x03" * 9)[:-9], b"no archive", b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 9):
+        packed.write_bytes(damaged)
+        with pytest.raises(DatasetError, match="train-images-idx3-ubyte.gz: not a complete idx file"):
+            handwriting(str(tmp_path), "train")
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03\0\0")
     with pytest.raises(DatasetError, match="train-images-idx3-ubyte: not a complete idx file"):
         handwriting(str(tmp_path), "train")
