@@ -212,6 +212,8 @@ def build_parser() -> ArgumentParser:
 def run(argv: Optional[list[str]] = None) -> bool:
     """Train, test and write the judge; returns whether it is done, and not stopped by a signal."""
     options = build_parser().parse_args(argv)
+    if options.size % CELL:
+        raise ConfigError(f"--size must be a multiple of {CELL}, got {options.size}")
     check_folder(options.out.parent, "--out")
     data = {"size": options.size, "source": options.source, "seed": options.seed}
     config = TrainConfig(

@@ -4,6 +4,7 @@ python svd_tools/evaluate.py
 python svd_tools/evaluate.py --SVD.checkpoint=digits.safetensors --judge=judge.safetensors --out_dir=outputs/evaluation
 
 Writes metrics.json, contact_sheet.png (real clips, and under each the video made of its first frame) and samples.gif.
+The videos are kept: the same command continues what was stopped, and with another judge it draws nothing again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -70,13 +72,25 @@ class VideoMaker:
             settings, decode_chunk_size=settings.decode_chunk_size or settings.num_frames
         )
 
-    def __call__(self, pictures: np.ndarray, buckets: np.ndarray, numbers: np.ndarray, what: str) -> np.ndarray:
-        """Pictures uint8 [n h w 3], their motion buckets [n] and clips' numbers [n] -> uint8 [n t h w 3]."""
+    def __call__(
+        self, pictures: np.ndarray, buckets: np.ndarray, numbers: np.ndarray, what: str, kept: Optional[Path] = None
+    ) -> np.ndarray:
+        """Pictures uint8 [n h w 3], their motion buckets [n] and clips' numbers [n] -> uint8 [n t h w 3].
+
+        Batches are written to the folder `kept`, and read if they are there already.
+        """
         n, videos = len(pictures), []
         with tqdm(total=n, desc=what, unit="video") as bar:
             for start in range(0, n, self.batch_size):
                 rows = np.minimum(np.arange(start, start + self.batch_size), n - 1)  # the last fills its batch up
-                videos.append(self._batch(pictures[rows], buckets[rows], numbers[rows])[: n - start])
+                path = kept and kept / f"{start:06d}.npz"
+                if path and path.exists():
+                    videos.append(np.load(path)["videos"])
+                else:
+                    videos.append(self._batch(pictures[rows], buckets[rows], numbers[rows])[: n - start])
+                    if path:
+                        with written_whole(path, need=videos[-1].nbytes) as aside, open(aside, "wb") as file:
+                            np.savez_compressed(file, videos=videos[-1])
                 bar.update(len(videos[-1]))
         return np.concatenate(videos)
 
@@ -113,6 +127,16 @@ def leave_image_model(pipe: ImageToVideo) -> None:
         for _, cell in network.cells_and_names():
             if isinstance(cell, Blend):
                 cell.mix_factor.set_data(Tensor([100.0], cell.mix_factor.dtype))
+
+
+def kept_videos(folder: Path, settings: dict[str, Any]) -> Path:
+    """The folder, emptied if what is there was not drawn with these settings."""
+    path, text = folder / "settings.json", json.dumps(plain(settings), indent=1) + "\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_text(path, text)
+    return folder
 
 
 def contact_sheet(real: np.ndarray, generated: np.ndarray) -> np.ndarray:
@@ -211,14 +235,26 @@ def run(argv: Optional[list[str]] = None) -> None:
 
     if frames < MIN_FRAMES:
         raise ConfigError(f"--SVD.num_frames must be {MIN_FRAMES} or more for motion to be judged, got {frames}")
-    judge = load_judge(args.judge, runtime.setup(args.device_target, args.mode), size)
+    judge = load_judge(args.judge, runtime.setup(args.device_target, args.mode), size, args.data.source)
     pipe = load_pipeline(model, args.SVD.checkpoint, args.device_target, args.mode, args.SVD.amp_level)
     if args.image_model:
         leave_image_model(pipe)
     make = VideoMaker(pipe, sampling, args.batch_size, args.seed)
     clips, others = Clips.of(real), Clips.of(other)
+    digest, versions = sha256(args.SVD.checkpoint), {"svd": __version__, **runtime.describe(args.mode)}
+    settings = {
+        **{name: args[name] for name in ("clips", "control_pictures", "seed", "batch_size", "image_model")},
+        "data": args.data.as_dict(),
+        "model": dataclasses.asdict(model),
+        "sampling": dataclasses.asdict(sampling),
+        "amp_level": args.SVD.amp_level,
+        "checkpoint": digest,
+        "versions": versions,
+    }
+    kept = kept_videos(Path(args.out_dir) / "videos", settings)
     say("the first videos compile the networks, once")
-    generated = make(clips.pictures, clips.buckets, np.arange(args.clips), "drawing a video for each clip")
+    rows = np.arange(args.clips)
+    generated = make(clips.pictures, clips.buckets, rows, "drawing a video for each clip", kept / "clips")
     still = np.repeat(clips.videos[:, :1], frames, axis=1)
 
     columns = {"generated": generated, "still": still, "real": clips.videos}
@@ -229,15 +265,15 @@ def run(argv: Optional[list[str]] = None) -> None:
     })  # fmt: skip
     rows = np.repeat(np.arange(min(args.control_pictures, args.clips)), len(BUCKETS))
     buckets = np.resize(BUCKETS, len(rows))
-    videos = make(clips.pictures[rows], buckets, rows, "drawing pictures with every bucket")
+    videos = make(clips.pictures[rows], buckets, rows, "drawing pictures with every bucket", kept / "every_bucket")
     judged = judge_videos(judge, videos, args.batch_size)
     speeds, correlations = motion_control(videos, judged, buckets, rows, clips.count[rows] == 1)
 
     report = {
         "options": args.as_dict(),
         "sampling": dataclasses.asdict(sampling),
-        "sha256": {"checkpoint": sha256(args.SVD.checkpoint), "judge": sha256(args.judge)},
-        "versions": {"svd": __version__, **runtime.describe(args.mode)},
+        "sha256": {"checkpoint": digest, "judge": sha256(args.judge)},
+        "versions": versions,
         "scores": table.to_dict(),
         "motion_control": {"speed_by_bucket": speeds.to_dict(), "rank_correlation": correlations},
     }

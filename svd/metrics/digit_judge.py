@@ -126,11 +126,12 @@ def write_judge(path: Path, judge: DigitJudge, size: int, facts: dict[str, Any])
     save_tensors(path, tensors, {"format": FORMAT, "size": str(size), "facts": json.dumps(facts)})
 
 
-def load_judge(path: str | Path, device: str, size: int) -> DigitJudge:
-    """A judge for frames of this many pixels, in float32, on a device that is set up.
+def load_judge(path: str | Path, device: str, size: int, source: str = "sklearn") -> DigitJudge:
+    """A judge for frames of this many pixels and handwriting, in float32, on a device that is set up.
 
     Raises:
-        CheckpointError: the file is missing, damaged, no judge, or a judge of frames of another size.
+        CheckpointError: the file is missing, damaged, no judge, or a judge of frames of another size or of
+            scikit-learn's handwriting where another is meant, or the other way round.
     """
     with open_checkpoint(Path(path)) as file:
         metadata = file.metadata() or {}
@@ -140,6 +141,12 @@ def load_judge(path: str | Path, device: str, size: int) -> DigitJudge:
         raise CheckpointError(
             f"{path} judges frames of {metadata['size']} pixels, not of {size}: train one with "
             f"scripts/train_digit_judge.py --size={size}"
+        )
+    learned = json.loads(metadata["facts"]).get("source", source)
+    if (learned == "sklearn") != (source == "sklearn"):  # a folder may have several names
+        raise CheckpointError(
+            f"{path} judges handwriting of {learned}, not of {source}: train one with scripts/train_digit_judge.py "
+            f"--source={source}"
         )
     judge = set_precision(DigitJudge(size).set_train(False), ms.float32, device)
     load_parameters({"judge": judge}, path)

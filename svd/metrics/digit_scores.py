@@ -90,7 +90,7 @@ def scores(videos: np.ndarray, judged: Judgement, clips: Clips, other: Judgement
     deviations = np.array([deviation(path, walls) for path in paths])
     quality, moved = psnr(videos[:, 0], clips.pictures), speed(paths)
     right = judged.shows(clips.present, frame=-1)
-    kept = judged.shows(judged.digits[:, 0], frame=-1)
+    kept = judged.shows(judged.digits[:, 0], frame=-1) & judged.digits[:, 0].any(-1)  # nothing cannot be kept
     return {
         "psnr_mean": quality.mean(),
         "psnr_median": np.median(quality),

@@ -94,6 +94,10 @@ def test_what_is_no_judge_of_such_frames_is_told(judge, golden_source, tmp_path)
     write_judge(path, judge, SIZE, {})
     with pytest.raises(CheckpointError, match="judges frames of 32 pixels, not of 64: train one with .* --size=64"):
         load_judge(path, "CPU", 64)
+    write_judge(tmp_path / "mnist.safetensors", judge, SIZE, {"source": "mnist"})
+    load_judge(tmp_path / "mnist.safetensors", "CPU", SIZE, "data/mnist")
+    with pytest.raises(CheckpointError, match="judges handwriting of mnist, not of sklearn: train .* --source=sklearn"):
+        load_judge(tmp_path / "mnist.safetensors", "CPU", SIZE)
     with pytest.raises(CheckpointError, match="is no judge of digits: train one with scripts/train_digit_judge.py"):
         load_judge(golden_source, "CPU", SIZE)
     with pytest.raises(CheckpointError, match="does not exist"):
@@ -177,5 +181,7 @@ def test_a_training_writes_a_judge_and_is_not_mixed_with_another(eager, tmp_path
     assert training.main(flags) == 0  # nothing is left to train: the same judge again
     assert {name: value.tobytes() for name, value in load_file(out).items()} == first
     capsys.readouterr()
+    assert training.main([*flags, "--size=36"]) == 2
+    assert "--size must be a multiple of 8, got 36" in capsys.readouterr().err
     assert training.main([*flags, "--seed=1"]) == 2
     assert "is a run of other options" in capsys.readouterr().err

@@ -77,12 +77,36 @@ def test_the_report_says_what_it_is_about(outcome, folder):
 
 
 def test_pictures_and_samples_are_written(outcome):
-    assert {path.name for path in outcome.iterdir()} == {"metrics.json", "contact_sheet.png", "samples.gif"}
+    assert {path.name for path in outcome.iterdir()} == {"metrics.json", "contact_sheet.png", "samples.gif", "videos"}
     with Image.open(outcome / "contact_sheet.png") as sheet:
         assert sheet.size == (FRAMES * (SIZE + 2), 2 * CLIPS * (SIZE + 2))
         shown = np.asarray(sheet)
     np.testing.assert_array_equal(shown[1 : 1 + SIZE, 1 : 1 + SIZE], clips_of(5).videos[0, 0])
     assert imageio.mimread(outcome / "samples.gif")[0].shape[:2] == (SIZE, CLIPS * SIZE)
+
+
+def test_the_same_command_draws_nothing_twice(outcome, folder, monkeypatch):
+    """Of what is there only the batch that is missing is drawn, whatever the judge; with other settings everything."""
+    drawn, batch = [], VideoMaker._batch
+
+    def counted(self, pictures, *others):
+        drawn.append(len(pictures))
+        return batch(self, pictures, *others)
+
+    monkeypatch.setattr(VideoMaker, "_batch", counted)
+    report = (outcome / "metrics.json").read_text()
+    (outcome / "videos/clips/000003.npz").unlink()  # as if stopped before: the last batch, of one clip
+    assert evaluate.main(flags(folder, "--image_model", "--seed=5")) == 0
+    assert drawn == [3] and (outcome / "metrics.json").read_text() == report
+    other = folder / "other.safetensors"
+    write_judge(other, fill(DigitJudge(SIZE), seed=1), SIZE, {})
+    assert evaluate.main(flags(folder, "--image_model", "--seed=5", f"--judge={other}")) == 0
+    assert drawn == [3]
+    found, first = json.loads((outcome / "metrics.json").read_text()), json.loads(report)
+    assert found["scores"]["generated"]["frechet"] != first["scores"]["generated"]["frechet"]
+    assert found["scores"]["generated"]["psnr_mean"] == first["scores"]["generated"]["psnr_mean"]
+    assert evaluate.main(flags(folder, "--image_model", "--seed=5", "--SVD.fps=9", "--clips=2")) == 0
+    assert len(drawn) > 2
 
 
 def test_the_sheet_has_each_real_clip_above_the_generated_one():
