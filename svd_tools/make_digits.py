@@ -6,13 +6,14 @@ python svd_tools/motion_bucket.py outputs/digits/videos --out outputs/digits/vid
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import cv2
 import numpy as np
@@ -22,15 +23,16 @@ from tqdm import tqdm
 
 from svd.data.dataset import DatasetError
 from svd.data.handwriting import Part
+from svd.data.latents_dataset import differences
 from svd.data.moving_digits import MovingDigits
-from svd.data.videos import VideoError, check_folder, write_video
+from svd.data.videos import VideoError, check_folder, write_text, write_video
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="make_digits.py", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--out_dir", required=True, type=str, help="Folder to write to. Videos that are there already stay as they "
-        "are: the same command continues what was stopped.")  # fmt: skip
+        "are: the same command continues what was stopped, and refuses a folder with videos of another.")  # fmt: skip
     add("--clips", default=2000, type=PositiveInt, help="How many videos.")
     add("--frames", default=42, type=PositiveInt, help="Frames of a video.")
     add("--digits", nargs="+", default=[1, 2], type=PositiveInt, help="Numbers of digits that a video may have.")
@@ -39,7 +41,8 @@ def _parser() -> ArgumentParser:
         "bottom, without reaching an edge; by default each moves its own way.")  # fmt: skip
     add("--fps", default=7, type=PositiveInt, help="Frames per second.")
     add("--source", default="sklearn", type=str, help="Handwriting: sklearn, or a folder with MNIST's idx files; or "
-        "mnist_test_seq.npy, the published clips of Moving MNIST, as they are.")  # fmt: skip
+        "mnist_test_seq.npy, the published clips of Moving MNIST, as they are: of the other options only --clips, --fps "
+        "and --frames (at most their 20) have a say then.")  # fmt: skip
     add("--part", choices=("train", "test"), default="train", help="Handwriting in test is by other people.")
     add("--seed", default=0, type=NonNegativeInt, help="Decides everything about the videos.")
     return parser
@@ -63,9 +66,11 @@ def make_digits(
         DatasetError: an argument is wrong, or the handwriting cannot be read.
         VideoError, OSError: the folder cannot be written to.
     """
+    settings = {"frames": frames, "fps": fps, "source": source}
     if source.endswith(".npy"):
         clips, frames_of = _published(source, clips, frames)
     else:
+        settings |= {"digits": digits, "speed": speed, "direction": direction, "part": part, "seed": seed}
         dataset = MovingDigits(clips, frames, digits, speed, direction, fps=fps, source=source, part=part, seed=seed)
 
         def frames_of(index: int) -> np.ndarray:
@@ -73,7 +78,7 @@ def make_digits(
 
     check_folder(out_dir, "--out_dir")
     folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    _keep_settings(folder, settings, clips)
     cv2.setNumThreads(1)
 
     def write(index: int) -> None:
@@ -86,6 +91,21 @@ def make_digits(
         # disable=None: no bar where the output is no terminal
         for _ in tqdm(written, desc="writing", unit="video", total=clips, disable=None):
             pass
+
+
+def _keep_settings(folder: Path, settings: dict[str, Any], clips: int) -> None:
+    """Write what the videos depend on; raises DatasetError if the folder has others, or more than are wanted."""
+    path, there = folder / "settings.json", len(list(folder.glob("clip_*.mp4")))
+    try:
+        lines = differences(json.loads(path.read_text(encoding="utf-8")), settings)
+    except (OSError, ValueError):
+        lines = [f"no {path.name} says how they were made"] if there else []
+    if there > clips:
+        lines.append(f"{there} are there, and --clips is {clips}")
+    if lines:
+        raise DatasetError(f"--out_dir {folder} has other videos: {'; '.join(lines)}; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(settings, indent=2))
 
 
 def _published(path: str, clips: int, frames: int) -> tuple[int, Callable[[int], np.ndarray]]:

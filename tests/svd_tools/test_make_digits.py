@@ -11,7 +11,7 @@ from svd_tools.motion_score import score_video
 
 def test_videos_show_the_clips_and_score_by_their_speed(tmp_path):
     assert main(["--out_dir", str(tmp_path), "--clips", "4", "--frames", "21", "--digits", "1", "--seed", "5"]) == 0
-    paths = sorted(tmp_path.iterdir())
+    paths = sorted(tmp_path.glob("*.mp4"))
     assert [path.name for path in paths] == [f"clip_{i:06d}.mp4" for i in range(4)]
     data = MovingDigits(4, 21, [1], seed=5)
     for index, path in enumerate(paths):
@@ -32,13 +32,30 @@ def test_the_same_command_continues(tmp_path):
     assert first.read_bytes() == b"kept" and (tmp_path / "clip_000001.mp4").stat().st_size > 100
 
 
+def test_videos_of_other_settings_are_not_mixed(tmp_path, capsys):
+    """Nor are those of a longer run, whose rest would be trained on, or of nobody knows what."""
+    command = ["--out_dir", str(tmp_path), "--frames", "2", "--clips", "2"]
+    assert main(command) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for flags, what in (
+        (["--seed", "1"], "seed is 0 there and 1 here"),
+        (["--speed", "1", "2"], "speed is [0.0, 4.0] there and [1.0, 2.0] here"),
+        (["--clips", "1"], "2 are there, and --clips is 1"),
+    ):
+        assert main([*command, *flags]) == 2
+        assert f"has other videos: {what}; choose another folder" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "settings.json").unlink()
+    assert main(command) == 2 and "no settings.json says how they were made" in capsys.readouterr().err
+
+
 def test_the_published_clips(tmp_path):
     videos = np.zeros((20, 3, 64, 64), np.uint8)
     videos[:, 1, 20:30, 20:30] = 255
     np.save(tmp_path / "mnist_test_seq.npy", videos)
     source = ["--source", str(tmp_path / "mnist_test_seq.npy"), "--frames", "5", "--clips", "2"]
     assert main(["--out_dir", str(tmp_path / "out"), *source]) == 0
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(list((tmp_path / "out").glob("*.mp4"))) == 2
     frames = imageio.imread(tmp_path / "out/clip_000001.mp4")
     assert frames.shape == (5, 64, 64, 3) and abs(frames.astype(int) - videos[:5, 1, ..., None]).max() < 40
 
