@@ -7,22 +7,30 @@ bash scripts/setup.sh digits
 source .venv/bin/activate
 out=outputs/digits
 
-stage() { # NAME: a training, as configs/digits/NAME.yaml says
+stage() { # NAME BEFORE: a training, as configs/digits/NAME.yaml says, which begins with the weights BEFORE
+    if [ -e "$out/$1/config.yaml" ] && [ "$out/$2" -nt "$out/$1/config.yaml" ]; then
+        echo "$out/$1 began before $out/$2 was made: move it and the stages after it away, to train them again" >&2
+        exit 1
+    fi
     [ -f "$out/$1/model.safetensors" ] || python train.py --config="configs/digits/$1.yaml" --train.resume=auto
 }
 
 [ -f $out/initial.safetensors ] ||
     python svd_tools/initialize.py --config configs/digits/model.yaml --out $out/initial.safetensors
-stage autoencoder
-stage image_encoder
+stage autoencoder initial.safetensors
+stage image_encoder autoencoder/model.safetensors
 python svd_tools/make_digits.py --out_dir $out/videos --clips 2000
 python svd_tools/motion_bucket.py $out/videos --out $out/videos.csv
 python svd_tools/encode_latents.py --out $out/latents --config configs/digits/latents.yaml
-stage image_model
-stage video_model
-stage temporal_decoder
+stage image_model image_encoder/model.safetensors
+stage video_model image_model/model.safetensors
+stage temporal_decoder video_model/model.safetensors
 python svd_tools/convert.py --pt_weights_file $out/temporal_decoder/model.safetensors \
     --config configs/digits/model.yaml --out_dir $out/fp16 --dtype fp16 --overwrite
 [ -f $out/judge.safetensors ] || python scripts/train_digit_judge.py --out $out/judge.safetensors
-python svd_tools/evaluate.py --SVD.checkpoint=$out/fp16/model.safetensors --judge=$out/judge.safetensors \
-    --out_dir $out/evaluation
+evaluate() { # NAME [FLAGS]
+    python svd_tools/evaluate.py --SVD.checkpoint=$out/fp16/model.safetensors --judge=$out/judge.safetensors \
+        --control_pictures=8 --out_dir="$out/$1" "${@:2}"
+}
+evaluate evaluation
+evaluate evaluation_image_model --image_model

@@ -41,8 +41,8 @@ def _parser() -> ArgumentParser:
         "bottom, without reaching an edge; by default each moves its own way.")  # fmt: skip
     add("--fps", default=7, type=PositiveInt, help="Frames per second.")
     add("--source", default="sklearn", type=str, help="Handwriting: sklearn, or a folder with MNIST's idx files; or "
-        "mnist_test_seq.npy, the published clips of Moving MNIST, as they are: of the other options only --clips, --fps "
-        "and --frames (at most their 20) have a say then.")  # fmt: skip
+        "mnist_test_seq.npy, the published clips of Moving MNIST, as they are: of the other options --clips, --fps and "
+        "--frames (at most their 20) alone have a say then.")  # fmt: skip
     add("--part", choices=("train", "test"), default="train", help="Handwriting in test is by other people.")
     add("--seed", default=0, type=NonNegativeInt, help="Decides everything about the videos.")
     return parser
