@@ -20,16 +20,20 @@ from image_to_video import DIGITS
 from svd import load_pipeline
 from svd.data.moving_digits import MovingDigits
 from svd.metrics.digit_motion import brightness_centres
-from svd_tools.evaluate import VideoMaker
+from svd_tools.evaluate import USER_ERRORS, VideoMaker
 
 
 def steps(videos: np.ndarray) -> np.ndarray:
-    """Mean motion (x, y) of each video [n t h w 3] in pixels per frame: from first to last frame, [n 2]."""
+    """Mean motion (x, y) of each video [n t h w 3] in pixels per frame: from first to last frame, [n 2].
+
+    NaN where one of them shows nothing.
+    """
     centres = brightness_centres(videos)
     return (centres[:, -1] - centres[:, 0]) / (centres.shape[1] - 1)
 
 
-def main() -> None:
+def run() -> None:
+    """Do what the command line asks for."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", default=str(DIGITS), type=str, help="The model that the adapters are of.")
     parser.add_argument("--lora", required=True, type=str, help="Adapters, as train.py writes them.")
@@ -45,10 +49,21 @@ def main() -> None:
         pipe = load_pipeline(None, options.checkpoint, lora=options.lora, lora_scale=scale)
         make = VideoMaker(pipe, pipe.config.sampling, min(16, options.videos), seed=0)
         moved = steps(make(pictures, buckets, np.arange(options.videos), f"scale {scale}"))
-        right = moved[:, 0] > np.abs(moved[:, 1])
-        rows[scale] = {"right, pixels/frame": moved[:, 0].mean(), "down": moved[:, 1].mean(), "share": right.mean()}
+        right, down = np.nanmean(moved, 0)
+        share = (moved[:, 0] > np.abs(moved[:, 1])).mean()
+        rows[scale] = {"right, pixels/frame": right, "down": down, "share": share, "dark": np.isnan(moved[:, 0]).mean()}
     print(pd.DataFrame(rows).T.rename_axis("scale").to_string(float_format="%.2f"))
 
 
+def main() -> int:
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    try:
+        run()
+    except USER_ERRORS as error:
+        print(f"lora_direction.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
