@@ -4,7 +4,7 @@ python svd_tools/evaluate.py
 python svd_tools/evaluate.py --SVD.checkpoint=digits.safetensors --judge=judge.safetensors --out_dir=outputs/evaluation
 
 Writes metrics.json, contact_sheet.png (real clips, and under each the video made of its first frame) and samples.gif.
-The videos are kept: the same command continues what was stopped, and with another judge it draws nothing again.
+The videos are kept in generated/: the same command continues what was stopped, and another judge needs no new ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -129,16 +128,6 @@ def leave_image_model(pipe: ImageToVideo) -> None:
                 cell.mix_factor.set_data(Tensor([100.0], cell.mix_factor.dtype))
 
 
-def kept_videos(folder: Path, settings: dict[str, Any]) -> Path:
-    """The folder, emptied if what is there was not drawn with these settings."""
-    path, text = folder / "settings.json", json.dumps(plain(settings), indent=1) + "\n"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_text(path, text)
-    return folder
-
-
 def contact_sheet(real: np.ndarray, generated: np.ndarray) -> np.ndarray:
     """A picture [y x 3] of some clips' frames side by side: each real clip, and under it the generated one."""
     step = math.ceil(real.shape[1] / SHEET_FRAMES)
@@ -251,7 +240,8 @@ def run(argv: Optional[list[str]] = None) -> None:
         "checkpoint": digest,
         "versions": versions,
     }
-    kept = kept_videos(Path(args.out_dir) / "videos", settings)
+    name = hashlib.sha256(json.dumps(plain(settings)).encode()).hexdigest()[:16]
+    kept = Path(args.out_dir) / "generated" / name  # a folder for each settings: nothing has to be deleted
     say("the first videos compile the networks, once")
     rows = np.arange(args.clips)
     generated = make(clips.pictures, clips.buckets, rows, "drawing a video for each clip", kept / "clips")
