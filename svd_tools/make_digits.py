@@ -39,6 +39,8 @@ def _parser() -> ArgumentParser:
     add("--speed", nargs=2, default=[0.0, 4.0], type=float, help="Slowest and fastest, in pixels per frame.")
     add("--direction", type=Optional[float], help="Where all move, in degrees from the right towards the "
         "bottom, without reaching an edge; by default each moves its own way.")  # fmt: skip
+    add("--varied", default=0.0, type=float, help="Share of the digits that are turned, slanted, made smaller and of "
+        "thinner or thicker strokes.")  # fmt: skip
     add("--fps", default=7, type=PositiveInt, help="Frames per second.")
     add("--source", default="sklearn", type=str, help="Handwriting: sklearn, or a folder with MNIST's idx files; or "
         "mnist_test_seq.npy, the published clips of Moving MNIST, as they are: of the other options --clips, --fps and "
@@ -55,6 +57,7 @@ def make_digits(
     digits: list[int],
     speed: list[float],
     direction: Optional[float],
+    varied: float,
     fps: int,
     source: str,
     part: Part,
@@ -70,8 +73,9 @@ def make_digits(
     if source.endswith(".npy"):
         clips, frames_of = _published(source, clips, frames)
     else:
-        settings |= {"digits": digits, "speed": speed, "direction": direction, "part": part, "seed": seed}
-        dataset = MovingDigits(clips, frames, digits, speed, direction, fps=fps, source=source, part=part, seed=seed)
+        given = {"digits": digits, "speed": speed, "direction": direction, "varied": varied, "part": part, "seed": seed}
+        dataset = MovingDigits(clips, frames, fps=fps, source=source, **given)
+        settings |= given
 
         def frames_of(index: int) -> np.ndarray:
             return dataset.load(index).frames

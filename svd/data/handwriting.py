@@ -35,6 +35,22 @@ def handwriting(source: str, part: Part) -> tuple[np.ndarray, np.ndarray]:
     return _bundled(part) if source == "sklearn" else _mnist(source, part)
 
 
+def varied(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A digit as another hand might have drawn it, about its middle: float32 [28 28] -> the same.
+
+    It is turned and slanted by up to 0.25 (radians; the slant's tangent), at 0.65 to 1 times its size and 0.85 to 1
+    times its width. Blurring it and cutting its greys elsewhere than in the middle makes strokes thicker or thinner.
+    """
+    (angle, slant), size, width = rng.uniform(-0.25, 0.25, 2), rng.uniform(0.65, 1.0), rng.uniform(0.85, 1.0)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = size * turn @ np.array([[width, slant], [0, 1]])
+    middle = np.full(2, (SIDE - 1) / 2)
+    moved = cv2.warpAffine(picture, np.column_stack([matrix, middle - matrix @ middle]), picture.shape)
+    blurred = cv2.GaussianBlur(moved, (0, 0), 1.0)
+    cut = rng.uniform(0.3, 0.75)
+    return np.clip((blurred / max(blurred.max(), 1e-3) - cut) / 0.4 + 0.5, 0, 1)
+
+
 def _bundled(part: Part) -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's pictures are of 8 x 8 pixels: they are enlarged, and their strokes made sharp again."""
     try:

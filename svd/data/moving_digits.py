@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from svd.data.dataset import Dataset, DatasetError
-from svd.data.handwriting import SIDE, Part, handwriting
+from svd.data.handwriting import SIDE, Part, handwriting, varied
 from svd.data.stream import DATA, generator
 from svd.data.video_dataset import Clip
 
@@ -46,6 +46,8 @@ class MovingDigits(Dataset):
         speed: Slowest and fastest, in pixels per frame.
         direction: Where all move, in degrees from the right towards the bottom; they then begin where they do not reach
             an edge. By default each moves its own way.
+        varied: Share of the digits that are turned, slanted, made smaller and of thinner or thicker strokes, so that a
+            model learns more handwriting than the source has.
         size: Pixels of a clip's height and width.
         fps: Frames per second.
         source: Where the handwriting is from: sklearn, or a folder of MNIST's idx files.
@@ -63,6 +65,7 @@ class MovingDigits(Dataset):
         digits: list[int] = [1, 2],  # noqa: B006 (never changed; jsonargparse shows it)
         speed: list[float] = [0.0, 4.0],  # noqa: B006
         direction: Optional[float] = None,
+        varied: float = 0.0,
         size: int = 64,
         fps: int = 7,
         source: str = "sklearn",
@@ -73,6 +76,7 @@ class MovingDigits(Dataset):
             _check(value >= 1, f"{name} must be positive, got {value}")
         _check(bool(digits) and min(digits) >= 1, f"digits must be numbers of digits, 1 or more, got {digits}")
         _check(len(speed) == 2 and 0 <= speed[0] <= speed[1] > 0, f"speed must be the slowest and fastest, got {speed}")
+        _check(0 <= varied <= 1, f"varied is a share from 0 to 1, got {varied}")
         _check(size > SIDE, f"size must be more than a digit's {SIDE} pixels, got {size}")
         _check(
             direction is None or speed[1] * (frames - 1) <= size - SIDE,
@@ -81,7 +85,8 @@ class MovingDigits(Dataset):
         _check(seed >= 0, f"seed must not be negative, got {seed}")
         self.frames, self.height, self.width = frames, size, size
         self._clips, self._digits, self._speed, self._fps = clips, digits, speed, fps
-        self._direction, self._source, self._part, self._seed = direction, source, part, seed
+        self._direction, self._varied = direction, varied
+        self._source, self._part, self._seed = source, part, seed
         handwriting(source, part)  # what is wrong with it is told now
 
     def __len__(self) -> int:
@@ -101,7 +106,10 @@ class MovingDigits(Dataset):
         slowest, fastest = self._speed
         speed = rng.uniform(slowest, fastest)
         corners = np.stack([self._path(speed, rng) for _ in chosen], 1)  # [t n 2]
-        frames = np.stack([self._draw(pictures[chosen], places) for places in corners])
+        shown = pictures[chosen]
+        if self._varied:
+            shown = np.stack([varied(digit, rng) if rng.random() < self._varied else digit for digit in shown])
+        frames = np.stack([self._draw(shown, places) for places in corners])
         return DigitsClip(
             frames=np.repeat(frames[..., None], 3, -1),
             fps=self._fps,

@@ -75,6 +75,24 @@ def test_digits_that_all_move_one_way():
         assert clip.centres.min() >= 13.5 and clip.centres.max() <= 13.5 + ROOM
 
 
+def test_varied_digits_move_alike_and_look_otherwise():
+    """The same digits on the same paths: smaller, turned, of other strokes, but where they were and not nothing."""
+    plain, some, all_ = (MovingDigits(clips=60, frames=3, digits=[1], varied=share) for share in (0.0, 0.5, 1.0))
+    changed, light, away = 0, [], []
+    for index in range(60):
+        a, b, c = (dataset.load(index) for dataset in (plain, some, all_))
+        np.testing.assert_array_equal(a.centres, c.centres)
+        assert a.digits == b.digits == c.digits and a.speed == c.speed
+        changed += not np.array_equal(a.frames, b.frames)
+        assert not np.array_equal(a.frames, c.frames) and c.frames.max() > 200
+        light.append(c.frames.astype(float).sum() / a.frames.sum())
+        away.append(np.abs(centroids(c.frames) - centroids(a.frames)).max())
+        np.testing.assert_array_equal(c.frames, all_.load(index).frames)
+    assert 18 <= changed <= 42, "half of them"
+    assert 0.15 < min(light) < 0.4 and 0.8 < max(light) < 1.5, "thin and small ones, and others as they were"
+    assert max(away) < 3
+
+
 def test_held_out_clips_show_other_handwriting():
     seen, held_out = (MovingDigits(clips=20, part=part) for part in ("train", "test"))
     (known, classes), (others, other_classes) = handwriting("sklearn", "train"), handwriting("sklearn", "test")
@@ -120,6 +138,7 @@ def test_files_that_are_not_mnists(tmp_path):
         ({"speed": [3.0, 1.0]}, "speed must be the slowest and fastest"),
         ({"speed": [0.0, 0.0]}, "speed must be the slowest and fastest"),
         ({"direction": 0, "speed": [0.0, 3.0]}, "14 frames take a digit further than to the edge"),
+        ({"varied": 1.5}, "varied is a share from 0 to 1, got 1.5"),
         ({"size": 28}, "size must be more than a digit's 28 pixels"),
         ({"part": "all"}, "part must be train or test"),
         ({"seed": -1}, "seed must not be negative"),

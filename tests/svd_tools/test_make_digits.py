@@ -39,6 +39,7 @@ def test_videos_of_other_settings_are_not_mixed(tmp_path, capsys):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for flags, what in (
         (["--seed", "1"], "seed is 0 there and 1 here"),
+        (["--varied", "0.5"], "varied is 0.0 there and 0.5 here"),
         (["--speed", "1", "2"], "speed is [0.0, 4.0] there and [1.0, 2.0] here"),
         (["--clips", "1"], "2 are there, and --clips is 1"),
     ):
