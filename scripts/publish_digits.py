@@ -1,9 +1,9 @@
-"""Put what scripts/train_digits.sh has trained where the project ships it: weights, where they are from, loss curves.
+"""Put what scripts/train_digits.sh has trained where the project ships it, with where it is from and how good it is.
 
 python scripts/publish_digits.py
 
-Writes assets/digits/ (the weights, provenance.json) and docs/digits_losses.csv and .png. Where a stage was trained
-again, beginning with what it had learned, the folders of its earlier rounds are expected in round1/, round2/ and so on.
+Writes assets/digits/ (weights, provenance.json, config in the weights' metadata) and, into docs/, the losses of every
+stage (digits_losses.csv, .png), the evaluation's numbers (digits_metrics.json), contact sheet and GIF.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -24,83 +26,89 @@ from svd_tools.tensor_files import written_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("autoencoder", "image_encoder", "image_model", "video_model", "temporal_decoder")
+EVALUATIONS = {"evaluation": "video model", "evaluation_image_model": "image model"}
+"""Folders of svd_tools/evaluate.py's results, and what was evaluated."""
 
 
-def rounds(stage: Path) -> list[Path]:
-    """The folders of a stage's trainings, in the order in which they were."""
-    return [*sorted(stage.parent.glob(f"round*/{stage.name}")), stage]
+class PublishError(ValueError):
+    """What was trained cannot be published as it is."""
 
 
-def facts(run: Path) -> dict:
-    """How a stage was trained, in one of its rounds."""
-    settings, table = yaml.safe_load((run / "config.yaml").read_text()), metrics(run)
-    updates = table["update"].diff().fillna(table["update"])
-    return {
+def read_stage(run: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """How a stage was trained, and its metrics; raises PublishError if it is not at its end."""
+    settings, metrics = yaml.safe_load((run / "config.yaml").read_text()), pd.read_csv(run / "metrics.csv")
+    train, update = settings["train"], int(metrics["update"].iloc[-1])
+    if update != train["updates"]:
+        raise PublishError(f"{run} is at update {update} of {train['updates']}: train it to its end")
+    updates = metrics["update"].diff().fillna(metrics["update"])
+    facts = {
         "command": f"python train.py --config=configs/digits/{run.name}.yaml",
-        "updates": int(table["update"].iloc[-1]),
-        "clips per update": settings["train"]["batch_size"],
-        "learning rate": settings["train"]["optimizer"]["learning_rate"],
-        "seed": settings["train"]["seed"],
-        "minutes": round(float((updates * settings["train"]["batch_size"] / table["clips_per_second"]).sum() / 60), 1),
-        "loss, mean of the last tenth": round(float(table["loss"].tail(len(table) // 10 + 1).mean()), 5),
+        "updates": update,
+        "minutes": round(float((updates * train["batch_size"] / metrics["clips_per_second"]).sum() / 60), 1),
+        "loss, mean of the last tenth": round(float(metrics["loss"].tail(len(metrics) // 10).mean()), 5),
+        "settings": settings,
     }
+    return facts, metrics[["update", "loss"]].assign(stage=run.name)[["stage", "update", "loss"]]
 
 
-def metrics(run: Path) -> pd.DataFrame:
-    return pd.read_csv(run / "metrics.csv")
-
-
-def losses(stage: Path) -> pd.DataFrame:
-    """The losses of a stage over the updates of all its rounds."""
-    tables, updates = [], 0
-    for number, run in enumerate(rounds(stage), 1):
-        table = metrics(run)[["update", "loss"]].assign(stage=stage.name, round=number)
-        table["update"] += updates
-        updates = table["update"].iloc[-1]
-        tables.append(table)
-    return pd.concat(tables)[["stage", "round", "update", "loss"]]
+def read_evaluation(folder: Path, sums: dict[str, str]) -> dict[str, Any]:
+    """What svd_tools/evaluate.py measured; raises PublishError if it was with other weights than these."""
+    report = json.loads((folder / "metrics.json").read_text())
+    wanted = {"checkpoint": sums["model.safetensors"], "judge": sums["judge.safetensors"]}
+    if report["sha256"] != wanted:
+        raise PublishError(f"{folder} evaluates other weights than are to be published: run evaluate.py again")
+    return report
 
 
 def plot(tables: list[pd.DataFrame], path: Path) -> None:
-    """The losses of all stages, each over its updates; a round's mean curve has a colour of its own."""
+    """The losses of all stages over their updates, and their running means."""
     figure = Figure(figsize=(4 * len(tables), 3.2), layout="constrained")
     for axes, table in zip(figure.subplots(1, len(tables)), tables):
-        for _, part in table.groupby("round"):
-            axes.plot(part["update"], part["loss"], color="0.75", linewidth=0.8)
-            axes.plot(part["update"], part["loss"].rolling(max(len(part) // 20, 1), min_periods=1).mean())
+        axes.plot(table["update"], table["loss"], color="0.75", linewidth=0.8)
+        axes.plot(table["update"], table["loss"].rolling(max(len(table) // 20, 1), min_periods=1).mean())
         axes.set(title=table["stage"].iloc[0], xlabel="update", yscale="log")
     figure.savefig(path, format="png", dpi=80)
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trained", default=str(ROOT / "outputs/digits"), type=str, help="What was trained.")
-    parser.add_argument("--remarks", default=[], nargs="*", type=str, help="What the stages' own files do not say.")
-    options = parser.parse_args()
-    trained = Path(options.trained)
-    stages = [trained / stage for stage in STAGES]
-    files = {
+def publish(trained: Path, to: Path) -> None:
+    """Write into the folders assets/digits and docs of `to` what is in `trained`; raises PublishError, OSError."""
+    assets, docs = to / "assets/digits", to / "docs"
+    weights = {
         "model.safetensors": trained / "fp16/model.safetensors",
         "judge.safetensors": trained / "judge.safetensors",
     }
-    for name, source in files.items():
-        with written_whole(ROOT / "assets/digits" / name, source.stat().st_size) as aside:
+    sums = {name: hashlib.sha256(source.read_bytes()).hexdigest() for name, source in weights.items()}
+    evaluations = {name: read_evaluation(trained / folder, sums) for folder, name in EVALUATIONS.items()}
+    stages, losses = zip(*(read_stage(trained / stage) for stage in STAGES))
+    copies = {assets / name: source for name, source in weights.items()}
+    copies |= {docs / "digits_contact_sheet.png": trained / "evaluation/contact_sheet.png"}
+    copies |= {docs / "digits.gif": trained / "evaluation/samples.gif"}
+    mode = stages[-1]["settings"]["environment"]["mode"]
+    runtime.setup("CPU", mode)
+    provenance = {"versions": runtime.describe(mode), "stages": dict(zip(STAGES, stages)), "sha256": sums}
+
+    for target, source in copies.items():
+        with written_whole(target, source.stat().st_size) as aside:
             shutil.copyfile(source, aside)
-    runtime.setup("CPU", 1)
-    provenance = {
-        "versions": runtime.describe(1),
-        "stages": {stage.name: [facts(run) for run in rounds(stage)] for stage in stages},
-        "remarks": options.remarks,
-        "sha256": {name: hashlib.sha256(source.read_bytes()).hexdigest() for name, source in files.items()},
-    }
-    text = json.dumps(provenance, indent=2)
-    write_text(ROOT / "assets/digits/provenance.json", f"{text}\n")
-    tables = [losses(stage) for stage in stages]
-    write_text(ROOT / "docs/digits_losses.csv", pd.concat(tables).round(5).to_csv(index=False))
-    with written_whole(ROOT / "docs/digits_losses.png", need=0) as aside:
-        plot(tables, aside)
-    print(text)
+    write_text(assets / "provenance.json", f"{json.dumps(provenance, indent=2)}\n")
+    write_text(docs / "digits_metrics.json", f"{json.dumps(evaluations, indent=1)}\n")
+    write_text(docs / "digits_losses.csv", pd.concat(losses).round(5).to_csv(index=False))
+    with written_whole(docs / "digits_losses.png", need=0) as aside:
+        plot(losses, aside)
+    print(pd.DataFrame(stages, STAGES).drop(columns=["command", "settings"]).to_string())
+
+
+def main() -> int:
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trained", default=str(ROOT / "outputs/digits"), type=str, help="What was trained.")
+    try:
+        publish(Path(parser.parse_args().trained), ROOT)
+    except (PublishError, OSError) as error:
+        print(f"publish_digits.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
