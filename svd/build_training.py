@@ -19,6 +19,7 @@ from svd.build import (
     latents_model,
     load_networks,
 )
+from svd.checkpoint import check_networks
 from svd.conditioning.conditioner import Conditioner
 from svd.config import ConfigError, ModelConfig, dump_config
 from svd.data.latents_dataset import LatentsDataset
@@ -104,6 +105,7 @@ def load_trainer(
         DatasetError: the data are latents of another model.
     """
     check_task(train, model)
+    check_networks(train.pretrained, model)  # what is trained is merged with it in the end
     device = runtime.setup(environment.device_target, environment.mode)
     ranks = Ranks(*runtime.join_ranks())
     if isinstance(train.dataset, LatentsDataset):

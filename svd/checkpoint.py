@@ -52,6 +52,14 @@ def read_config(path: str | Path) -> ModelConfig:
     return parse_config(text)
 
 
+def check_networks(path: str | Path, model: ModelConfig) -> None:
+    """Raise CheckpointError if the checkpoint has a configuration, and other networks than the model."""
+    with open_checkpoint(Path(path)) as file:
+        text = (file.metadata() or {}).get("config")
+    if text is not None and (different := parse_config(text).different_networks(model)):
+        raise CheckpointError(f"{path} is of another model than the configuration: {different[0]}")
+
+
 def holds(path: str | Path, prefix: str) -> bool:
     """Whether the checkpoint has parameters whose names begin so."""
     with open_checkpoint(Path(path)) as file:

@@ -262,6 +262,18 @@ class ModelConfig:
             f"height and width must be multiples of {multiple}, got {height} x {width}",
         )
 
+    def different_networks(self, other: ModelConfig) -> list[str]:
+        """What the networks of another model have otherwise, a text each. Which decoder does not count: a checkpoint
+        may hold both.
+        """
+        different = []
+        for part in ("unet", "autoencoder", "image_encoder"):
+            theirs = vars(getattr(other, part))
+            for key, value in vars(getattr(self, part)).items():
+                if value != theirs[key] and (part, key) != ("autoencoder", "decoder"):
+                    different.append(f"its {part}.{key} is {value}, not {theirs[key]}")
+        return different
+
 
 def _read(path: Path, readers: tuple[Path, ...] = ()) -> list:
     """What the YAML file says, after what its `base` says (a path relative to it); `readers` have it as a base."""

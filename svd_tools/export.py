@@ -272,16 +272,9 @@ def _merged_config(trained: Trained, pretrained: Path, before: ModelConfig) -> M
     The decoder is that which the pretrained checkpoint holds: the training did not need it.
     """
     autoencoder = dataclasses.replace(trained.config.autoencoder, decoder=before.autoencoder.decoder)
-    after = dataclasses.replace(trained.config, autoencoder=autoencoder)
-    for part in ("unet", "autoencoder", "image_encoder"):
-        known = vars(getattr(before, part))
-        for key, value in vars(getattr(after, part)).items():
-            if value != known[key]:
-                raise ConversionError(
-                    f"{trained.path} is of another model than {pretrained}: its {part}.{key} is {value}, "
-                    f"not {known[key]}"
-                )
-    return after
+    if different := trained.config.different_networks(before):
+        raise ConversionError(f"{trained.path} is of another model than {pretrained}: {different[0]}")
+    return dataclasses.replace(trained.config, autoencoder=autoencoder)
 
 
 def _write_alone(trained: Trained, target: Path, to: Layout, dtype: str) -> None:

@@ -108,12 +108,18 @@ def test_a_size_that_the_networks_cannot_halve(cli, inputs, tmp_path):
         assert run.code == 2 and re.match("height and width must be multiples of 2, got 9 x 8|.* 8 x 9", run.error)
 
 
-def test_pretrained_weights_of_another_model(cli, inputs, tmp_path):
+@pytest.mark.parametrize(
+    ("changed", "known"),
+    [("unet: {model_channels: 64}", "unet.model_channels is 32, not 64"),
+     ("autoencoder: {scale_factor: 0.5}", "autoencoder.scale_factor is 0.18215, not 0.5")],
+)  # fmt: skip
+def test_pretrained_weights_of_another_model(cli, inputs, tmp_path, changed, known):
+    """Told before the training, also where no tensor has another shape: at its end, both are merged."""
     config = tmp_path / "deep.yaml"
-    config.write_text(f"base: {inputs / 'tiny.yaml'}\nunet: {{model_channels: 64}}\n")
+    config.write_text(f"base: {inputs / 'tiny.yaml'}\n{changed}\n")
     run = cli(f"--svd_config={config}")
     assert run.code == 2 and not (tmp_path / "run").exists()
-    assert re.search(r"tiny.safetensors is of another model than the configuration: \d+ of another shape", run.error)
+    assert run.error.endswith(f"tiny.safetensors is of another model than the configuration: its {known}")
 
 
 @pytest.mark.parametrize("flag", [[], ["--svd_config=null"]], ids=["with config", "without"])
