@@ -2,8 +2,8 @@
 
 python scripts/publish_digits.py
 
-Writes assets/digits/ (weights, provenance.json, config in the weights' metadata) and, into docs/, the losses of every
-stage (digits_losses.csv, .png), the evaluation's numbers (digits_metrics.json), contact sheet and GIF.
+Writes assets/digits/ (weights, provenance.json) and, into docs/, the losses of every stage (digits_losses.csv, .png),
+the evaluation's numbers (digits_metrics.json), contact sheet and GIF.
 """
 
 from __future__ import annotations
