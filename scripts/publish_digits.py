@@ -45,7 +45,7 @@ def read_stage(run: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         "command": f"python train.py --config=configs/digits/{run.name}.yaml",
         "updates": update,
         "minutes": round(float((updates * train["batch_size"] / metrics["clips_per_second"]).sum() / 60), 1),
-        "loss, mean of the last tenth": round(float(metrics["loss"].tail(len(metrics) // 10).mean()), 5),
+        "loss, mean of the last tenth": round(float(metrics["loss"].tail(max(len(metrics) // 10, 1)).mean()), 5),
         "settings": settings,
     }
     return facts, metrics[["update", "loss"]].assign(stage=run.name)[["stage", "update", "loss"]]
