@@ -25,7 +25,7 @@ stage autoencoder initial.safetensors "$source_flag"
 stage image_encoder autoencoder/model.safetensors "$source_flag"
 python svd_tools/make_digits.py --out_dir $out/videos --clips 4000 --varied 0.5 --source "$handwriting"
 python svd_tools/motion_bucket.py $out/videos --out $out/videos.csv
-python svd_tools/encode_latents.py --out $out/latents --config configs/digits/latents.yaml
+python svd_tools/encode_latents.py --out $out/latents --config configs/digits/latents.yaml --passes 2
 stage image_model image_encoder/model.safetensors
 stage video_model image_model/model.safetensors
 stage temporal_decoder video_model/model.safetensors "$source_flag"
