@@ -6,38 +6,32 @@ python image_to_video.py --image=assets/three.png   (with the small model of mov
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import begin
+
+    begin("image_to_video.py")
+
 import dataclasses
 import hashlib
 import shlex
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Literal, Optional
 from zipfile import BadZipFile
 
 import jsonargparse
 import numpy as np
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt
 
-from svd import __version__, runtime
-from svd.checkpoint import CheckpointError, read_config
+from svd import __version__, cli, runtime
+from svd.checkpoint import read_config
 from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
-from svd.data.images import ImageError, find_images, load_image
-from svd.data.videos import VideoError, check_folder, free_name, write_frames, write_text, write_video
+from svd.data.images import find_images, load_image
+from svd.data.videos import write_frames, write_video
+from svd.files import check_folder, free_name, write_text
 
-USER_ERRORS = (
-    ArgumentError,
-    CheckpointError,
-    ConfigError,
-    FloatingPointError,
-    ImageError,
-    OSError,
-    VideoError,
-    runtime.RuntimeSetupError,
-)
-"""What bad input raises: told in one line, without a traceback."""
 DIGITS = Path(__file__).parent / "assets" / "digits" / "model.safetensors"
 """The model that comes with the project: handwritten digits that move (docs/digits.md)."""
 
@@ -180,16 +174,7 @@ def side_file(parser: ArgumentParser, args: Namespace, image: Path, environment:
 
 
 def main(argv: Optional[list[str]] = None) -> int:
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    try:
-        run(argv)
-    except USER_ERRORS as error:
-        print(f"image_to_video.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("image_to_video.py: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return cli.run("image_to_video.py", lambda: run(argv))
 
 
 if __name__ == "__main__":

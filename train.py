@@ -6,21 +6,28 @@ python train.py --config=configs/svd_train.yaml --svd_config=configs/svd.yaml --
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import begin
+
+    begin("train.py")
+
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 import jsonargparse
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
+from svd import cli
 from svd.config import ConfigError, load_config
+from svd.console import say
 from svd.data.dataset import DatasetError
 from svd.data.latents_dataset import LatentsDataset  # noqa: F401 (known by its name to --train.dataset)
 from svd.data.moving_digits import MovingDigits  # noqa: F401
 from svd.data.video_dataset import VideoDataset
-from svd.data.videos import check_folder, write_text
-from svd.pipelines.progress import say
+from svd.files import check_folder, write_text
+from svd.signals import exit_code
 from svd.training.config import EnvironmentConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -88,8 +95,8 @@ def changes(old: dict, new: dict, prefix: str = "") -> list[str]:
     return lines
 
 
-def run(argv: Optional[list[str]] = None) -> bool:
-    """Do what the command line asks for; returns whether it was done, and not stopped by a signal."""
+def run(argv: Optional[list[str]] = None) -> int:
+    """Do what the command line asks for; returns the exit code: 0, or that of the signal that ended it."""
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
@@ -117,7 +124,7 @@ def run(argv: Optional[list[str]] = None) -> bool:
         args.dry_run = False  # so that the output can be used as a --config
         print(dump(parser, args))
         print(describe(train, model))
-        return True
+        return 0
     settings = json.loads(dump(parser, args, "json"))  # as a checkpoint gives it back
 
     resume, state = begin_or_resume(train)
@@ -132,10 +139,12 @@ def run(argv: Optional[list[str]] = None) -> bool:
         say(describe(train, model))
         remove_leftovers(trainer.run_folder)
         write_text(trainer.run_folder / "config.yaml", dump(parser, args))
-    finished = trainer.run()
-    if finished and trainer.ranks.first:
+    stopped_by = trainer.run()
+    if stopped_by is not None:
+        return exit_code(stopped_by)
+    if trainer.ranks.first:
         finish(train, trainer.last_checkpoint)
-    return finished
+    return 0
 
 
 def finish(train: TrainConfig, checkpoint: Path) -> None:
@@ -156,43 +165,8 @@ def finish(train: TrainConfig, checkpoint: Path) -> None:
             say(f"the next training may begin with it: --train.pretrained={target}")
 
 
-def user_errors() -> tuple[type[Exception], ...]:
-    """What bad input raises: told in one line, without a traceback."""
-    from svd.checkpoint import CheckpointError
-    from svd.data.images import ImageError
-    from svd.data.videos import VideoError
-    from svd.runtime import RuntimeSetupError
-    from svd.training.trainer import TrainingError
-    from svd_tools.tensor_files import ConversionError
-
-    return (
-        ArgumentError,
-        CheckpointError,
-        ConfigError,
-        ConversionError,
-        DatasetError,
-        ImageError,
-        OSError,
-        RuntimeSetupError,
-        TrainingError,
-        VideoError,
-    )
-
-
 def main(argv: Optional[list[str]] = None) -> int:
-    try:
-        return 0 if run(argv) else 130
-    except KeyboardInterrupt:
-        print("train.py: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if not isinstance(error, user_errors()):
-            raise
-        message = " ".join(str(error).split())
-        for theirs, ours in FLAGS.items():
-            message = message.replace(theirs, ours)
-        print(f"train.py: error: {message}", file=sys.stderr)
-        return 2
+    return cli.run("train.py", lambda: run(argv), FLAGS)
 
 
 if __name__ == "__main__":

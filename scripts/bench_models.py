@@ -104,9 +104,10 @@ def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> 
     """
     from svd.build import parameter_shapes
     from svd.config import dump_config
+    from svd.files import written_whole
     from svd_tools.conversion import scatter
     from svd_tools.diffusers_folder import write_folder
-    from svd_tools.tensor_files import read_safetensors, write_safetensors, written_whole
+    from svd_tools.tensor_files import read_safetensors, write_safetensors
 
     config = model_config(settings)
     shapes = {name: shape for name, shape in parameter_shapes(config).items() if name.startswith(networks)}

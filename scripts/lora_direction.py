@@ -8,6 +8,11 @@ Makes a video of the first frame of each of some held-out clips of one digit, at
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import begin
+
+    begin("lora_direction.py")
+
 import sys
 from pathlib import Path
 
@@ -17,10 +22,10 @@ from jsonargparse import ArgumentParser
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from image_to_video import DIGITS
-from svd import load_pipeline
+from svd import cli, load_pipeline
 from svd.data.moving_digits import MovingDigits
 from svd.metrics.digit_motion import brightness_centres
-from svd_tools.evaluate import USER_ERRORS, VideoMaker
+from svd_tools.evaluate import VideoMaker
 
 
 def steps(videos: np.ndarray) -> np.ndarray:
@@ -57,12 +62,7 @@ def run() -> None:
 
 def main() -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
-    try:
-        run()
-    except USER_ERRORS as error:
-        print(f"lora_direction.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return cli.run("lora_direction.py", run)
 
 
 if __name__ == "__main__":

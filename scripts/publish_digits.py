@@ -8,6 +8,11 @@ the evaluation's numbers (digits_metrics.json), contact sheet and GIF.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import begin
+
+    begin("publish_digits.py")
+
 import hashlib
 import json
 import shutil
@@ -20,9 +25,9 @@ import yaml
 from jsonargparse import ArgumentParser
 from matplotlib.figure import Figure
 
-from svd import runtime
-from svd.data.videos import write_text
-from svd_tools.tensor_files import written_whole
+from svd import cli, runtime
+from svd.errors import UserError
+from svd.files import write_text, written_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("autoencoder", "image_encoder", "image_model", "video_model", "temporal_decoder")
@@ -30,7 +35,7 @@ EVALUATIONS = {"evaluation": "video model", "evaluation_image_model": "image mod
 """Folders of svd_tools/evaluate.py's results, and what was evaluated."""
 
 
-class PublishError(ValueError):
+class PublishError(UserError, ValueError):
     """What was trained cannot be published as it is."""
 
 
@@ -102,12 +107,8 @@ def main() -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trained", default=str(ROOT / "outputs/digits"), type=str, help="What was trained.")
-    try:
-        publish(Path(parser.parse_args().trained), ROOT)
-    except (PublishError, OSError) as error:
-        print(f"publish_digits.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    options = parser.parse_args()
+    return cli.run("publish_digits.py", lambda: publish(Path(options.trained), ROOT))
 
 
 if __name__ == "__main__":

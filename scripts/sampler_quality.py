@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas as pd
 
-from svd.data.videos import write_text
 from svd.diffusion.guidance import guided
 from svd.diffusion.samplers import SAMPLERS
 from svd.diffusion.schedules import karras
+from svd.files import write_text
 
 CLASSES, COMPONENTS, DIMENSION = 8, 4, 64
 STEPS = (5, 8, 10, 15, 20, 25, 30, 40, 50)

@@ -7,6 +7,11 @@ The same command continues a training that was stopped. The run is in a folder b
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import begin
+
+    begin("train_digit_judge.py", "the same command continues")
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +28,13 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from mindspore import Tensor, nn, ops
 
-from svd import runtime
-from svd.checkpoint import CheckpointError
+from svd import cli, runtime
 from svd.config import ConfigError
-from svd.data.dataset import Dataset, DatasetError
+from svd.console import say
+from svd.data.dataset import Dataset
 from svd.data.moving_digits import DigitsClip, MovingDigits
 from svd.data.stream import LOSS, generator
-from svd.data.videos import VideoError, check_folder
+from svd.files import check_folder, written_whole
 from svd.metrics import digit_motion
 from svd.metrics.digit_judge import (
     CELL,
@@ -40,27 +45,17 @@ from svd.metrics.digit_judge import (
     judge_videos,
     write_judge,
 )
-from svd.pipelines.progress import say
 from svd.precision import set_precision
+from svd.signals import exit_code
 from svd.training.checkpoint import load
 from svd.training.config import OptimizerConfig, TrainConfig
 from svd.training.distributed import Ranks
 from svd.training.image_encoder import cross_entropy
-from svd.training.trainer import Trainer, TrainingError
-from svd_tools.tensor_files import written_whole
+from svd.training.trainer import Trainer
 from train import begin_or_resume
 
 FRAMES = 7
 """Of a clip for training: half of a model's, so that twice as many are seen in the same time."""
-USER_ERRORS = (
-    CheckpointError,
-    ConfigError,
-    DatasetError,
-    OSError,
-    TrainingError,
-    VideoError,
-    runtime.RuntimeSetupError,
-)
 
 
 @dataclass(frozen=True)
@@ -251,8 +246,9 @@ def run(argv: Optional[list[str]] = None) -> bool:
     trainer = Trainer(task, config, state, {}, Ranks(), False, None, memory=lambda: runtime.used_memory(device))
     if resume is not None:
         trainer.restore(resume)
-    if not trainer.run():
-        return False
+    stopped_by = trainer.run()
+    if stopped_by is not None:
+        return exit_code(stopped_by)
     load(trainer.last_checkpoint, "ema", task.trained)
     for parameter in parameters:  # the judge is tested as it is written, in float16
         parameter.set_data(Tensor(parameter.asnumpy().astype(np.float16).astype(np.float32)))
@@ -263,15 +259,11 @@ def run(argv: Optional[list[str]] = None) -> bool:
     for name, value in accuracy.items():
         say(f"{name}: {value:.4f}")
     print(options.out)
-    return True
+    return 0
 
 
 def main(argv: Optional[list[str]] = None) -> int:
-    try:
-        return 0 if run(argv) else 130
-    except USER_ERRORS as error:
-        print(f"train_digit_judge.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return cli.run("train_digit_judge.py", lambda: run(argv))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ from mindspore import Tensor, nn
 from safetensors import SafetensorError, safe_open
 
 from svd.config import ModelConfig, parse_config
+from svd.errors import UserError
 
 FOREIGN = ("model.diffusion_model.", "first_stage_model.", "vision_model.", "down_blocks.", "encoder.")
 """How names begin in checkpoints of other projects."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint that cannot be used; the message says what is wrong and what to do."""
 
 

@@ -13,12 +13,14 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from svd.errors import UserError
+
 SUPPORTED = ((2, 7), (2, 10))
 """Oldest and newest MindSpore that the tests pass on."""
 DEVICE_TARGETS = ("Ascend", "GPU", "CPU")
 
 
-class RuntimeSetupError(RuntimeError):
+class RuntimeSetupError(UserError, RuntimeError):
     """The installation does not fit; the message says in one sentence what is wrong and what to do."""
 
 

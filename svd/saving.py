@@ -1,8 +1,7 @@
-"""Files of tensors that others may read, and that are on the drive when they are said to be."""
+"""Files of tensors that others may read."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
@@ -17,12 +16,3 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Option
     mode = path.stat().st_mode
     save_file(dict(tensors), path, metadata and dict(metadata))
     path.chmod(mode)
-
-
-def to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the drive: a rename must not overtake it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,8 +5,12 @@ python svd_tools/convert.py --pt_weights_file svd.safetensors --config configs/s
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import begin
+
+    begin("convert.py", "nothing was written")
+
 import contextlib
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,12 +19,14 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from svd.config import ConfigError, ModelConfig, dump_config, load_config
+from svd.cli import run
+from svd.config import ModelConfig, dump_config, load_config
+from svd.files import written_whole
 from svd_tools.checkpoint_maps import OPTIONAL_GROUPS, Layout, Shape, detect_layout, expand
 from svd_tools.conversion import Weights, gather, groups_without, scatter
 from svd_tools.diffusers_folder import check_expressible, check_settings, write_folder
 from svd_tools.sources import read_weights
-from svd_tools.tensor_files import ConversionError, LazyTensor, cast, write_safetensors, written_whole
+from svd_tools.tensor_files import ConversionError, LazyTensor, cast, write_safetensors
 
 LAYOUT_NAMES = {
     "svd": "this project's layout",
@@ -176,25 +182,8 @@ def _print_report(model: ModelConfig, weights: Weights, shapes: dict[str, Shape]
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
     options = _parser().parse_args(arguments)
-    return run_tool("convert.py", lambda: convert(**vars(options)))
-
-
-def run_tool(name: str, work: Callable[[], object]) -> int:
-    """Do the work of a command line; returns its exit code, and tells what is wrong in one line under that name."""
-    try:
-        work()
-    except (ConversionError, ConfigError, OSError) as error:
-        for line in getattr(error, "details", ()):
-            print(line, file=sys.stderr)
-        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{name}: error: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return run("convert.py", lambda: convert(**vars(options)))
 
 
 if __name__ == "__main__":
-    # A job that is ended leaves no half-written file either.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -6,9 +6,12 @@ python svd_tools/encode_latents.py --out=latents --config=configs/svd_train.yaml
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import begin
+
+    begin("encode_latents.py", "the same command continues")
+
 import json
-import signal
-import sqlite3
 import sys
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -19,9 +22,10 @@ from typing import Any, Optional
 import jsonargparse
 import numpy as np
 import pandas as pd
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentParser
 from safetensors import SafetensorError, safe_open
 
+from svd.cli import run
 from svd.config import ConfigError, load_config
 from svd.data.dataset import BadItem, DatasetError
 from svd.data.latents_dataset import (
@@ -37,12 +41,11 @@ from svd.data.latents_dataset import (
 )
 from svd.data.stream import DATA, SampleOrder, generator
 from svd.data.video_dataset import VideoDataset
-from svd.data.videos import write_text
+from svd.files import write_text, written_whole
 from svd.saving import save_tensors, to_disk
 from svd.training.config import EnvironmentConfig, TrainConfig
 from svd_tools.jobs import Shard, work_off
 from svd_tools.journal import Journal, Row, report, write_csv
-from svd_tools.tensor_files import ConversionError, written_whole
 
 VALUES = {"file": "TEXT", "entry": "INTEGER", **dict.fromkeys(NUMBERS[1:], "REAL")}
 """What the journal keeps of a clip, in SQL's types."""
@@ -284,25 +287,9 @@ def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def main(arguments: Optional[list[str]] = None) -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong, 130 if it is stopped."""
-    try:
-        encode_videos(Plan(arguments))
-    except KeyboardInterrupt:
-        print("encode_latents.py: error: stopped; the same command continues", file=sys.stderr)
-        return 130
-    except Exception as error:
-        from svd.checkpoint import CheckpointError
-        from svd.runtime import RuntimeSetupError
-
-        known = (ArgumentError, CheckpointError, ConfigError, ConversionError, DatasetError, OSError, RuntimeSetupError)
-        if not isinstance(error, (*known, sqlite3.Error)):
-            raise
-        print(f"encode_latents.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    return run("encode_latents.py", lambda: encode_videos(Plan(arguments)))
 
 
 if __name__ == "__main__":
-    # A job that is ended leaves no half-written file either.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

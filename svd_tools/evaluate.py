@@ -9,46 +9,38 @@ The videos are kept in generated/: the same command continues what was stopped, 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import begin
+
+    begin("evaluate.py", "the same command continues")
+
 import dataclasses
 import hashlib
 import json
 import math
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 import jsonargparse
 import numpy as np
 import pandas as pd
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from PIL import Image
 from tqdm import tqdm
 
-from svd import __version__, runtime
-from svd.checkpoint import CheckpointError, read_config
+from svd import __version__, cli, runtime
+from svd.checkpoint import read_config
 from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
-from svd.data.dataset import DatasetError
+from svd.console import say
 from svd.data.moving_digits import MovingDigits
-from svd.data.videos import VideoError, check_folder, write_text, write_video
-from svd.pipelines.progress import say
-from svd_tools.tensor_files import ConversionError, written_whole
+from svd.data.videos import write_video
+from svd.files import check_folder, write_text, written_whole
 
 if TYPE_CHECKING:
     from svd.pipelines.image_to_video import ImageToVideo
 
-USER_ERRORS = (
-    ArgumentError,
-    CheckpointError,
-    ConfigError,
-    ConversionError,
-    DatasetError,
-    FloatingPointError,
-    OSError,
-    VideoError,
-    runtime.RuntimeSetupError,
-)
 BUCKETS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
 """Motion buckets that one picture is drawn with after the other."""
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "digits"
@@ -294,17 +286,8 @@ def show(table: pd.DataFrame, speeds: pd.DataFrame, correlations: dict[str, floa
 
 
 def main(argv: Optional[list[str]] = None) -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong, 130 if it is stopped."""
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    try:
-        run(argv)
-    except USER_ERRORS as error:
-        print(f"evaluate.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("evaluate.py: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    return cli.run("evaluate.py", lambda: run(argv))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,13 @@ python svd_tools/export.py --checkpoint runs/mine/lora.safetensors --pretrained 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import begin
+
+    begin("export.py", "nothing was written")
+
 import dataclasses
 import re
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,11 +25,12 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from safetensors import SafetensorError, safe_open
 
+from svd.cli import run
 from svd.config import ModelConfig, dump_config, parse_config
 from svd.training import TRAINED_FORMAT
 from svd_tools.checkpoint_maps import Layout, Shape, detect_layout
 from svd_tools.conversion import Weights, gather, scatter
-from svd_tools.convert import DTYPES, LAYOUT_NAMES, cast_all, check_free, output_name, run_tool, write_model, writing
+from svd_tools.convert import DTYPES, LAYOUT_NAMES, cast_all, check_free, output_name, write_model, writing
 from svd_tools.diffusers_folder import check_expressible, check_unet_expressible
 from svd_tools.tensor_files import ConversionError, LazyTensor, check_finite, read_safetensors, write_safetensors
 
@@ -335,10 +340,8 @@ def _check_model(trained: Trained, known: Mapping[str, Shape], where: str) -> No
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
     options = _parser().parse_args(arguments)
-    return run_tool("export.py", lambda: export(**vars(options)))
+    return run("export.py", lambda: export(**vars(options)))
 
 
 if __name__ == "__main__":
-    # A job that is ended leaves no half-written file either.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

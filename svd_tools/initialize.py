@@ -5,7 +5,11 @@ python svd_tools/initialize.py --config configs/digits/model.yaml --out outputs/
 
 from __future__ import annotations
 
-import signal
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import begin
+
+    begin("initialize.py", "nothing was written")
+
 import sys
 from pathlib import Path
 
@@ -13,11 +17,12 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt
 
+from svd.cli import run
 from svd.config import load_config
 from svd.initialization import initial_value
 from svd_tools.checkpoint_maps import OPTIONAL_GROUPS
 from svd_tools.conversion import Weights
-from svd_tools.convert import check_free, run_tool, write_model
+from svd_tools.convert import check_free, write_model
 from svd_tools.tensor_files import LazyTensor
 
 
@@ -55,10 +60,8 @@ def _tensor(name: str, shape: tuple[int, ...], seed: int, place: int) -> LazyTen
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
     options = _parser().parse_args(arguments)
-    return run_tool("initialize.py", lambda: initialize(**vars(options)))
+    return run("initialize.py", lambda: initialize(**vars(options)))
 
 
 if __name__ == "__main__":
-    # A job that is ended leaves no half-written file either.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from svd.data.dataset import DatasetError
-from svd_tools.tensor_files import written_whole
+from svd.files import written_whole
 
 Row = dict[str, Any]
 """What came of a path: `path`, `why` (empty, or why it failed) and the values of the columns (None if it failed)."""
@@ -33,7 +33,7 @@ class Journal:
     """
 
     def __init__(self, path: str | Path, columns: Mapping[str, str], subject: str):
-        self._columns = list(columns)
+        self._columns, self._path = list(columns), path
         if path:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=1, isolation_level=None)
@@ -67,8 +67,10 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, error, trace) -> None:
         self.close()
+        if isinstance(error, sqlite3.Error):
+            raise DatasetError(f"{self._path}, where this is kept: {error}; check the drive") from error
 
     def close(self) -> None:
         self._db.close()

@@ -6,9 +6,13 @@ python svd_tools/motion_bucket.py outputs/digits/videos --out outputs/digits/vid
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import begin
+
+    begin("make_digits.py", "the same command continues")
+
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +25,13 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
+from svd.cli import run
 from svd.data.dataset import DatasetError
 from svd.data.handwriting import Part
 from svd.data.latents_dataset import differences
 from svd.data.moving_digits import MovingDigits
-from svd.data.videos import VideoError, check_folder, write_text, write_video
+from svd.data.videos import write_video
+from svd.files import check_folder, write_text
 
 
 def _parser() -> ArgumentParser:
@@ -124,19 +130,10 @@ def _published(path: str, clips: int, frames: int) -> tuple[int, Callable[[int],
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong, 130 if it is stopped."""
-    try:
-        make_digits(**vars(_parser().parse_args(arguments)))
-    except (DatasetError, VideoError, OSError) as error:
-        print(f"make_digits.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("make_digits.py: error: stopped; the same command continues", file=sys.stderr)
-        return 130
-    return 0
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    options = _parser().parse_args(arguments)
+    return run("make_digits.py", lambda: make_digits(**vars(options)))
 
 
 if __name__ == "__main__":
-    # A job that is ended leaves no half-written file either.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -5,11 +5,14 @@ python svd_tools/motion_bucket.py videos --out clips.csv
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import begin
+
+    begin("motion_bucket.py", "the same command continues")
+
 import csv
 import os
 import re
-import signal
-import sqlite3
 import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -19,6 +22,7 @@ from typing import Optional
 import numpy as np
 from jsonargparse import ArgumentParser
 
+from svd.cli import run
 from svd.data.dataset import DatasetError
 from svd_tools.jobs import Shard, find_files, work_off
 from svd_tools.journal import Journal, Row, report, write_csv
@@ -101,7 +105,7 @@ def score_folder(
             _write_buckets(journal, target, edges)
 
 
-def merge(files: list[str], out: str, scale: str = "quantiles") -> None:
+def merge_scores(files: list[str], out: str, scale: str = "quantiles") -> None:
     """Write `out` from the rows of CSV files; raises DatasetError for files that are wrong, missing or given twice."""
     edges = _given_edges(scale)
     _check_shards(files)
@@ -231,31 +235,19 @@ def _report(journal: Journal, target: str) -> None:
 
 
 def main(arguments: Optional[list[str]] = None) -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong, 130 if it is stopped."""
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
     options = vars(_parser().parse_args(arguments))
-    try:
-        if (options["folder"] is None) == (options["merge"] is None):
-            raise DatasetError("give a folder of videos, or --merge and CSV files, and not both")
-        if options["merge"]:
-            merge(options["merge"], options["out"], options["scale"])
-        else:
-            del options["merge"]
-            score_folder(**options)
-    except (DatasetError, OSError) as error:
-        print(f"motion_bucket.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except sqlite3.Error as error:
-        print(
-            f"motion_bucket.py: error: the journal beside {options['out']}: {error}; check the drive", file=sys.stderr
-        )
-        return 2
-    except KeyboardInterrupt:
-        print("motion_bucket.py: error: stopped; the same command continues", file=sys.stderr)
-        return 130
-    return 0
+    return run("motion_bucket.py", lambda: _score_or_merge(**options))
+
+
+def _score_or_merge(folder: Optional[str], merge: Optional[list[str]], **options) -> None:
+    if (folder is None) == (merge is None):
+        raise DatasetError("give a folder of videos, or --merge and CSV files, and not both")
+    if merge:
+        merge_scores(merge, options["out"], options["scale"])
+    else:
+        score_folder(folder, **options)
 
 
 if __name__ == "__main__":
-    # A job that is ended leaves no half-written file either.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

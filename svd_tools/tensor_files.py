@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from svd.errors import UserError
 
 DTYPES = {
     "F64": np.dtype("<f8"),
@@ -32,7 +32,7 @@ _CODES = {dtype: code for code, dtype in DTYPES.items() if code != "BF16"}
 _MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library
 
 
-class ConversionError(ValueError):
+class ConversionError(UserError, ValueError):
     """A checkpoint that cannot be converted: one line that says why, and the lines of a longer list."""
 
     def __init__(self, message: str, details: tuple[str, ...] = ()):
@@ -209,35 +209,3 @@ def _write_all(file, data) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-@contextlib.contextmanager
-def written_whole(target: Path, need: int) -> Iterator[Path]:
-    """A temporary path beside `target`, renamed to it at the end, and removed if anything goes wrong before.
-
-    Args:
-        need: bytes that will be written; checked against the free space at once, not after minutes.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(target.parent).free
-    if need > free:
-        raise ConversionError(f"no space for {target}: {need / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        if target.is_dir():  # a folder cannot be replaced in one step
-            old = target.with_name(f".{target.name}.{os.getpid()}.old")
-            os.replace(target, old)
-            os.replace(temporary, target)
-            _remove(old)
-        else:
-            os.replace(temporary, target)
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -18,7 +18,10 @@ STAGES = (
 )
 """Rooms of svd/, each allowed to import itself and those of earlier stages."""
 STAGE = {room: number for number, rooms in enumerate(STAGES) for room in rooms}
-SHARED = {"config", "initialization", "runtime", "checkpoint", "saving", "lora", "data", "diffusion"}
+SHARED = {
+    *("errors", "console", "signals", "files", "records", "cli"),
+    *("config", "initialization", "runtime", "checkpoint", "saving", "lora", "data", "diffusion"),
+}
 """Rooms that every stage may import, and that import none of them."""
 ENTRY_POINTS = {"image_to_video", "train", "svd_tools"}
 FOREIGN = {"torch", "torchvision", "diffusers", "transformers", "mindone"}

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from svd.errors import UserError
 
-class DatasetError(ValueError):
+
+class DatasetError(UserError, ValueError):
     """Data that cannot be used as a whole; the message says in one line what is wrong and what to do."""
 
 

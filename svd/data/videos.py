@@ -1,12 +1,8 @@
-"""Video files: frames to .mp4, .gif or numbered PNGs, whole or not at all, under names that nobody holds."""
+"""Video files: frames to .mp4, .gif or numbered PNGs, whole or not at all."""
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from itertools import count
 from math import ceil, sqrt
 from pathlib import Path
 
@@ -15,8 +11,11 @@ import numpy as np
 from imageio_ffmpeg import count_frames_and_secs
 from PIL import Image
 
+from svd.errors import UserError
+from svd.files import written_whole
 
-class VideoError(ValueError):
+
+class VideoError(UserError, ValueError):
     """A video that cannot be written; the message says in one line what is wrong and what to do."""
 
 
@@ -34,7 +33,8 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
     if not fps > 0:
         raise VideoError(f"{path}: {fps} frames per second; give a positive number")
     _check_frames(frames)
-    with _written_aside(path) as aside:
+    _check_parent(path)
+    with written_whole(path) as aside:
         writers[path.suffix.lower()](aside, frames, fps)
 
 
@@ -48,49 +48,11 @@ def write_frames(folder: str | Path, frames: np.ndarray) -> None:
     if folder.exists():
         raise VideoError(f"{folder}: exists already; choose another folder")
     _check_frames(frames)
-    with _written_aside(folder) as aside:
+    _check_parent(folder)
+    with written_whole(folder) as aside:
         aside.mkdir()
         for index, frame in enumerate(frames):
             Image.fromarray(frame).save(aside / f"frame_{index:04d}.png")
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write text in UTF-8, such as the options beside a video; a file of that name is replaced by a complete one."""
-    with _written_aside(Path(path)) as aside:
-        aside.write_text(text, encoding="utf-8")
-
-
-def check_folder(path: str | Path, flag: str) -> None:
-    """Raise VideoError where a folder, which this flag names, cannot be written to or made; nothing is made yet."""
-    nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        what = "may not be written to" if nearest.is_dir() else "is a file"
-        raise VideoError(f"{flag} {path}: {nearest} {what}; choose another folder")
-
-
-@contextmanager
-def free_name(folder: str | Path, stem: str, suffixes: list[str]) -> Iterator[str]:
-    """Hold the first of `stem`, `stem_1`, `stem_2`, … with which no folder/name + suffix exists.
-
-    It is held by an empty file with the first suffix, made only if there is none (O_EXCL): processes
-    that list the same first suffix never get the same name. The block writes over that file, and if it fails,
-    everything under the name is removed. The folder is made if need be.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in count():
-        name = f"{stem}_{number}" if number else stem
-        paths = [folder / (name + suffix) for suffix in suffixes]
-        with suppress(FileExistsError):  # another process was faster
-            if not any(os.path.lexists(path) for path in paths):
-                paths[0].touch(exist_ok=False)
-                break
-    try:
-        yield name
-    except BaseException:
-        for path in paths:
-            _remove(path)
-        raise
 
 
 def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
@@ -145,23 +107,6 @@ def _check_frames(frames: np.ndarray) -> None:
         raise VideoError(f"frames of {frames.dtype} {list(frames.shape)}; give uint8 [t h w 3]")
 
 
-@contextmanager
-def _written_aside(path: Path) -> Iterator[Path]:
-    """A hidden name beside `path` to write to; renamed to `path` at the end, removed on failure."""
+def _check_parent(path: Path) -> None:
     if not path.parent.is_dir():
         raise VideoError(f"{path.parent}: no such folder; make it first")
-    # not from tempfile, which makes files that nobody else may read
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield aside
-        os.replace(aside, path)
-    except BaseException:
-        _remove(aside)
-        raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -16,12 +16,13 @@ from PIL import Image
 from svd.autoencoder.autoencoder import Autoencoder
 from svd.conditioning.conditioner import Conditioner, Conditioning
 from svd.config import ConfigError, ModelConfig, SamplingConfig
+from svd.console import say
 from svd.data.images import ImageError, load_image, prepare_image, to_float
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.guidance import acts, guided, linear_scale, triangular_scale
 from svd.diffusion.samplers import SAMPLERS, Churn
 from svd.diffusion.schedules import karras
-from svd.pipelines.progress import say, steps
+from svd.pipelines.progress import steps
 
 GUIDANCE_SHAPES = {"linear": linear_scale, "triangular": triangular_scale}
 ImageLike = str | Path | Image.Image | np.ndarray

@@ -1,15 +1,11 @@
 """What a user sees while waiting: progress bars, and that a graph is being compiled."""
 
-import sys
 import time
 from collections.abc import Iterator
 
 from tqdm import tqdm
 
-
-def say(text: str) -> None:
-    """A line on standard error, where the bars are too."""
-    print(text, file=sys.stderr, flush=True)
+from svd.console import say
 
 
 def steps(items: list, description: str, unit: str, compiling: bool) -> Iterator:

@@ -21,7 +21,8 @@ from mindspore import Parameter, Tensor
 from safetensors import SafetensorError, safe_open
 
 from svd.checkpoint import CheckpointError
-from svd.saving import save_tensors, to_disk
+from svd.files import to_disk
+from svd.saving import save_tensors
 from svd.training import TRAINED_FORMAT
 from svd.training.distributed import Ranks
 

@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from svd.checkpoint import CheckpointError
 from svd.data.loader import Batch, Loader
+from svd.errors import UserError
+from svd.signals import deferred
 from svd.training.checkpoint import CheckpointWriter, TrainState, load
 from svd.training.config import TrainConfig
 from svd.training.distributed import OwnedParameters, Ranks
@@ -27,7 +29,7 @@ from svd.training.optimizer import AdamW, WeightAverage, learning_rate
 from svd.training.step import LossScale, TrainStep, host_scalar
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError, RuntimeError):
     """Training cannot go on; the message says where it stopped and what is left."""
 
 
@@ -112,8 +114,10 @@ class Trainer:
             load(checkpoint, "ema", self._averages())
         self.last_checkpoint = checkpoint
 
-    def run(self) -> bool:
-        """Train to the last update, or to a signal; returns whether the last update was reached.
+    def run(self) -> Optional[int]:
+        """Train to the last update, or to a signal that asks to end, after whose update a checkpoint is written.
+
+        Returns the number of the signal, on every rank; None where the last update was reached.
 
         Raises:
             TrainingError: the loss is not finite.
@@ -125,7 +129,7 @@ class Trainer:
             with (
                 tqdm(desc="training", unit="update", initial=start, total=self.updates, disable=quiet) as self._bar,
                 self._loader() as loader,
-                self._stop_signals() as signals,
+                deferred() as signals,
             ):
                 return self._loop(loader, metrics, signals)
         finally:
@@ -138,22 +142,23 @@ class Trainer:
         first = ceil(self.state.samples / (c.batch_size * ranks.count))
         return Loader(c.dataset, c.seed, c.batch_size, first, ranks.rank, ranks.count, workers=c.workers)
 
-    def _loop(self, batches: Iterator[Batch], metrics: Optional[Metrics], signals: list[int]) -> bool:
+    def _loop(self, batches: Iterator[Batch], metrics: Optional[Metrics], signals: list[int]) -> Optional[int]:
         config, state = self.config, self.state
         if ms.get_context("mode") == ms.GRAPH_MODE and state.update < self.updates:
             self._say("compiling the graph of the training step ... (with the first update)")
         meter = _Meter(self.clips_per_update)
-        stop = False
+        stop = 0
         while state.update < self.updates and not stop:
             loss, norm, names = self._update(batches)
             bad = not isfinite(loss) or (not isfinite(norm) and not self.loss_scale.can_shrink)
             # What one rank knows alone, all must know before they go on: they would wait for one another otherwise.
-            loss, bad_ranks, stops = self.ranks.sum(loss / self.ranks.count, float(bad), float(bool(signals)))
+            mine = signals[0] if signals else 0
+            loss, bad_ranks, stops = self.ranks.sum(loss / self.ranks.count, float(bad), float(mine > 0))
             if bad_ranks:
                 raise TrainingError(self._not_finite(loss, names if bad else []))
             state.applied += isfinite(norm)
             self.loss_scale.observe(isfinite(norm))
-            stop = stops > 0
+            stop = mine or (signal.SIGTERM if stops else 0)
 
             meter.add(loss, norm)
             self._bar.update()
@@ -165,9 +170,10 @@ class Trainer:
                 self._save(last=ended)
             if config.preview.images and (state.update % config.preview.every == 0 or state.update == self.updates):
                 self._make_preview()
-        if state.update < self.updates:
-            self._say(f"stopped by a signal after update {state.update}; --train.resume=auto continues")
-        return state.update >= self.updates  # more, if it is continued to fewer updates than it has had
+        if state.update >= self.updates:  # more, if it is continued to fewer updates than it has had
+            return None
+        self._say(f"stopped by a signal after update {state.update}; --train.resume=auto continues")
+        return stop
 
     def _update(self, batches: Iterator[Batch]) -> tuple[float, float, list[str]]:
         """One update: the mean loss of its micro-batches, the norm of the gradients, and the names of its clips."""
@@ -295,24 +301,6 @@ class Trainer:
             for kind, states in (("exp_avg", self.optimizer.exp_avg), ("exp_avg_sq", self.optimizer.exp_avg_sq))
             for parameter, state in zip(self.optimizer.parameters, states)
         }
-
-    @contextmanager
-    def _stop_signals(self) -> Iterator[list[int]]:
-        """A list to which SIGTERM and SIGINT are added; a second Ctrl-C ends the program at once."""
-        received: list[int] = []
-
-        def receive(number, _):
-            if received and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            received.append(number)
-            self._say("stopping after this update, with a checkpoint (Ctrl-C again: at once, without)")
-
-        old = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield received
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
 
 class _Meter:

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -13,7 +12,7 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image, ImageSequence
 
 from svd.data import videos
-from svd.data.videos import VideoError, free_name, write_frames, write_text, write_video
+from svd.data.videos import VideoError, write_frames, write_video
 
 
 def moving(frames: int = 8, height: int = 96, width: int = 160) -> np.ndarray:
@@ -207,7 +206,7 @@ def test_what_is_refused(tmp_path, name, frames, fps, message):
     assert os.listdir(tmp_path) == []
 
 
-# --- frames and names ---
+# --- frames ---
 
 
 def test_frames_read_back_bit_for_bit(tmp_path):
@@ -219,52 +218,3 @@ def test_frames_read_back_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(np.stack([np.asarray(Image.open(file)) for file in files]), frames)
     with pytest.raises(VideoError, match="exists already"):
         write_frames(tmp_path / "waves", frames)
-
-
-def test_text(tmp_path, monkeypatch):
-    write_text(tmp_path / "waves.yaml", "image: ü.png\n")
-    monkeypatch.setattr(os, "replace", Mock(side_effect=OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space left"):
-        write_text(tmp_path / "waves.yaml", "other")
-    assert os.listdir(tmp_path) == ["waves.yaml"]
-    assert (tmp_path / "waves.yaml").read_bytes() == b"image: \xc3\xbc.png\n"
-
-
-def test_a_name_is_free_with_every_suffix(tmp_path):
-    folder = tmp_path / "new" / "folder"
-    suffixes = [".yaml", ".mp4", "_frames"]
-    with free_name(folder, "cat", suffixes) as name:
-        assert name == "cat"
-        (folder / "cat.yaml").write_text("seed: 0")
-    (folder / "cat_1_frames").mkdir()
-    (folder / "cat_2.mp4").touch()
-    with free_name(folder, "cat", suffixes) as name:
-        assert name == "cat_3"
-    assert (folder / "cat.yaml").read_text() == "seed: 0"
-
-
-def test_a_failure_removes_all_under_the_name_and_nothing_else(tmp_path):
-    (tmp_path / "cat.mp4").write_bytes(b"earlier")
-    with pytest.raises(KeyboardInterrupt), free_name(tmp_path, "cat", [".yaml", ".mp4", "_frames"]) as name:
-        write_video(tmp_path / f"{name}.mp4", moving(2), 7)
-        write_frames(tmp_path / f"{name}_frames", moving(2))
-        raise KeyboardInterrupt
-    assert os.listdir(tmp_path) == ["cat.mp4"]
-    assert (tmp_path / "cat.mp4").read_bytes() == b"earlier"
-
-
-def test_names_are_not_given_twice_at_the_same_time(tmp_path):
-    def take(_) -> str:
-        with free_name(tmp_path, "cat", [".yaml", ".mp4"]) as name:
-            return name
-
-    with ThreadPoolExecutor(16) as pool:
-        names = list(pool.map(take, range(50)))
-    assert sorted(names) == sorted({"cat", *(f"cat_{n}" for n in range(1, 50))})
-
-
-def test_a_name_taken_while_looking_is_passed_over(tmp_path, monkeypatch):
-    (tmp_path / "cat.yaml").touch()
-    monkeypatch.setattr(os.path, "lexists", lambda path: False)  # as if it appeared right after the look
-    with free_name(tmp_path, "cat", [".yaml"]) as name:
-        assert name == "cat_1"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from svd.pipelines.progress import say, steps
+from svd.pipelines.progress import steps
 
 
 @pytest.mark.parametrize("compiling", [False, True])
@@ -33,8 +33,3 @@ def test_without_compilation_there_is_only_the_bar(capsys):
 def test_a_single_item_that_compiles_needs_no_bar(capsys):
     list(steps([1], "encoding", "image", compiling=True))
     assert len(capsys.readouterr().err.splitlines()) == 2
-
-
-def test_lines_go_to_standard_error(capsys):
-    say("a line")
-    assert capsys.readouterr() == ("", "a line\n")

@@ -147,7 +147,7 @@ def test_an_interruption(sgm_file, config, monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(convert_module, "write_safetensors", interrupted)
     status = main([f"--pt_weights_file={sgm_file}", f"--config={config}", f"--out_dir={tmp_path / 'out'}"])
-    assert status == 130 and capsys.readouterr().err.endswith("error: interrupted; nothing was written\n")
+    assert status == 130 and capsys.readouterr().err.endswith("convert.py: interrupted\n")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -172,5 +172,5 @@ def test_a_job_that_is_ended(sgm_file, config, tmp_path):
     time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130 and "interrupted; nothing was written" in errors
+    assert process.returncode == 143 and errors.endswith("convert.py: terminated; nothing was written\n")
     assert list((tmp_path / "out").iterdir()) == []

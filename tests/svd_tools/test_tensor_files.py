@@ -2,12 +2,12 @@
 
 import errno
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from svd.files import written_whole
 from svd_tools import tensor_files
 from svd_tools.tensor_files import (
     ConversionError,
@@ -16,7 +16,6 @@ from svd_tools.tensor_files import (
     read_safetensors,
     stored_tensor,
     write_safetensors,
-    written_whole,
 )
 
 TENSORS = {
@@ -164,35 +163,6 @@ def test_no_file_is_left_when_the_disk_fills_up(file, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"), written_whole(target, 0) as temporary:
         write_safetensors(temporary, read_safetensors(file), {})
     assert list(target.parent.iterdir()) == []
-
-
-def test_too_little_space_is_said_at_once(tmp_path):
-    with (
-        pytest.raises(ConversionError, match="no space for .*: 1000000000.00 GB needed"),
-        written_whole(tmp_path / "x", 10**18),
-    ):
-        raise AssertionError("not reached")
-
-
-@pytest.mark.parametrize("folder", [False, True])
-def test_what_stood_there_is_replaced_only_at_the_end(tmp_path, folder):
-    target = tmp_path / "target"
-
-    def fill(path: Path, text: str):
-        if folder:
-            path.mkdir()
-            path = path / "inside"
-        path.write_text(text)
-
-    fill(target, "old")
-    content = target / "inside" if folder else target
-    with pytest.raises(KeyboardInterrupt), written_whole(target, 1) as temporary:
-        fill(temporary, "new")
-        raise KeyboardInterrupt
-    assert content.read_text() == "old" and list(tmp_path.iterdir()) == [target]
-    with written_whole(target, 1) as temporary:
-        fill(temporary, "new")
-    assert content.read_text() == "new" and list(tmp_path.iterdir()) == [target]
 
 
 def test_an_announcement_that_does_not_hold_is_a_mistake(file, tmp_path):

@@ -1,0 +1,198 @@
+"""Files that are whole or not there: written under a hidden name beside their target, and renamed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from itertools import count
+from pathlib import Path
+
+import psutil
+
+from svd.errors import UserError
+
+LONGEST_NAME = 255
+"""Bytes of a file's name, on the file systems in use."""
+_HOST = blake2b(socket.gethostname().encode(), digest_size=3).hexdigest()
+_DAY = 24 * 3600
+
+_unfinished: set[Path] = set()
+"""What this process is writing, or holds empty."""
+_renaming = threading.Lock()
+
+
+class FileError(UserError, OSError):
+    """A file or folder that cannot be written; the message says in one line what is wrong and what to do."""
+
+
+@contextmanager
+def written_whole(target: str | Path, need: int = 0) -> Iterator[Path]:
+    """A hidden path beside `target` to write a file or a folder to: renamed at the end, removed if anything goes wrong.
+
+    What stands at the target is replaced in one step. What killed processes left of the same target is removed.
+
+    Args:
+        target: its folder is made if need be.
+        need: bytes that will be written; checked against the free space at once, not after minutes.
+
+    Raises:
+        FileError: there is too little space.
+        OSError: the drive refuses.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_overs(target)
+    free = shutil.disk_usage(target.parent).free
+    if need > free:
+        raise FileError(f"no space for {target}: {need / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
+    aside = _aside(target)
+    with _renaming:
+        _unfinished.add(aside)
+    try:
+        yield aside
+        for path in aside.rglob("*") if aside.is_dir() else ():
+            to_disk(path)
+        to_disk(aside)
+        with _renaming:
+            _replace(aside, target)
+        to_disk(target.parent)
+    finally:
+        remove(aside)
+        _unfinished.discard(aside)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text in UTF-8; a file of that name is replaced by a complete one."""
+    with written_whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def free_name(folder: str | Path, stem: str, suffixes: list[str]) -> Iterator[str]:
+    """Hold the first of `stem`, `stem_1`, `stem_2`, … with which no folder/name + suffix exists.
+
+    It is held by an empty file with the first suffix, made only if there is none (O_EXCL): processes that list the
+    same first suffix never get the same name. The block writes over that file; if it does not, the file goes. What the
+    block has finished is kept, whatever happens later. The folder is made if need be, and a stem that is too long for
+    a file's name is cut.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    longest = max(len(os.fsencode(suffix)) for suffix in suffixes)
+    for number in count():
+        ending = f"_{number}" if number else ""
+        name = shortened(stem, LONGEST_NAME - longest - len(ending)) + ending
+        paths = [folder / (name + suffix) for suffix in suffixes]
+        with suppress(FileExistsError):  # another process was faster
+            if not any(os.path.lexists(path) for path in paths):
+                with _renaming:
+                    paths[0].touch(exist_ok=False)
+                    _unfinished.add(paths[0])
+                break
+    try:
+        yield name
+    finally:
+        _remove_empty(paths[0])
+        _unfinished.discard(paths[0])
+
+
+def shortened(name: str, most: int) -> str:
+    """The longest beginning of a name that has at most so many bytes, cut between characters."""
+    while len(os.fsencode(name)) > most:
+        name = name[:-1]
+    return name
+
+
+def check_folder(path: str | Path, name: str) -> None:
+    """Raise FileError where a folder, which this setting names, cannot be written to or made; nothing is made yet."""
+    nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        what = "may not be written to" if nearest.is_dir() else "is a file"
+        raise FileError(f"{name} {path}: {nearest} {what}; choose another folder")
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the drive: a rename must not overtake it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all that is in it; nothing needs to be there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def discard_unfinished() -> None:
+    """Remove what this process has begun to write and can write no more of; it has to end right after."""
+    _renaming.acquire()  # for good: what is not in its place now does not get there any more
+    for path in list(_unfinished):
+        with suppress(OSError):
+            if path.name.endswith(_ending(path)):
+                remove(path)
+            else:
+                _remove_empty(path)
+
+
+def _ending(path: Path) -> str:
+    """The end of the hidden names of this process, for a target of the same suffix."""
+    return f".{_HOST}-{os.getpid()}.tmp{path.suffix if path.suffix != '.tmp' else ''}"
+
+
+def _aside(target: Path) -> Path:
+    # With the target's suffix, by which libraries choose the format.
+    ending = f".{_HOST}-{os.getpid()}.tmp{target.suffix}"
+    return target.with_name(f".{shortened(target.stem, LONGEST_NAME - 1 - len(os.fsencode(ending)))}{ending}")
+
+
+def _replace(aside: Path, target: Path) -> None:
+    if target.is_dir() and not target.is_symlink():  # a folder cannot be replaced in one step
+        old = aside.with_name(f"{aside.name}.old")
+        os.replace(target, old)
+        os.replace(aside, target)
+        remove(old)
+    else:
+        os.replace(aside, target)
+
+
+def _remove_empty(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_file() and path.stat().st_size == 0:
+            path.unlink()
+
+
+def _remove_left_overs(target: Path) -> None:
+    """Remove the hidden files and folders of this target whose processes are gone."""
+    mine = _aside(target).name
+    stem, suffix = mine[: mine.rindex(f".{_HOST}-")], target.suffix
+    pattern = re.compile(re.escape(stem) + r"\.([0-9a-f]{6})-(\d+)\.tmp" + re.escape(suffix) + r"(\.old)?")
+    for entry in list(os.scandir(target.parent)) if target.parent.is_dir() else ():
+        match = pattern.fullmatch(entry.name)
+        if match and _is_left_over(Path(entry.path), *match.group(1, 2)):
+            with suppress(OSError):
+                remove(Path(entry.path))
+
+
+def _is_left_over(path: Path, host: str, process: str) -> bool:
+    with suppress(OSError):
+        changed = path.stat().st_mtime
+        if time.time() - changed > _DAY:  # of another computer, perhaps; nobody writes for a day without a change
+            return True
+        if host == _HOST:
+            try:  # a number may belong to a process that began later
+                return psutil.Process(int(process)).create_time() > changed + 1
+            except psutil.Error:
+                return True
+    return False

@@ -1,0 +1,134 @@
+"""JSON that others may have written, and the dataclasses that it becomes: bounded, and with checked types."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from svd.errors import UserError
+
+Record = TypeVar("Record")
+LARGEST = 64 << 20
+"""Bytes of JSON that are read unless something else is said."""
+DEEPEST = 64
+"""Lists and mappings within one another."""
+_DIGITS = 20
+"""Of whole numbers; those of this project fit 64 bits."""
+
+
+class RecordError(UserError, ValueError):
+    """Text that is not what the program writes; the message is one line that says where and why."""
+
+
+def read_json(path: str | Path, largest: int = LARGEST) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        RecordError: it is no ordinary file, larger than so many bytes, not JSON, or nested too deeply.
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for for ever
+        raise RecordError(f"{path} is no ordinary file")
+    if status.st_size > largest:
+        raise RecordError(f"{path} has {status.st_size:,} bytes, more than the {largest:,} that are read")
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The value that JSON text stands for. Raises RecordError, which begins with `where`."""
+    try:
+        value = json.loads(text, parse_int=_whole_number, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise RecordError(f"{where} is no JSON that can be used: {what}") from error
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [item for each in level for item in _inside(each)]
+        if not level:
+            return value
+    raise RecordError(f"{where} is no JSON that can be used: it is nested too deeply")
+
+
+def record(kind: type[Record], data: Any, where: str) -> Record:
+    """A dataclass of simple fields (numbers, texts, lists, mappings, dataclasses) from parsed JSON.
+
+    A field may be left out if it has a default. The class checks bounds in its `__post_init__`, by a ValueError.
+
+    Raises:
+        RecordError: a field is missing, unknown, or of another type; whole numbers are not taken for truth values, nor
+            numbers with a point for whole ones.
+    """
+    if not isinstance(data, Mapping):
+        raise RecordError(f"{where} has to be a mapping of names to values, not {_shown(data)}")
+    hints, fields = get_type_hints(kind), {field.name: field for field in dataclasses.fields(kind)}
+    unknown = [name for name in data if name not in fields]
+    if unknown:
+        raise RecordError(f"{where} has an unknown field {_shown(unknown[0])}")
+    for name, field in fields.items():
+        left_out = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if left_out and name not in data:
+            raise RecordError(f"{where} has no field {name}")
+    values = {name: _value(hints[name], value, f"{where}: {name}") for name, value in data.items()}
+    try:
+        return kind(**values)
+    except RecordError:
+        raise
+    except ValueError as error:
+        raise RecordError(f"{where}: {error}") from error
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        (hint,) = (argument for argument in arguments if argument is not NoneType)
+        return _value(hint, value, where)
+    if dataclasses.is_dataclass(hint):
+        return record(hint, value, where)
+    if origin in (list, tuple):
+        if not isinstance(value, (list, tuple)):
+            raise RecordError(f"{where} has to be a list, not {_shown(value)}")
+        return origin(_value(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise RecordError(f"{where} has to be a mapping, not {_shown(value)}")
+        return {key: _value(arguments[1], item, f"{where}[{_shown(key)}]") for key, item in value.items()}
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if type(value) is not hint:
+        raise RecordError(f"{where} has to be of type {hint.__name__}, not {_shown(value)}")
+    return value
+
+
+def _inside(value: Any) -> list:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in one mapping")
+    return found
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,133 @@
+"""Signals that ask a program to end: answered at any moment, in one line, with nothing half-written.
+
+Python answers signals between its own instructions, and so not while MindSpore compiles or computes; and MindSpore puts
+a handler of its own, which turns SIGINT into SIGTERM, in the place of Python's. Hence a thread that is woken by the
+signals themselves, and that puts back the handler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn, Optional
+
+import psutil
+
+from svd import console, files
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a program. One that the process was started to ignore (nohup) stays ignored."""
+_MEANING = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}
+_CHECK = 0.05
+"""Seconds between two looks at the handlers."""
+
+_guarded = False
+_requests: Optional[list[int]] = None
+"""Where signals are noted while they are deferred."""
+
+
+def exit_code(number: int) -> int:
+    """That of a process which a signal has ended, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + number
+
+
+def guard(program: str, hint: str = "") -> None:
+    """From now on, a signal of ENDING ends this process at once; for programs, at their start, in the main thread.
+
+    Its child processes are killed and its unfinished files removed; finished ones are kept.
+
+    Args:
+        program: name in the line that is written to standard error.
+        hint: what that line ends with, such as "the same command continues".
+    """
+    global _guarded
+    _guarded = True
+    woken, waker = os.pipe()
+    os.set_blocking(waker, False)
+    answered = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    for number in answered:
+        signal.signal(number, _interrupt_waiting)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    line = f"{program}: {{}}{'; ' if hint else ''}{hint}"
+    thread = threading.Thread(target=_watch, args=(woken, answered, line), name="signals", daemon=True)
+    thread.start()
+
+
+@contextmanager
+def deferred() -> Iterator[list[int]]:
+    """A list to which the signals of ENDING are added meanwhile, for work that comes to an end by itself.
+
+    A second SIGINT ends the program at once.
+    """
+    global _requests
+    _requests = requests = []
+    old = {} if _guarded else {number: signal.signal(number, _note) for number in ENDING}
+    try:
+        yield requests
+    finally:
+        _requests = None
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _note(number: int, _) -> None:
+    """The handler where no thread watches: in a program that has this one as a part."""
+    if number == signal.SIGINT and signal.SIGINT in _requests:
+        raise KeyboardInterrupt
+    _requests.append(number)
+
+
+def _interrupt_waiting(number: int, frame) -> None:
+    """The thread acts; what the main thread waits for is merely looked at again."""
+
+
+def _watch(woken: int, answered: list[int], line: str) -> None:
+    interrupts = _Handler(signal.SIGINT)
+    while True:
+        if not select.select([woken], [], [], _CHECK)[0]:
+            interrupts.put_back()
+            continue
+        for number in os.read(woken, 64):
+            if number not in answered:
+                continue
+            if _requests is None or (number == signal.SIGINT and signal.SIGINT in _requests):
+                _end(number, line)
+            _requests.append(number)
+
+
+def _end(number: int, line: str) -> NoReturn:
+    try:
+        files.discard_unfinished()
+        print(line.format(_MEANING[number]), file=sys.stderr, flush=True)
+        console.silence(1, 2)  # the main thread goes on for a moment, and would tell how its children ended
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):  # it may have ended by itself
+                child.kill()
+    finally:
+        os._exit(exit_code(number))
+
+
+class _Handler:
+    """The C library's record of who answers a signal, as it is now."""
+
+    _SIZE = 256
+    """Bytes, more than a `struct sigaction` has on any system."""
+
+    def __init__(self, number: int):
+        self._sigaction, self._number = ctypes.CDLL(None).sigaction, number
+        self._record = self._read()
+
+    def _read(self) -> bytes:
+        record = ctypes.create_string_buffer(self._SIZE)
+        self._sigaction(self._number, None, record)
+        return record.raw
+
+    def put_back(self) -> None:
+        if self._read() != self._record:
+            self._sigaction(self._number, self._record, None)

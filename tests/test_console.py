@@ -1,0 +1,64 @@
+"""Lines reach a terminal without steering it, and streams that go away do not end a program."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from svd.console import one_line, say, visible
+
+ROOT = Path(__file__).parents[1]
+BATCH = (
+    "import sys, time; from svd import cli; cli.begin('batch')\n"
+    "from pathlib import Path\n"
+    "def work():\n"
+    "    for n in range(200):\n"
+    "        print('x' * 1000); print('progress', file=sys.stderr)\n"
+    "    Path(sys.argv[1]).touch()\n"
+    "sys.exit(cli.run('batch', work))\n"
+)
+
+
+def test_lines_go_to_standard_error(capsys):
+    say("a line")
+    assert capsys.readouterr() == ("", "a line\n")
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("plain ü 夜 🦊\tand\n", "plain ü 夜 🦊\tand\n"),
+        ("\x1b[2Jgone\x07\r", "\\x1b[2Jgone\\x07\\r"),
+        ("right\u202eleft\x9b", "right\\u202eleft\\x9b"),
+        ("caf\udce9", "caf\\udce9"),
+    ],
+)
+def test_what_could_steer_a_terminal_is_written_out(text, shown):
+    assert visible(text) == shown
+
+
+def test_errors_in_one_line():
+    assert one_line(ValueError("a\n  b \x1b[1m")) == "a b \\x1b[1m" and one_line(MemoryError()) == "MemoryError"
+
+
+@pytest.mark.parametrize(
+    "command, code",
+    [
+        ("{} | head -c 10", 0),
+        ("{} 2>&1 | head -c 10", 0),
+        ("{} > /dev/full", 2),
+        ("{} 2> /dev/full", 0),
+        ("{} >&- 2>&-", 0),
+    ],
+)
+def test_the_work_goes_on_where_nobody_reads(tmp_path, command, code):
+    done = tmp_path / "done"
+    program = f'{sys.executable} -c "$BATCH" {done}'
+    environment = os.environ | {"BATCH": BATCH, "PYTHONPATH": str(ROOT)}
+    shell = ["bash", "-o", "pipefail", "-c", command.format(program)]
+    ran = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.exists() and ran.returncode == code, ran.stderr
+    assert "Traceback" not in ran.stderr and "Exception ignored" not in ran.stderr
+    assert ("standard output could not be written (No space left on device)" in ran.stderr) == (code == 2)
