@@ -41,8 +41,8 @@ from svd.data.latents_dataset import (
 )
 from svd.data.stream import DATA, SampleOrder, generator
 from svd.data.video_dataset import VideoDataset
-from svd.files import write_text, written_whole
-from svd.saving import save_tensors, to_disk
+from svd.files import to_disk, write_text, written_whole
+from svd.saving import save_tensors
 from svd.training.config import EnvironmentConfig, TrainConfig
 from svd_tools.jobs import Shard, work_off
 from svd_tools.journal import Journal, Row, report, write_csv

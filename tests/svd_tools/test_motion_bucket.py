@@ -206,8 +206,8 @@ def held(path, folder):
 
 motion_bucket.score_row = held
 if __name__ == "__main__":
-    import signal
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from svd.cli import begin
+    begin("motion_bucket.py", "the same command continues")
     sys.exit(motion_bucket.main(sys.argv[1:]))
 """
 
@@ -235,7 +235,7 @@ def test_a_run_that_is_ended_continues(videos, expected, tmp_path):
         if how:
             assert process.returncode != 0 and not (tmp_path / "clips.csv").exists()
         if how == signal.SIGTERM:
-            assert process.returncode == 130 and "the same command continues" in errors
+            assert process.returncode == 143 and "the same command continues" in errors
     assert process.returncode == 0, errors
     assert (tmp_path / "clips.csv").read_bytes() == expected.read_bytes()
     assert len(log.read_text().splitlines()) == 13 + 2  # each once, and again what was under way

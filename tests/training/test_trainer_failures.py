@@ -33,7 +33,7 @@ def test_bad_items_are_told_of_once(eager, tmp_path, capsys):
     """Of two that are met in every pass; others take their places, and their number is in the metrics."""
     dataset = Items(broken=(ORDER[1], ORDER[4]))
     trainer = tiny_trainer(tiny_config(tmp_path, dataset, updates=12))
-    assert trainer.run()
+    assert trainer.run() is None
     names = [f"item_{ORDER[i]}.mp4" for i in (1, 4)]
     warnings = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "warning" in line]
     assert [line.strip() for line in warnings] == [f"warning: {name}: is broken" for name in names]
@@ -95,7 +95,7 @@ def test_an_overflow_is_a_void_update(eager, tmp_path):
     coefficients, rate = trainer.optimizer.coefficients, trainer.average.rate
     trainer.optimizer.coefficients = lambda n, lr: counted.append((n, lr)) or coefficients(n, lr)
     trainer.average.rate = lambda n: averaged.append(n) or rate(n)
-    assert trainer.run()
+    assert trainer.run() is None
     order = [SampleOrder(0, 6).index(sample) for sample in range(12)]
     void = [i // 2 for i, item in enumerate(order) if item == ORDER[2]]
     assert len(void) == 2
@@ -145,7 +145,7 @@ def refuse(monkeypatch):
 def test_a_checkpoint_that_fails_is_told_of_and_the_run_goes_on(eager, tmp_path, capsys, refuse):
     refuse(2)
     trainer = tiny_trainer(tiny_config(tmp_path))
-    assert trainer.run()
+    assert trainer.run() is None
     text = capsys.readouterr().err
     assert "warning: the checkpoint could not be written" in text and "No space left on device" in text
     assert "there is no earlier one; trying again after 2 updates" in text
@@ -184,7 +184,7 @@ def test_a_run_needs_no_space_but_for_its_checkpoints(eager, tmp_path, capsys, m
         "svd.training.trainer.open", lambda path, *_, **__: real_open("/dev/full", "w", buffering=1), raising=False
     )
     config = tiny_config(tmp_path, Items(broken=[0]), preview=PreviewConfig(images=["image.png"], every=3))
-    assert tiny_trainer(config, preview=full).run()
+    assert tiny_trainer(config, preview=full).run() is None
     text = capsys.readouterr().err
     for what in ("the metrics", "skipped_videos_0.csv", "a preview"):
         assert f"warning: {what} could not be written: [Errno 28] No space left on device" in text
