@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Optional
 
 from svd import console, signals
 from svd.console import one_line, visible
@@ -26,15 +25,15 @@ def begin(program: str, hint: str = "") -> None:
     signals.guard(program, hint)
 
 
-def run(program: str, work: Callable[[], Optional[int]], flags: Mapping[str, str] = MappingProxyType({})) -> int:
-    """Do the work of a command line; returns its exit code: that of `work`, 0 for None, or 2.
+def run(program: str, work: Callable[[], object], flags: Mapping[str, str] = MappingProxyType({})) -> int:
+    """Do the work of a command line; returns its exit code: a whole number that `work` returns, or else 0, or 2.
 
     What the user can mend is told in one line on standard error, below the lines of a longer list, if the error has
     `details`. `flags` says what messages of the library call the flags, and what this program calls them.
     """
     warnings.showwarning = lambda message, *_, **__: console.say(f"warning: {message}")
     try:
-        code = work() or 0
+        result = work()
     except KeyboardInterrupt:  # by a debugger or a test; the signal itself ends the program elsewhere
         print(f"{program}: interrupted", file=sys.stderr)
         return signals.exit_code(signal.SIGINT)
@@ -52,7 +51,7 @@ def run(program: str, work: Callable[[], Optional[int]], flags: Mapping[str, str
     if lost:
         print(f"{program}: error: standard output could not be written ({lost}); the rest was done", file=sys.stderr)
         return FAILED
-    return code
+    return result if type(result) is int else 0
 
 
 def is_users(error: BaseException) -> bool:
