@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
 from safetensors import SafetensorError, safe_open
 
 from svd.config import ModelConfig, parse_config
 from svd.errors import UserError
+
+if TYPE_CHECKING:  # MindSpore takes seconds to import: what is wrong with a checkpoint is told without it
+    import mindspore as ms
+    from mindspore import nn
 
 FOREIGN = ("model.diffusion_model.", "first_stage_model.", "vision_model.", "down_blocks.", "encoder.")
 """How names begin in checkpoints of other projects."""
@@ -136,7 +139,9 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _tensor(path: Path, name: str, array: np.ndarray, dtype: ms.Type) -> Tensor:
+def _tensor(path: Path, name: str, array: np.ndarray, dtype: ms.Type) -> ms.Tensor:
+    import mindspore as ms
+
     target = np.float16 if dtype == ms.float16 else np.float32  # NumPy has no bfloat16
     with np.errstate(over="ignore", invalid="ignore"):  # what would be warned of is an error
         # One pass, and no second array of the size of the first. In float64 no sum of finite float32 values overflows.
@@ -146,5 +151,5 @@ def _tensor(path: Path, name: str, array: np.ndarray, dtype: ms.Type) -> Tensor:
     if converted.itemsize < array.itemsize and np.isinf(converted).any():
         remedy = "use --SVD.amp_level=O0" if target == np.float16 else "the checkpoint is damaged"
         raise CheckpointError(f"{path}: {name} does not fit {converted.dtype}: {remedy}")
-    tensor = Tensor.from_numpy(np.ascontiguousarray(converted))
+    tensor = ms.Tensor.from_numpy(np.ascontiguousarray(converted))
     return tensor.astype(dtype) if dtype == ms.bfloat16 else tensor

@@ -104,7 +104,9 @@ def _watch(woken: int, answered: list[int], line: str) -> None:
 def _end(number: int, line: str) -> NoReturn:
     try:
         files.discard_unfinished()
-        print(line.format(_MEANING[number]), file=sys.stderr, flush=True)
+        bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+        gap = "\n" if getattr(bars, "_instances", None) else ""  # below a progress bar
+        print(gap + line.format(_MEANING[number]), file=sys.stderr, flush=True)
         console.silence(1, 2)  # the main thread goes on for a moment, and would tell how its children ended
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):  # it may have ended by itself

@@ -1,0 +1,76 @@
+"""What holds for every program: `--help` at once, and signals answered at any moment."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = ["image_to_video.py", "train.py", *sorted(f"svd_tools/{path.name}" for path in ROOT.glob("svd_tools/*.py"))]
+PROGRAMS = [path for path in PROGRAMS if "def main(" in (ROOT / path).read_text()]
+HEAVY = ("mindspore", "matplotlib", "sklearn", "torch")
+"""What takes a second or more to import."""
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def start(*command, **options) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)], cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE, **options
+    )
+
+
+def test_the_programs_are_found():
+    assert {"svd_tools/convert.py", "svd_tools/motion_bucket.py"} < set(PROGRAMS)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_waits_for_nothing_heavy(program):
+    process = start("-X", "importtime", program, "--help", stdout=subprocess.PIPE)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and out.startswith("usage: ")
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in errors.splitlines() if "|" in line}
+    assert "jsonargparse" in imported and not imported & set(HEAVY)
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("program", ["image_to_video.py", "train.py", "svd_tools/encode_latents.py"])
+def test_a_signal_while_modules_are_imported(program, number):
+    for seconds in (0.2, 0.5, 0.8):
+        # Python tells of each import; the first that comes after the signals are answered
+        process = start("-v", program, "--help", stdout=subprocess.DEVNULL)
+        for line in process.stderr:
+            if line.startswith("import 'jsonargparse"):
+                break
+        time.sleep(seconds / 10)
+        process.send_signal(number)
+        errors = process.communicate(timeout=60)[1]
+        told = errors.count(f"{Path(program).name}: {'interrupted' if number == signal.SIGINT else 'terminated'}\n")
+        assert (process.returncode, told) in ((CODES[number], 1), (0, 0)), errors[-1000:]
+        assert "Traceback" not in errors and "Fatal" not in errors
+
+
+@pytest.mark.parametrize(
+    "moment, number",
+    [
+        ("compiling the graph", signal.SIGINT),
+        ("compiling the graph", signal.SIGTERM),
+        ("the first step done", signal.SIGINT),  # MindSpore's own handler is there by now
+        ("decoding: ", signal.SIGINT),
+    ],
+)
+def test_a_signal_while_graphs_are_compiled_and_run(tmp_path, moment, number):
+    process = start("image_to_video.py", "--image=assets/three.png", f"--output_dir={tmp_path}", stdout=subprocess.PIPE)
+    for line in process.stderr:
+        if moment in line:
+            break
+    time.sleep(0.3)
+    process.send_signal(number)
+    printed, errors = process.communicate(timeout=20)
+    assert process.returncode == CODES[number] and printed == "" and os.listdir(tmp_path) == []
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert errors.splitlines()[-1] == f"image_to_video.py: {word}" and "Traceback" not in errors
