@@ -1,4 +1,4 @@
-"""What a data set for training is, and its two errors."""
+"""What a data set for training is, and its errors: of the data as a whole, of an item for ever, and of the moment."""
 
 from __future__ import annotations
 
@@ -14,11 +14,8 @@ class DatasetError(UserError, ValueError):
     """Data that cannot be used as a whole; the message says in one line what is wrong and what to do."""
 
 
-class BadItem(Exception):
-    """An item that can never be used, whatever the random numbers; others take its place.
-
-    `path` names the item and `reason` says in one line what is wrong with it.
-    """
+class _ItemError(Exception):
+    """Something about one item: `path` names it and `reason` says in one line what is wrong."""
 
     def __init__(self, path: str, reason: str):
         super().__init__(path, reason)
@@ -27,6 +24,17 @@ class BadItem(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class BadItem(_ItemError):
+    """An item that can never be used, whatever the random numbers; others take its place."""
+
+
+class Unavailable(_ItemError):
+    """An item that cannot be read now, through no fault of its own: a network disk that is away, no memory left.
+
+    It may well be read later. Nothing is to be concluded from it about the item.
+    """
 
 
 class Dataset(ABC):
@@ -38,7 +46,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def load(self, index: int, rng: np.random.Generator) -> Any:
-        """The item, with all that is random about it taken from `rng`; raises BadItem.
+        """The item, with all that is random about it taken from `rng`; raises BadItem or Unavailable.
 
         If the item has a `note`, it is reported, once.
         """
