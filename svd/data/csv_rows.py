@@ -1,0 +1,176 @@
+"""Rows of CSV files as people have them: from Excel in any language, LibreOffice, pandas and old Macs."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from math import nan
+from typing import BinaryIO, Optional, TextIO
+
+import numpy as np
+
+from svd.data.dataset import DatasetError
+
+LONGEST_LINE = 2**17
+"""Bytes; more than any row has, and as many as Python's csv module takes for a field."""
+
+_MARKS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}  # of byte order; the longer ones first
+_DELIMITERS = ",;\t|"
+_EXCEL_SAYS = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+"""Excel's own first line, which names the delimiter."""
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
+_DOS_END = "\x1a"
+
+
+class CsvRows:
+    """The rows of a CSV file: pairs of (number of the line, cells of the wanted columns without spaces around them).
+
+    UTF-8, UTF-16 and UTF-32 are told apart by their marks, and commas, semicolons, tabs and bars by the header, whose
+    names may be in capitals. Blank rows are passed over, cells that are missing at the end of a row are empty.
+
+    Args:
+        path: The file.
+        needed: Columns that must be there.
+        optional: Columns whose cells are empty if they are not there. Others are passed over.
+        remedy: What to do where the file is of no use, to end messages with.
+
+    Raises:
+        DatasetError: the file cannot be read, is not a CSV file, or a row has more cells than the header; the rest of
+            the file is looked at while the rows are taken.
+    """
+
+    def __init__(self, path: str, needed: Sequence[str], optional: Sequence[str], remedy: str):
+        self._path, self._remedy = path, remedy
+        self._needed, self._optional = needed, optional
+        self._decimal_comma = False
+
+    def number(self, text: str) -> float:
+        """The number in a cell; nan for anything else, and for a comma that may stand for a point or for nothing."""
+        if "," in text and (self._decimal_comma or not _THOUSANDS.fullmatch(text)):
+            text = text.replace(",", ".")
+        try:
+            return nan if "_" in text else float(text)
+        except ValueError:
+            return nan
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        try:
+            with self._open() as file:
+                yield from self._rows(file)
+        except UnicodeError as error:
+            raise self._not_in_utf8() from error
+        except FileNotFoundError as error:
+            raise DatasetError(f"{self._path}: no such file; {self._remedy}") from error
+        except PermissionError as error:
+            raise DatasetError(f"{self._path}: may not be read; change its permissions") from error
+        except (OSError, ValueError) as error:  # such as a zero byte in its name
+            if isinstance(error, DatasetError):
+                raise
+            reason = getattr(error, "strerror", None) or error
+            raise DatasetError(f"{self._path}: cannot be read ({reason}); {self._remedy}") from error
+
+    def _open(self) -> TextIO:
+        mode = os.stat(self._path).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "no ordinary file"
+            raise DatasetError(f"{self._path}: {kind}, not a CSV file; {self._remedy}")
+        with open(self._path, "rb") as file:
+            start = file.read(4)
+            encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8-sig")
+            file.seek(0)
+            self._look_through(file, zeros=encoding != "utf-8-sig")
+        return open(self._path, encoding=encoding)  # which takes \r and \r\n for ends of lines, too
+
+    def _look_through(self, file: BinaryIO, zeros: bool) -> None:
+        """Raise DatasetError for lines that would take all memory, and for zero bytes where there should be none."""
+        length = 0
+        while block := file.read(2**20):
+            if not zeros and b"\0" in block:
+                raise DatasetError(f"{self._path}: not a CSV file in UTF-8 (it has zero bytes); {self._remedy}")
+            codes = np.frombuffer(block, np.uint8)
+            ends = np.flatnonzero((codes == 10) | (codes == 13))
+            gaps = np.diff(ends, prepend=-1 - length, append=len(block))
+            if gaps.max() > LONGEST_LINE:
+                what = f"a line has more than {LONGEST_LINE} bytes"
+                raise DatasetError(f"{self._path}: not a CSV file ({what}); {self._remedy}")
+            length = int(gaps[-1]) - (len(ends) > 0)
+
+    def _rows(self, file: TextIO) -> Iterator[tuple[int, list[str]]]:
+        header, delimiter, above = self._header(file)
+        self._decimal_comma = delimiter == ";"  # what Excel writes where the comma is for numbers
+        places = self._places(header)
+        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                where = f"line {above + reader.line_num}: {error}"
+                raise DatasetError(f"{self._path}: not a CSV file ({where}); {self._remedy}") from error
+            if len(row) < len(header):
+                row += [""] * (len(header) - len(row))
+            elif any(row[len(header) :]):
+                raise DatasetError(
+                    f"{self._path}: line {above + reader.line_num} has more fields than the header; put paths with a "
+                    "comma in quotes"
+                )
+            cells = [row[place].strip() if place is not None else "" for place in places]
+            if any(cells) and cells[0] != _DOS_END:
+                yield above + reader.line_num, cells
+
+    def _header(self, file: TextIO) -> tuple[list[str], str, int]:
+        """Names of the columns, the delimiter, and the number of the header's line."""
+        lines = enumerate(file, 1)
+        number, line = next((pair for pair in lines if pair[1].strip()), (0, ""))
+        if not line:
+            raise DatasetError(f"{self._path}: empty; {self._remedy}")
+        choice = _DELIMITERS
+        if said := _EXCEL_SAYS.fullmatch(line.rstrip("\n")):
+            choice, (number, line) = said[1], next(lines, (number, ""))
+
+        def names(delimiter: str) -> list[str]:
+            return [name.strip() for name in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))]
+
+        headers = {delimiter: names(delimiter) for delimiter in choice}
+        known = {delimiter: len({*map(_plain, header)} & {*self._needed}) for delimiter, header in headers.items()}
+        best = max(headers, key=lambda delimiter: (known[delimiter], len(headers[delimiter])))
+        return headers[best], best, number
+
+    def _places(self, header: list[str]) -> list[Optional[int]]:
+        plain = [_plain(name) for name in header]
+        missing = [name for name in self._needed if name not in plain]
+        if missing:
+            columns = " and no column ".join(missing)
+            found = ", ".join(header)[:200]
+            raise DatasetError(f"{self._path}: no column {columns}; found {found}; {self._remedy}")
+        wanted = (*self._needed, *self._optional)
+        twice = [name for name in wanted if plain.count(name) > 1]
+        if twice:
+            raise DatasetError(f"{self._path}: more than one column {twice[0]}; keep one of them")
+        return [plain.index(name) if name in plain else None for name in wanted]
+
+    def _not_in_utf8(self) -> DatasetError:
+        """What is said of a file in another encoding: where, and how the line reads in that of Windows."""
+        with open(self._path, "rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    text = line[max(error.start - 20, 0) : error.start + 10].decode("cp1252", "replace").strip()
+                    where = f"line {number}, which in Windows-1252 reads {text!r}"
+                    return DatasetError(f"{self._path}: not a CSV file in UTF-8 ({where}); save it as 'CSV UTF-8'")
+        return DatasetError(f"{self._path}: not a CSV file in UTF-8; save it as 'CSV UTF-8'")
+
+
+def _plain(name: str) -> str:
+    """The name of a column without capitals and spaces."""
+    return name.casefold().replace(" ", "_")

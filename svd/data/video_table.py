@@ -1,0 +1,93 @@
+"""The CSV file that lists the videos of a data set."""
+
+from __future__ import annotations
+
+import unicodedata
+import warnings
+from array import array
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from svd.data.csv_rows import CsvRows
+from svd.data.dataset import DatasetError
+
+COLUMNS = ("path", "length", "motion_bucket_id")
+WANTED = f"a CSV file with the columns {', '.join(COLUMNS)}"
+"""Columns that the CSV must have; `fps` is optional, and others are passed over."""
+TRAINED_BUCKETS = 255
+"""The largest motion_bucket_id that the models were trained with."""
+
+_RULES = {
+    "length": (1, 2**53, "must be a whole number of frames, 1 or more, without separators of thousands"),
+    "motion_bucket_id": (0, 1e6, "must be a number, 0 or more and 1000000 at most"),
+    "fps": (1e-3, 1e3, "must be a positive number, 0.001 to 1000, or empty"),
+}
+"""Bounds of the numbers, and how they are told."""
+
+
+class VideoTable(NamedTuple):
+    """Paths, lengths in frames (int64), motion buckets and frame rates (float64; nan where none is given) of videos."""
+
+    paths: list[str]
+    lengths: np.ndarray
+    buckets: np.ndarray
+    fps: np.ndarray
+
+
+class _Wrong:
+    """Cells that break the rule of a column."""
+
+    def __init__(self):
+        self.count, self.some = 0, []
+
+    def add(self, line: int, cell: str) -> None:
+        self.count += 1
+        if self.count <= 3:
+            self.some.append(f"{cell!r} in line {line}")
+
+    def __str__(self) -> str:
+        return ", ".join(self.some) + (f" and {self.count - 3} more" if self.count > 3 else "")
+
+
+def read_table(metadata: str) -> VideoTable:
+    """The checked columns of a CSV file; raises DatasetError, and warns of motion buckets that no model knows."""
+    rows = CsvRows(metadata, COLUMNS, ("fps",), f"give {WANTED}")
+    paths: list[str] = []
+    numbers = {name: array("d") for name in _RULES}
+    wrong = {name: _Wrong() for name in ("path", *_RULES)}
+    for line, (path, *cells) in rows:
+        paths.append(path)
+        if not path:
+            wrong["path"].add(line, path)
+        for (name, (least, most, _)), cell in zip(_RULES.items(), cells):
+            number = rows.number(cell)
+            numbers[name].append(number)
+            if not least <= number <= most and (cell or name != "fps") or name == "length" and number % 1:
+                wrong[name].add(line, cell)
+    for name, cells in wrong.items():
+        if cells.count:
+            rule = "must not be empty" if name == "path" else _RULES[name][-1]
+            raise DatasetError(f"{metadata}: {name} {rule}; found {cells}")
+    if not paths:
+        raise DatasetError(f"{metadata}: no rows under the header; add one for each video")
+    lengths, buckets, fps = (np.frombuffer(column) for column in numbers.values())
+    if high := np.count_nonzero(buckets > TRAINED_BUCKETS):
+        warnings.warn(
+            f"{metadata}: motion_bucket_id is above {TRAINED_BUCKETS}, outside of what the model was trained on, in "
+            f"{high} of {len(paths)} rows (up to {buckets.max():g})",
+            stacklevel=2,
+        )
+    return VideoTable(paths, lengths.astype(np.int64), buckets, fps)
+
+
+def spellings(path: str) -> Iterator[str]:
+    """A path as it is written, and as other systems may have it: with slashes, accents of their own or joined."""
+    seen = set()
+    for slashed in (path, path.replace("\\", "/")):
+        for form in (None, "NFC", "NFD"):
+            spelling = unicodedata.normalize(form, slashed) if form else slashed
+            if spelling not in seen:
+                seen.add(spelling)
+                yield spelling
