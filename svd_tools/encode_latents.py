@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 
 from svd.cli import run
 from svd.config import ConfigError, load_config
-from svd.data.dataset import BadItem, DatasetError
+from svd.data.dataset import BadItem, DatasetError, Unavailable
 from svd.data.latents_dataset import (
     COLUMNS,
     INDEX,
@@ -44,7 +44,7 @@ from svd.data.video_dataset import VideoDataset
 from svd.files import to_disk, write_text, written_whole
 from svd.saving import save_tensors
 from svd.training.config import EnvironmentConfig, TrainConfig
-from svd_tools.jobs import Shard, work_off
+from svd_tools.jobs import Shard, check_all_done, patiently, work_off
 from svd_tools.journal import Journal, Row, report, write_csv
 
 VALUES = {"file": "TEXT", "entry": "INTEGER", **dict.fromkeys(NUMBERS[1:], "REAL")}
@@ -130,7 +130,10 @@ def parse_key(key: str) -> tuple[int, int]:
 
 
 class ClipOf:
-    """The clip of a key, as a row with `clip`, or with `why` it cannot be had; for processes that load videos."""
+    """The clip of a key, as a row with `clip`, or with `why` it cannot be had; for processes that load videos.
+
+    `why` is None for what cannot be read now.
+    """
 
     def __init__(self, dataset: VideoDataset, seed: int):
         self._dataset, self._seed = dataset, seed
@@ -139,9 +142,13 @@ class ClipOf:
         self._dataset.enter_worker()
         row, sample = parse_key(key)
         try:
-            return {"path": key, "why": "", "clip": self._dataset.load(row, generator(self._seed, sample, DATA))}
+            # with random numbers that begin anew at each trial
+            clip = patiently(lambda: self._dataset.load(row, generator(self._seed, sample, DATA)))
+            return {"path": key, "why": "", "clip": clip}
         except BadItem as error:
             return {"path": key, "why": error.reason}
+        except Unavailable:
+            return {"path": key, "why": None}
         except Exception as error:  # one video in a million must not end the work on the others
             return {"path": key, "why": " ".join(f"{type(error).__name__}: {error}".split())}
 
@@ -192,7 +199,7 @@ class LatentsWriter:
     def encode(self, row: Row) -> tuple[Row, Optional[EncodedClip]]:
         """A row of `ClipOf`, with numbers in place of the clip, and the encoded clip; without one if there is none."""
         key, nothing = row["path"], {"file": "", **dict.fromkeys(NUMBERS)}
-        if row["why"]:
+        if "clip" not in row:
             return {"path": key, "why": row["why"], **nothing}, None
         _, sample = parse_key(key)
         try:
@@ -268,6 +275,7 @@ def encode_videos(plan: Plan) -> None:
             work_off(journal, ClipOf(plan.dataset, plan.train.seed), "", max(plan.train.workers, 1), "clip")
         finally:
             journal.flush()
+        check_all_done(journal, "clips")
         rows = map(plan.index_row, journal.rows("why IS NOT NULL"))
         write_csv(plan.file(f"{INDEX}/clips.csv"), COLUMNS, rows)
         failures = map(plan.index_row, journal.failures())

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from hashlib import blake2b
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from svd.data.dataset import Dataset, DatasetError
+from svd.data.dataset import Dataset, DatasetError, Unavailable
 from svd.data.workers import Worker, WorkerDied, block_interrupts
 from svd_tools.journal import Journal, Row
 
+PAUSES = (1, 2, 4, 8, 15, 30)
+"""Seconds after which what cannot be read now is tried again."""
 RowOf = Callable[[str, str], Row]
 """The work: (path, folder that it is relative to) -> row; a function of a module, which raises nothing."""
 
@@ -90,6 +93,35 @@ def _fault(path: str) -> str:
     return ""
 
 
+_pauses = PAUSES
+
+
+def patiently(load: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns, which is called again after pauses while it raises Unavailable; raises that in the end.
+
+    Where one was waited for in vain, the next ones are not, until something can be read again.
+    """
+    global _pauses
+    for pause in _pauses:
+        try:
+            return load(*arguments)
+        except Unavailable:
+            time.sleep(pause)
+    _pauses = ()
+    result = load(*arguments)
+    _pauses = PAUSES
+    return result
+
+
+def check_all_done(journal: Journal, things: str) -> None:
+    """Raise DatasetError if some paths are still to do, as they could not be read."""
+    if left := journal.count("why IS NULL"):
+        raise DatasetError(
+            f"{left} {things} cannot be read now, such as {next(journal.pending())}: their disk is away, or no memory "
+            "is left; what is done is kept, and the same command continues"
+        )
+
+
 class _Work(Dataset):
     """A function of paths, as `Worker` wants it; paths take the place of indices."""
 
@@ -110,8 +142,8 @@ class _Work(Dataset):
 def work_off(journal: Journal, row_of: RowOf, folder: str, processes: int, unit: str) -> None:
     """Record the rows of all paths that are still to do, made by so many processes, with a progress bar.
 
-    A process that dies is started again, and a path that two died of has failed. Raises DatasetError if processes
-    cannot be started.
+    A process that dies is started again, and a path that two died of has failed. What cannot be read now is left to do
+    (its row has None for `why`). Raises DatasetError if processes cannot be started.
     """
     work = _Work(row_of, folder)
     idle: SimpleQueue[Worker] = SimpleQueue()
@@ -142,6 +174,8 @@ def _row(idle: SimpleQueue[Worker], path: str) -> Row:
             return worker.load(path, 0)
     except WorkerDied as error:
         return {"path": path, "why": f"the processes that worked on it died, twice ({error})"}
+    except Unavailable:  # its disk does not answer: it is still to do
+        return {"path": path, "why": None}
     finally:
         idle.put(worker)
 

@@ -18,7 +18,7 @@ from training_videos import write_csv
 from svd.data.dataset import BadItem, DatasetError
 from svd.data.latents_dataset import TENSORS, EncodedClip, LatentsDataset
 from svd.data.stream import DATA, SampleOrder, generator
-from svd_tools import encode_latents
+from svd_tools import encode_latents, jobs
 from svd_tools.encode_latents import LatentsWriter, Plan
 
 ROOT = Path(__file__).parents[2]
@@ -199,6 +199,32 @@ def test_videos_that_fail_are_listed_and_tried_again(here, inputs, tmp_path, cap
     assert encode_latents.main([*flags, "--retry_failed"]) == 0
     assert not (out / "failed.csv").exists()
     assert LatentsDataset(str(out)).load(2, np.random.default_rng(0)).motion_bucket_id == 5
+
+
+def test_videos_that_are_away_for_a_while_are_no_failures(inputs, tmp_path, monkeypatch, refuse):
+    """What they would be encoded to is left to do, and then done."""
+    shutil.copytree(inputs / "videos", tmp_path / "disk")
+    table = write_csv(tmp_path / "videos.csv", [(f"disk/video_{index}.mp4", 20, 0) for index in range(2)])
+    flags = [*arguments(inputs, tmp_path / "latents"), f"--train.dataset.init_args.metadata={table}"]
+    pauses = []
+
+    def work_off(journal, row_of, folder, processes, unit):
+        for index, key in enumerate(journal.pending()):
+            if index == 1:
+                (tmp_path / "disk").rename(tmp_path / "away")
+            journal.record(row_of(key, folder))
+
+    monkeypatch.setattr(encode_latents, "work_off", work_off)
+    monkeypatch.setattr(jobs.time, "sleep", pauses.append)
+    assert "3 clips cannot be read now, such as" in refuse(*flags)
+    assert pauses == list(jobs.PAUSES)
+    (tmp_path / "away").rename(tmp_path / "disk")
+    monkeypatch.setattr(jobs, "_pauses", jobs.PAUSES)
+    monkeypatch.setattr(encode_latents, "work_off", lambda journal, row_of, *_: [
+        journal.record(row_of(key)) for key in list(journal.pending())
+    ])  # fmt: skip
+    assert encode_latents.main(flags) == 0 and not (tmp_path / "latents/failed.csv").exists()
+    assert len(LatentsDataset(str(tmp_path / "latents"))) == 2
 
 
 @pytest.mark.parametrize(
