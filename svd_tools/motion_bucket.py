@@ -10,7 +10,6 @@ if __name__ == "__main__":  # signals are answered from here on, also while all 
 
     begin("motion_bucket.py", "the same command continues")
 
-import csv
 import os
 import re
 import sys
@@ -23,8 +22,9 @@ import numpy as np
 from jsonargparse import ArgumentParser
 
 from svd.cli import run
+from svd.data.csv_rows import CsvRows
 from svd.data.dataset import DatasetError
-from svd_tools.jobs import Shard, find_files, work_off
+from svd_tools.jobs import Shard, check_all_done, find_files, work_off
 from svd_tools.journal import Journal, Row, report, write_csv
 from svd_tools.motion_score import COLUMNS, score_row
 
@@ -34,6 +34,7 @@ SUFFIXES = frozenset(
 )  # fmt: skip
 """Of the files that are looked at."""
 BUCKETS = 256
+_REMEDY = "give a CSV file of this program"
 
 
 def _parser() -> ArgumentParser:
@@ -97,6 +98,7 @@ def score_folder(
         found = find_files(folder, SUFFIXES)
         journal.register((item for item in found if part is None or part.holds(item[0])), retry_failed)
         work_off(journal, score_row, folder, processes, "video")
+        check_all_done(journal, "videos")
         if part:
             write_csv(Path(target), ("path", "why", *COLUMNS), journal.rows("why IS NOT NULL"))
             _report(journal, target)
@@ -120,12 +122,12 @@ def merge_scores(files: list[str], out: str, scale: str = "quantiles") -> None:
 
 def read_rows(file: str) -> Iterator[Row]:
     """Rows of a CSV file with the columns path, length, fps, score and, where some failed, why; raises DatasetError."""
-    for line, row in _read_csv(file, ("path", *COLUMNS)):
-        path, why = row["path"], row.get("why") or ""
+    rows = CsvRows(file, ("path", *COLUMNS), ("why",), _REMEDY)
+    for line, (path, *cells, why) in rows:
         if why:
             yield {"path": path, "why": why, **dict.fromkeys(COLUMNS)}
             continue
-        numbers = [_number(row, name, file, line) for name in COLUMNS]
+        numbers = [_number(rows, name, cell, f"{file}, line {line}") for name, cell in zip(COLUMNS, cells)]
         yield {"path": path, "why": "", **dict(zip(COLUMNS, numbers))}
 
 
@@ -174,37 +176,20 @@ def _given_edges(scale: str) -> Optional[np.ndarray]:
 
 def _read_pairs(file: str) -> Iterator[tuple[float, int]]:
     """(score, motion_bucket_id) of every row of a CSV file."""
-    for line, row in _read_csv(file, ("score", "motion_bucket_id")):
-        number = _number(row, "motion_bucket_id", file, line)
-        if number >= BUCKETS or number % 1:
-            raise DatasetError(f"{file}, line {line}: motion_bucket_id must be a whole number below {BUCKETS}")
-        yield _number(row, "score", file, line), int(number)
+    rows = CsvRows(file, ("score", "motion_bucket_id"), (), _REMEDY)
+    for line, (score, number) in rows:
+        where = f"{file}, line {line}"
+        bucket = _number(rows, "motion_bucket_id", number, where)
+        if bucket >= BUCKETS or bucket % 1:
+            raise DatasetError(f"{where}: motion_bucket_id must be a whole number below {BUCKETS}")
+        yield _number(rows, "score", score, where), int(bucket)
 
 
-def _number(row: dict[str, str], name: str, file: str, line: int) -> float:
-    try:
-        number = float(row[name])
-    except (TypeError, ValueError):
-        number = np.nan
+def _number(rows: CsvRows, name: str, cell: str, where: str) -> float:
+    number = rows.number(cell)
     if not 0 <= number < np.inf:
-        raise DatasetError(f"{file}, line {line}: {name} must be a number, 0 or more, got {row[name]!r}")
+        raise DatasetError(f"{where}: {name} must be a number, 0 or more, got {cell!r}")
     return number
-
-
-def _read_csv(file: str, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number of the line, row) of a CSV file that must have these columns; raises DatasetError."""
-    try:
-        with open(file, newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DatasetError(f"{file}: no column {', '.join(missing)}; give a CSV file of this program")
-            for row in reader:
-                yield reader.line_num, row
-    except OSError as error:
-        raise DatasetError(f"{file}: {error.strerror}; give a CSV file of this program") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file}: not a CSV file in UTF-8 ({error}); give one of this program") from error
 
 
 def _check_shards(files: list[str]) -> None:

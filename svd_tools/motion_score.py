@@ -10,8 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from svd.data.dataset import BadItem
+from svd.data.dataset import BadItem, Unavailable
+from svd.data.pictures import Picture
 from svd.data.video_reader import Video, open_video
+from svd_tools.jobs import patiently
 
 RATE = 2
 """Frames of a second of video between which flow is measured."""
@@ -30,14 +32,17 @@ COLUMNS = {"length": "INTEGER", "fps": "REAL", "score": "REAL"}
 def score_row(path: str, folder: str = "") -> dict[str, Any]:
     """The row of a video: path (relative to the folder), why, length, fps and score.
 
-    `why` is empty, or says why the video cannot be scored; the other values are None then. Nothing is raised, and one
-    thread is used: there are as many processes as are wanted.
+    `why` is empty, or says why the video cannot be scored, or is None if it cannot be read now and that cannot be said;
+    the other values are None then. Nothing is raised, and one thread is used: there are as many processes as are
+    wanted.
     """
     cv2.setNumThreads(1)
     try:
-        return {"path": path, "why": "", **score_video(os.path.join(folder, path))}
+        return {"path": path, "why": "", **patiently(score_video, os.path.join(folder, path))}
     except BadItem as error:
         why = error.reason
+    except Unavailable:
+        why = None
     except Exception as error:  # one video in a million must not end the work on the others
         why = " ".join(f"{type(error).__name__}: {error}".split())
     return {"path": path, "why": why, **dict.fromkeys(COLUMNS)}
@@ -94,36 +99,38 @@ def _misfit(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> float:
 
 
 def _samples(video: Video) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, `_small` frame) of two frames a second, or of every frame where there are fewer.
+    """(place, `_small` frame) of two frames a second, or of every frame where there are fewer.
 
-    Of a video shorter than that, the first frame and the last. `video.length` is then the number of frames there are.
+    A frame's place is when it is shown, in frames at the video's frame rate: its number, unless that rate changes. Of a
+    video shorter than half a second, the first frame and the last. `video.length` is then the number of frames there
+    are.
     """
     step = max(video.fps / RATE, 1)
-    number = taken = 0
-    while video.advance():
-        due = number == round(taken * step)
-        if due or taken == 1:  # the last frame is known only afterwards
-            picture = video.picture()
-            if picture is None:
-                break
-            frame = _small(picture)
-        if due:
-            yield number, frame
+    number, place, taken, due = -1, 0, 0, 0
+    for number, frame in enumerate(video.frames()):
+        if number == 0:
+            begin = frame.time
+        place = number if None in (begin, frame.time) else round((frame.time - begin) * video.fps)
+        if place >= round(due * step) or taken == 1:  # the last frame is known only afterwards
+            small = _small(video.picture(frame))
+        if place >= round(due * step):
+            yield place, small
             taken += 1
-        number += 1
-    if taken == 1 and number > 1:
-        yield number - 1, frame
-    video.length = number
+            while round(due * step) <= place:
+                due += 1
+    if taken == 1 and number > 0:
+        yield max(place, 1), small
+    video.length = number + 1
 
 
-def _small(picture: np.ndarray) -> np.ndarray:
-    """A picture [h w 3] in grey, with a shortest side of 16 pixels [h w]."""
-    return cv2.cvtColor(_scaled(picture, SIDE), cv2.COLOR_BGR2GRAY)
+def _small(picture: Picture) -> np.ndarray:
+    """A picture in grey, with a shortest side of 16 square pixels [h w]."""
+    return cv2.cvtColor(_scaled(picture.pixels, SIDE, picture.aspect), cv2.COLOR_RGB2GRAY)
 
 
-def _scaled(frame: np.ndarray, side: int) -> np.ndarray:
-    """A frame [h w ...] scaled to this shortest side."""
-    height, width = frame.shape[:2]
+def _scaled(frame: np.ndarray, side: int, aspect: float = 1.0) -> np.ndarray:
+    """A frame [h w ...], whose pixels are `aspect` times as wide as high, scaled to this shortest side."""
+    height, width = frame.shape[0], frame.shape[1] * aspect
     scale = side / min(height, width)
     size = round(width * scale), round(height * scale)
     return cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

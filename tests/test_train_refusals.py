@@ -246,6 +246,6 @@ def test_a_fault_of_the_program_keeps_its_traceback(cli, monkeypatch):
     def fault(*_, **__):
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(video_dataset, "_read_table", fault)
+    monkeypatch.setattr(video_dataset, "read_table", fault)
     with pytest.raises(ZeroDivisionError):
         cli()

@@ -1,9 +1,11 @@
 """Small videos for training, in whose pixels the number of every frame can be read, and the CSV that lists them."""
 
+import subprocess
 from pathlib import Path
 
 import cv2
 import numpy as np
+from imageio_ffmpeg import get_ffmpeg_exe
 
 from svd.data.videos import write_video
 
@@ -24,6 +26,24 @@ def frame_numbers(frames: np.ndarray) -> list[int]:
     small = np.stack([cv2.resize(frame[..., 1], (BITS * 3, 3), interpolation=cv2.INTER_AREA) for frame in frames])
     bits = small[:, 1, 1::3] > 128
     return (bits << np.arange(BITS)).sum(axis=1).tolist()
+
+
+def ffmpeg(*arguments, frames: np.ndarray | None = None, as_rgb: bool = False) -> None:
+    """Run ffmpeg; frames [t h w 3], if given, are its input, 25 per second unless an `-r` comes first.
+
+    They are encoded as yuv420p unless `as_rgb` leaves that to the arguments.
+    """
+    inputs = []
+    if frames is not None:
+        size = f"{frames.shape[2]}x{frames.shape[1]}"
+        inputs = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size]
+        rate = arguments[:2] if arguments[0] == "-r" else ("-r", "25")
+        arguments = arguments[2:] if arguments[0] == "-r" else arguments
+        inputs += [*rate, "-i", "-"]
+        plain = as_rgb or "-pix_fmt" in arguments or "gif" in str(arguments[-1])
+        inputs += [] if plain and "libx264" not in arguments or "-pix_fmt" in arguments else ["-pix_fmt", "yuv420p"]
+    command = [get_ffmpeg_exe(), "-loglevel", "error", "-y", *inputs, *map(str, arguments)]
+    subprocess.run(command, input=None if frames is None else frames.tobytes(), check=True, stderr=subprocess.PIPE)
 
 
 def write_training_videos(

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Optional
 
 import cv2
 import numpy as np
-import pandas as pd
 
 from svd.data.dataset import BadItem, Dataset, DatasetError
 from svd.data.strings import Strings
 from svd.data.video_reader import open_video
+from svd.data.video_table import WANTED, read_table, spellings
 
-COLUMNS = ("path", "length", "motion_bucket_id")
-_WANTED = f"a CSV file with the columns {', '.join(COLUMNS)}"
-"""Columns that the CSV must have; `fps` is optional, and others are passed over."""
+MOST_FOLDERS = 1000
+"""Folders that are looked for when a data set is made; that costs seconds on a slow disk."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Clip:
 class VideoDataset(Dataset):
     """Clips of the videos in a CSV file with the columns path, length (in frames) and motion_bucket_id.
 
-    A column fps, where it has a number, takes the place of the frame rate that the video file states. Every clip
-    begins at a random frame of its video.
+    A column fps, where it has a number, takes the place of the frame rate that the video file states. Where the rate
+    changes within the file, that of a clip does likewise. Every clip begins at a random frame of its video.
 
     Args:
         metadata: The CSV file; has to be given.
@@ -67,11 +66,11 @@ class VideoDataset(Dataset):
         for name, value in (("step", step), ("height", height), ("width", width)):
             _check(value >= 1, f"{name} must be positive, got {value}")
         _check(frames >= 2, f"frames must be at least 2 (a video), got {frames}")
-        _check(metadata != "", f"metadata is missing; give {_WANTED}")
-        table = _read_table(metadata)
+        _check(metadata != "", f"metadata is missing; give {WANTED}")
+        table = read_table(metadata)
         self.frames, self.height, self.width = frames, height, width
         self._step, self._span = step, (frames - 1) * step + 1
-        longest = int(table["length"].max())
+        longest = int(table.lengths.max())
         _check(
             longest >= self._span,
             f"{metadata}: every video is too short: {self._needed()}, and the longest has {longest}; "
@@ -81,10 +80,9 @@ class VideoDataset(Dataset):
         self._shape = (frames, step, height, width)
         self._horizontal_flip = horizontal_flip
         self._folder = os.path.abspath(data_dir or os.path.dirname(metadata))
-        self._paths = Strings(table["path"])
-        self._lengths = table["length"].to_numpy(np.int64)
-        self._buckets = table["motion_bucket_id"].to_numpy(np.float64)
-        self._fps = table["fps"].to_numpy(np.float64)
+        self._lengths, self._buckets, self._fps = table.lengths, table.buckets, table.fps
+        self._paths = Strings(table.paths)
+        self._absent = self._absent_folders(table.paths)
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -96,27 +94,55 @@ class VideoDataset(Dataset):
         cv2.setNumThreads(1)  # there are as many processes as are wanted
 
     def load(self, index: int, rng: np.random.Generator) -> Clip:
-        """A clip of a video; raises BadItem if the video has not frames enough or cannot be read."""
+        """A clip of a video; raises BadItem if the video has not frames enough or is none, and Unavailable."""
         # always both, so that no option shifts the random numbers of another
         place, mirror = rng.random(), rng.random() < 0.5
-        path, length = self.name(index), int(self._lengths[index])
+        path, length = self._locate(index), int(self._lengths[index])
         self._check_length(length, path, f"its length in the CSV is {length}")
         with open_video(path) as video:
-            fps = self._fps[index] if self._fps[index] > 0 else video.fps
-            if fps is None:
-                raise BadItem(path, "has no frame rate; give one in a column fps of the CSV")
             note = None
             if video.length is not None and video.length < length:
                 self._check_length(video.length, path, f"it has {video.length}")
                 note = f"has {video.length} frames, and its length in the CSV is {length}"
                 length = video.length
-            while (frames := video.read(self._start(place, length), *self._shape)) is None:
+            while (cut := video.read(self._start(place, length), *self._shape)) is None:
                 note = f"ends after {video.length} of {length} frames"
                 self._check_length(video.length, path, f"it {note}")
                 length = video.length
-        if self._horizontal_flip and mirror:
-            frames = np.ascontiguousarray(frames[:, :, ::-1])
-        return Clip(frames, float(fps) / self._step, float(self._buckets[index]), path, note)
+            fps, frames = self._rate(index, video.fps, cut.rate), cut.frames
+            if self._horizontal_flip and mirror:
+                frames = np.ascontiguousarray(frames[:, :, ::-1])
+        return Clip(frames, fps / self._step, float(self._buckets[index]), path, note)
+
+    def _rate(self, index: int, stated: Optional[float], shown: Optional[float]) -> float:
+        """Frames of the video per second of the clip, of which the file states some and shows some; raises BadItem.
+
+        The CSV's take the place of the stated ones.
+        """
+        given = float(self._fps[index])
+        if given > 0:
+            return given * shown / stated if stated and shown else given
+        if not (shown or stated):
+            raise BadItem(self.name(index), "has no frame rate; give one in a column fps of the CSV")
+        return float(shown or stated)
+
+    def _locate(self, index: int) -> str:
+        """The path of a video that is there under any spelling of its name, or else as it is spelt; raises BadItem."""
+        name = self._paths[index]
+        paths = [os.path.join(self._folder, spelling) for spelling in spellings(name)]
+        path = next((path for path in paths if os.path.exists(path)), paths[0])
+        if (folder := os.path.dirname(path)) in self._absent:
+            # a disk that is away would take its folder along, but this one has never been there
+            raise BadItem(path, f"no such file: there is no folder {folder}")
+        return path
+
+    def _absent_folders(self, paths: list[str]) -> frozenset[str]:
+        """Folders of videos that are not there now, where there are not too many to look."""
+        folders = list(islice(dict.fromkeys(map(os.path.dirname, paths)), MOST_FOLDERS + 1))
+        if len(folders) > MOST_FOLDERS:
+            return frozenset()
+        paths = (os.path.join(self._folder, folder) for folder in folders)
+        return frozenset(path.rstrip("/") for path in paths if not os.path.exists(path))
 
     def _start(self, place: float, length: int) -> int:
         """The first frame of a clip from a video of this length; `place` in [0, 1) chooses it."""
@@ -133,59 +159,3 @@ class VideoDataset(Dataset):
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise DatasetError(message)
-
-
-def _read_table(metadata: str) -> pd.DataFrame:
-    """The checked columns path, length, motion_bucket_id and fps (NaN where it is not given); raises DatasetError."""
-    path = Path(metadata)
-    if path.is_dir():
-        raise DatasetError(f"{path}: a folder, not a CSV file; give {_WANTED}")
-    try:
-        # Blank lines are dropped later, so that the index tells the line. Everything is read as text: a video may be
-        # called `NA.mp4`, or `1`.
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, skip_blank_lines=False, skipinitialspace=True, encoding="utf-8-sig"
-        )
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: no such file; give {_WANTED}") from error
-    except PermissionError as error:
-        raise DatasetError(f"{path}: may not be read; change its permissions") from error
-    except pd.errors.EmptyDataError as error:
-        raise DatasetError(f"{path}: empty; give {_WANTED}") from error
-    except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
-        raise DatasetError(
-            f"{path}: not a CSV file in UTF-8 ({' '.join(str(error).split())}); give {_WANTED}"
-        ) from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the fields that are too many for an index
-        raise DatasetError(f"{path}: rows have more fields than the header; put paths with a comma in quotes")
-    table.columns = table.columns.str.strip()
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        found = ", ".join(table.columns)
-        raise DatasetError(f"{path}: no column {' and no column '.join(missing)}; found {found}; give {_WANTED}")
-    if "fps" not in table.columns:
-        table["fps"] = ""
-    table = table[[*COLUMNS, "fps"]].fillna("").apply(lambda column: column.str.strip())
-    table = table[(table != "").any(axis=1)]
-    if table.empty:
-        raise DatasetError(f"{path}: no rows under the header; add one for each video")
-    return _checked_values(table, path)
-
-
-def _checked_values(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table with its numbers as numbers; raises DatasetError for the first column that has wrong ones."""
-    numbers = {name: pd.to_numeric(table[name], errors="coerce") for name in ("length", "motion_bucket_id", "fps")}
-    length, bucket, fps = numbers.values()
-    rules = {
-        "path": (table["path"] != "", "must not be empty"),
-        "length": ((length > 0) & (length < 2**53) & (length % 1 == 0), "must be a whole number of frames, 1 or more"),
-        "motion_bucket_id": ((bucket >= 0) & (bucket < np.inf), "must be a number, 0 or more"),
-        "fps": ((table["fps"] == "") | ((fps > 0) & (fps < np.inf)), "must be a positive number, or empty"),
-    }
-    for name, (right, rule) in rules.items():
-        wrong = table[name][~right]
-        if len(wrong):
-            some = ", ".join(f"{value!r} in line {line + 2}" for line, value in wrong.head(3).items())
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise DatasetError(f"{path}: {name} {rule}; found {some}{more}")
-    return table.assign(**numbers)

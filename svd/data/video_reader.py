@@ -1,28 +1,68 @@
-"""Frames of a video file, decoded with OpenCV."""
+"""Frames of a video file as its makers meant them to be seen, decoded with PyAV (FFmpeg's libraries).
+
+What a stream says of itself is applied: the matrix and range of its colours, the shape of its pixels, how it is turned
+or mirrored, when its frames are shown, and that they are interlaced.
+"""
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from math import inf
-from typing import Optional
+from itertools import chain, count, islice
+from operator import attrgetter
+from typing import BinaryIO, NamedTuple, Optional
 
+import av
 import cv2
 import numpy as np
+from av.error import FFmpegError
+from av.error import MemoryError as NoMemory
+from av.format import Flags
+from av.stream import Discard, Disposition
 
 from svd.data.dataset import BadItem
+from svd.data.item_file import check_memory, open_item
+from svd.data.pictures import Converter, Picture, cover, deinterlaced
 
 MAX_FPS = 1000
 """Files without a frame rate may show the ticks of their clock instead, such as 90000."""
+PROBED = 32
+"""Packets that tell a video from a picture in a track of its own."""
+EARLIER = (0, 4, 32)
+"""Frames before the wanted one from which to look back for a key frame. A container knows when frames are decoded, and
+those of a group may be shown in another order."""
+ROUNDING = 0.0015
+"""Seconds by which a clip's duration is wrong where the container counts milliseconds."""
+MOST_TIMES = 2**22
+"""Frames whose times are kept in memory, a day and a half; in a longer video none is looked for by its time."""
+MOST_BYTES = 2**31
+"""FFmpeg's limit for a piece of memory; it has none left for what is larger, however much there is."""
 
 _TEXT = bytes(sorted({*b"\t\n\f\r\x1b", *range(0x20, 0x100)}))
 """Bytes of text, in any encoding but UTF-16; a video has others, such as zeros, from the start."""
 
-# What is wrong with a file is said by BadItem. Read when the first video is opened; -8 is ffmpeg's `quiet`.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-cv2.setLogLevel(0)
+NumberedFrame = tuple[av.VideoFrame, int]
+"""A frame and its number in the video, from 0 on."""
+
+
+class Cut(NamedTuple):
+    """Frames of a video, uint8 RGB [t h w 3], and how many of the file's frames are shown per second there.
+
+    `rate` is None if the file does not say when its frames are shown. It is the video's `fps` unless the frame rate
+    changes within the file.
+    """
+
+    frames: np.ndarray
+    rate: Optional[float]
+
+
+class _Packet(NamedTuple):
+    pts: Optional[int]
+    is_keyframe: bool
+    is_discard: bool
+
+
+_ABOUT = attrgetter(*_Packet._fields)
 
 
 class Video:
@@ -32,111 +72,234 @@ class Video:
     may state more frames than it has; `read` finds that out.
     """
 
-    def __init__(self, path: str):
-        self._path = path
+    def __init__(self, path: str, file: BinaryIO):
+        self._path, self._file = path, file
+        self._of_packets: Optional[np.ndarray] = None
         self._open()
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        length = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.fps: Optional[float] = fps if 0 < fps <= MAX_FPS else None
-        self.length: Optional[int] = int(length) if 0 < length < inf else None
+        self.fps: Optional[float] = self._stated_rate()
+        self.length: Optional[int] = self._stream.frames or self._fitting() or None
 
-    def read(self, start: int, frames: int, step: int, height: int, width: int) -> Optional[np.ndarray]:
-        """Frames start, start + step, ..., each made of that size by `cover`: uint8 RGB [t h w 3].
+    def read(self, start: int, frames: int, step: int, height: int, width: int) -> Optional[Cut]:
+        """Frames start, start + step, ..., each made of that size by `cover`.
 
         None if there are not so many frames; `length` is then the number of those that there are.
         """
         clip = np.empty((frames, height, width, 3), np.uint8)
-        if self._seek(start) and self._fill(clip, 0, step) is None:
-            return clip
-        # MPEG-TS, bare streams and changing frame rates may be sought in vain: go through all frames instead
-        self.close()
-        self._open()
-        end = self._fill(clip, start, step)
-        if end is None:
-            return clip
-        self.length = end
-        return None
+        end = start + (frames - 1) * step + 1
+        for times_of in (self._stated_times, self._packet_times) if start and self._is_timed() else ():
+            times, tolerance = times_of(end)
+            if len(times) >= end and (numbered := self._sought(times, tolerance, start)) is not None:
+                cut = self._fill(clip, numbered, start, step)
+                if cut is not None:
+                    return cut
+        # the file does not say where its frames are, or not rightly, or ends before: go through them all
+        numbers = count()
+        cut = self._fill(clip, zip(self.frames(), numbers), start, step)
+        if cut is None:
+            check_memory()
+            self.length = next(numbers)
+        return cut
 
-    def advance(self) -> bool:
-        """Go to the next frame, the first one at first; False if there is none."""
-        return self._capture.grab()
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """All frames, from the first one."""
+        self._rewind()
+        return deinterlaced(self._decoded())
 
-    def picture(self) -> Optional[np.ndarray]:
-        """The frame that it has come to, uint8 BGR [h w 3]; None if it cannot be decoded."""
-        decoded, picture = self._capture.retrieve()
-        return picture if decoded else None
+    def picture(self, frame: av.VideoFrame) -> Picture:
+        """What a frame shows."""
+        return self._converter.picture(frame)
 
     def close(self) -> None:
-        self._capture.release()
+        self._container.close()
 
     def _open(self) -> None:
-        # One thread: there are as many processes as are wanted. ffmpeg would start one for each core in each of them.
-        self._capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-        if not self._capture.isOpened():
-            raise BadItem(self._path, "not a video, or damaged")
-        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # upright, as filmed with a phone on its side
+        self._file.seek(0)
+        options = {"protocol_whitelist": "none"}  # a file that names others is no reason to open those
+        self._container = av.open(self._file, container_options=options, metadata_errors="replace", buffer_size=2**18)
+        self._stream = _choose(self._path, self._container)
+        self._converter = Converter(self._stream.sample_aspect_ratio)
+        self._stream.codec_context.thread_count = 1  # there are as many processes as are wanted
+        for stream in self._container.streams:
+            if stream.index != self._stream.index:
+                stream.discard = Discard.all
+        self._begun = False
 
-    def _seek(self, start: int) -> bool:
-        """Go to a frame; OpenCV takes its word back where it could not, but not for frame 1."""
-        self._capture.set(cv2.CAP_PROP_POS_FRAMES, start)
-        return start > 1 and self._capture.get(cv2.CAP_PROP_POS_FRAMES) == start
+    def _rewind(self) -> None:
+        """Come to stand before the first packet."""
+        if self._begun:
+            self.close()
+            self._open()
 
-    def _fill(self, clip: np.ndarray, skip: int, step: int) -> Optional[int]:
-        """Pass over `skip` frames and put every step-th of the following into the clip [t h w 3].
-
-        Returns how many frames there were if they ended before, else None.
-        """
-        for number in range(skip + (len(clip) - 1) * step + 1):
-            if not self.advance():
-                return number
-            t, between = divmod(number - skip, step)
-            if t < 0 or between:
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        """The frames of the packets to come; those that are damaged are passed over."""
+        self._begun = True
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except MemoryError:  # FFmpeg's too
+                raise
+            except FFmpegError:
+                check_memory()
                 continue
-            frame = self.picture()
-            if frame is None:
-                return number
-            cv2.cvtColor(cover(frame, *clip.shape[1:3]), cv2.COLOR_BGR2RGB, dst=clip[t])
+            yield from frames
+
+    def _packets(self) -> Iterator[av.Packet]:
+        """The packets to come, up to the end or to where the container is damaged."""
+        self._begun = True
+        try:
+            yield from self._container.demux(self._stream)
+        except MemoryError:
+            raise
+        except FFmpegError:
+            check_memory()
+        except IndexError:  # PyAV's, at the end of a file whose header did not tell of all tracks
+            return
+
+    def _sought(self, times: np.ndarray, tolerance: float, start: int) -> Optional[Iterator[NumberedFrame]]:
+        """Frames from a key frame at or before frame `start` on, while they are those that `times` tell of."""
+        for earlier in EARLIER:
+            numbered = self._from_key_frame(times, tolerance, max(start - earlier, 0))
+            first = next(numbered, None)
+            if first is not None and first[1] <= start:
+                return chain([first], numbered)
         return None
+
+    def _from_key_frame(self, times: np.ndarray, tolerance: float, number: int) -> Iterator[NumberedFrame]:
+        """Frames from the key frame that the container has for the time of frame `number`, while they are as told."""
+        self._begun = True
+        try:
+            self._container.seek(int((times[number] + tolerance) / self._stream.time_base), stream=self._stream)
+        except MemoryError:
+            raise
+        except FFmpegError:
+            return
+        due = None
+        for frame in deinterlaced(self._decoded()):
+            if due is None:
+                due = int(np.searchsorted(times, (frame.time or 0) - tolerance)) if frame.key_frame else len(times)
+            if due >= len(times) or frame.time is None or abs(frame.time - times[due]) > tolerance:
+                return
+            yield frame, due
+            due += 1
+
+    def _fill(self, clip: np.ndarray, numbered: Iterator[NumberedFrame], start: int, step: int) -> Optional[Cut]:
+        """Fill the clip [t h w 3] with frames start, start + step, ...; None if they are not all there."""
+        times = []
+        for frame, number in numbered:
+            t, between = divmod(number - start, step)
+            if t == len(times) and not between:
+                pixels, aspect = self.picture(frame)
+                clip[t] = cover(pixels, *clip.shape[1:3], aspect)
+                times.append(frame.time)
+                if len(times) == len(clip):
+                    return Cut(clip, self._rate(times, step))
+        return None
+
+    def _rate(self, times: list[Optional[float]], step: int) -> Optional[float]:
+        """Frames per second of the file where every step-th is shown at these times."""
+        if None in times or times[-1] <= times[0]:
+            return None
+        frames, seconds = (len(times) - 1) * step, times[-1] - times[0]
+        if self.fps and abs(frames / self.fps - seconds) <= ROUNDING:
+            return self.fps
+        return frames / seconds
+
+    def _stated_rate(self) -> Optional[float]:
+        rates = self._stream.average_rate, self._stream.guessed_rate
+        if self._container.format.flags & Flags.no_timestamps.value:  # without times there is no average
+            rates = rates[::-1]
+        return next((float(rate) for rate in rates if rate and 0 < rate <= MAX_FPS), None)
+
+    def _is_even(self) -> bool:
+        """Whether the stream states one frame rate for all of it, in a container that such a statement binds."""
+        rates = self._stream.average_rate, self._stream.base_rate
+        loose = Flags.ts_discont.value | Flags.no_timestamps.value
+        even = self.fps is not None and None not in rates and rates[0] == rates[1] <= MAX_FPS
+        return even and not self._container.format.flags & loose
+
+    def _is_timed(self) -> bool:
+        """Whether the file says when frames are shown: .avi says when they are decoded, and the rest is a guess."""
+        return self._container.format.name != "avi" or not self._stream.codec_context.has_b_frames
+
+    def _fitting(self) -> int:
+        """How many frames fit into the stated duration."""
+        if not self._is_even():
+            return 0
+        duration, time_base = self._stream.duration, self._stream.time_base
+        seconds = duration * time_base if duration else (self._container.duration or 0) / av.time_base
+        return int(seconds * self.fps + 0.5)
+
+    def _stated_times(self, end: int) -> tuple[np.ndarray, float]:
+        """When frames are shown by the stream's own frame rate, in seconds [n], and how exactly; none if it changes."""
+        if not self._is_even() or (self.length or end) < end or end > MOST_TIMES:
+            return np.empty(0), 0.0
+        first = (self._stream.start_time or 0) * float(self._stream.time_base)
+        return first + np.arange(end) / self.fps, 0.3 / self.fps
+
+    def _packet_times(self, end: int) -> tuple[np.ndarray, float]:
+        """When frames are shown by the times of all packets, in seconds [n], and how exactly; none if they have none.
+
+        They are read, but not decoded.
+        """
+        if self._of_packets is None:
+            self._rewind()
+            # not a list of the packets, which would hold the file
+            self._of_packets = _shown([_Packet(*_ABOUT(packet)) for packet in self._packets() if packet.size])
+            self._of_packets *= float(self._stream.time_base)
+        return self._of_packets, 0.5 * float(self._stream.time_base)
 
 
 @contextmanager
 def open_video(path: str) -> Iterator[Video]:
-    """Open a video file; raises BadItem for what is none, and for what OpenCV fails at in the block."""
-    _check_file(path)
-    try:
-        with closing(Video(path)) as video:
-            yield video
-    except cv2.error as error:
-        raise BadItem(path, f"OpenCV cannot read it ({' '.join(str(error).split())})") from error
+    """Open a video file; raises BadItem for what is none or damaged, and Unavailable for what cannot be read now.
 
-
-def cover(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Scale a frame [h w c] until it covers height x width, and cut what juts out equally on both sides."""
-    scale = max(height / frame.shape[0], width / frame.shape[1])
-    if scale != 1:
-        size = max(round(frame.shape[1] * scale), width), max(round(frame.shape[0] * scale), height)
-        frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
-    return frame[top : top + height, left : left + width]
-
-
-def _check_file(path: str) -> None:
-    """Raise BadItem for what is no file that can be read, or empty."""
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise BadItem(path, "a folder, not a video")
-        if not stat.S_ISREG(status.st_mode):  # OpenCV would wait for ever on a named pipe
-            raise BadItem(path, "no ordinary file")
-        if status.st_size == 0:
-            raise BadItem(path, "an empty file")
-        with open(path, "rb") as file:
-            start = file.read(1024)
-        if not start.translate(None, _TEXT):  # ffmpeg would make a video of its lines
+    Both are raised for what happens in the block, too.
+    """
+    with open_item(path) as file:
+        if not file.read(1024).translate(None, _TEXT):  # FFmpeg would make a video of its lines
             raise BadItem(path, "a text file, not a video")
-    except FileNotFoundError as error:
-        raise BadItem(path, "no such file") from error
-    except PermissionError as error:
-        raise BadItem(path, "may not be read; change its permissions") from error
-    except (OSError, ValueError) as error:  # such as a name that is too long, or with a zero byte in it
-        raise BadItem(path, getattr(error, "strerror", None) or str(error)) from error
+        try:
+            with closing(Video(path, file)) as video:
+                yield video
+        except NoMemory as error:
+            np.empty(MOST_BYTES, np.uint8)  # a MemoryError of ours: there is little left indeed
+            raise BadItem(path, "damaged: it asks for more memory than a video needs") from error
+        except MemoryError:
+            raise
+        except FFmpegError as error:
+            check_memory()
+            raise BadItem(path, "not a video, or damaged") from error
+        except cv2.error as error:
+            check_memory()
+            raise BadItem(path, f"OpenCV cannot scale it ({' '.join(str(error).split())})") from error
+
+
+def _choose(path: str, container: av.container.InputContainer) -> av.VideoStream:
+    """The video among the tracks: not the picture of a cover, attached or in a track of its own; raises BadItem."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if len(streams) > 1:
+        packets = [packet.stream.index for packet in islice(container.demux(streams), PROBED)]
+        moving = [stream for stream in streams if packets.count(stream.index) > 1]
+        best = container.streams.best("video")
+        streams = [stream for stream in moving if stream.index == best.index] or moving or streams
+        container.seek(0)
+    if not streams:
+        check_memory()
+        raise BadItem(path, "not a video, or damaged")
+    if streams[0].codec_context is None:
+        raise BadItem(path, "its codec is not known to this FFmpeg; convert it to H.264")
+    return streams[0]
+
+
+def _shown(packets: list[_Packet]) -> np.ndarray:
+    """When the frames of all packets are shown, in ticks, in the order of time; none if that is not known."""
+    first = next((n for n, packet in enumerate(packets) if packet.is_keyframe), len(packets))
+    packets = [packet for packet in packets[first:] if not packet.is_discard]
+    if not packets or any(packet.pts is None for packet in packets):
+        return np.empty(0)
+    ticks = np.array([packet.pts for packet in packets])
+    order = np.argsort(ticks, kind="stable")
+    if np.abs(order - np.arange(len(order))).max() > max(EARLIER) or not np.diff(ticks[order]).all():
+        return np.empty(0)  # the clock was set, or two packets make a frame
+    # what comes before the first key frame, and is shown before it, cannot be decoded
+    return ticks[order][ticks[order] >= ticks[0]].astype(float)

@@ -2,7 +2,7 @@
 
 import os
 import pickle
-import subprocess
+import unicodedata
 from itertools import islice
 from pathlib import Path
 from unittest.mock import Mock
@@ -10,30 +10,16 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pytest
-from imageio_ffmpeg import get_ffmpeg_exe
-from training_videos import frame_numbers, numbered_frames, write_csv, write_training_videos
+from training_videos import ffmpeg, frame_numbers, numbered_frames, write_csv, write_training_videos
 
-from svd.data import video_reader
-from svd.data.dataset import BadItem, DatasetError
+from svd.data import csv_rows, video_reader
+from svd.data.dataset import BadItem, DatasetError, Unavailable
 from svd.data.loader import Loader
 from svd.data.video_dataset import Clip, VideoDataset
-from svd.data.video_reader import cover, open_video
+from svd.data.video_reader import open_video
 from svd.data.videos import write_video
 
 SMALL = {"frames": 4, "height": 32, "width": 48}
-
-
-def ffmpeg(*arguments, frames: np.ndarray | None = None) -> None:
-    """Run ffmpeg; frames [t h w 3], if given, are its input, 25 per second unless an `-r` comes first."""
-    inputs = []
-    if frames is not None:
-        size = f"{frames.shape[2]}x{frames.shape[1]}"
-        inputs = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size]
-        rate = arguments[:2] if arguments[0] == "-r" else ("-r", "25")
-        arguments = arguments[2:] if arguments[0] == "-r" else arguments
-        inputs += [*rate, "-i", "-", "-pix_fmt", "yuv420p"]
-    command = [get_ffmpeg_exe(), "-loglevel", "error", "-y", *inputs, *map(str, arguments)]
-    subprocess.run(command, input=None if frames is None else frames.tobytes(), check=True)
 
 
 def one_video(folder: Path, name: str, length: int = 20, **options) -> VideoDataset:
@@ -67,7 +53,7 @@ def test_every_frame_is_the_right_one(tmp_path, name, arguments):
     with open_video(str(tmp_path / name)) as video:
         for start in (0, 1, 2, 3, 11, 12, 13, 20, 25, 47, 90, 94, 5, 0):
             clip = video.read(start, 3, 2, 64, 96)
-            assert frame_numbers(clip) == [start, start + 2, start + 4]
+            assert frame_numbers(clip.frames) == [start, start + 2, start + 4]
         assert video.read(96, 3, 2, 64, 96) is None
         assert video.length == 100
 
@@ -99,26 +85,36 @@ def test_fps_is_that_of_the_clip(tmp_path, fps, step, expected):
     assert (load(dataset, 0).motion_bucket_id, load(dataset, 1).motion_bucket_id) == (1, 127.5)
 
 
-@pytest.mark.parametrize("fps", [0, float("nan"), 90000])
-def test_a_file_without_a_frame_rate_needs_one_in_the_csv(tmp_path, monkeypatch, fps):
+def test_a_file_without_a_frame_rate_needs_one_in_the_csv(tmp_path, monkeypatch):
+    """Such as one that states no time and no rate; of most, the frames say when they are shown."""
     write_training_videos(tmp_path, count=1)
-    original = cv2.VideoCapture
-
-    class Capture:
-        def __init__(self, *arguments):
-            self.capture = original(*arguments)
-
-        def get(self, what: int) -> float:
-            return fps if what == cv2.CAP_PROP_FPS else self.capture.get(what)
-
-        def __getattr__(self, name: str):
-            return getattr(self.capture, name)
-
-    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    monkeypatch.setattr(video_reader.Video, "_stated_rate", lambda video: None)
+    assert load(one_video(tmp_path, "video_0.mp4")).fps == pytest.approx(8)
+    monkeypatch.setattr(video_reader.Video, "_rate", lambda video, times, step: None)
     with pytest.raises(BadItem, match="no frame rate; give one in a column fps"):
         load(one_video(tmp_path, "video_0.mp4"))
     csv = write_csv(tmp_path / "fps.csv", [("video_0.mp4", 20, 1, 9)], "path,length,motion_bucket_id,fps")
     assert load(VideoDataset(str(csv), **SMALL)).fps == 9
+
+
+def test_the_fps_of_the_csv_is_for_the_stated_one(tmp_path):
+    """Where the frame rate changes within the file, that of a clip is changed likewise."""
+    write_video(tmp_path / "even.mp4", numbered_frames(60), 30)
+    slower = "settb=1/90000,setpts='if(lt(N,30),N/30/TB,(1+(N-30)/5)/TB)'"
+    as_timed = ("-fps_mode", "passthrough", "-enc_time_base", "1/90000")
+    ffmpeg("-i", tmp_path / "even.mp4", "-vf", slower, *as_timed, tmp_path / "uneven.mp4")
+    with video_reader.open_video(str(tmp_path / "uneven.mp4")) as video:
+        stated = video.fps
+    csv = write_csv(tmp_path / "two.csv", [("uneven.mp4", 60, 1, ""), ("uneven.mp4", 60, 1, 2 * stated)],
+                    "path,length,motion_bucket_id,fps")  # fmt: skip
+    dataset, seen = VideoDataset(str(csv), **SMALL), set()
+    for seed in range(20):
+        plain, doubled = load(dataset, 0, seed), load(dataset, 1, seed)
+        first, last = frame_numbers(plain.frames)[:: SMALL["frames"] - 1]
+        if last < 30 or first >= 30:
+            seen.add(expected := 30 if last < 30 else 5)
+            assert (plain.fps, doubled.fps) == pytest.approx((expected, 2 * expected), rel=0.02)
+    assert seen == {5, 30}
 
 
 def test_a_mirrored_clip_is_the_same_clip(tmp_path):
@@ -150,41 +146,6 @@ def test_colours(tmp_path):
 
 
 # --- size ---
-
-
-def disc(height: int, width: int) -> np.ndarray:
-    """A white disc, centred on grey, as wide as half the shorter side: uint8 [h w 3]."""
-    y, x = np.mgrid[:height, :width] + 0.5
-    inside = np.hypot(x - width / 2, y - height / 2) < min(height, width) / 4
-    return np.where(inside, 255, 100).astype(np.uint8)[..., None].repeat(3, -1)
-
-
-@pytest.mark.parametrize("height, width", [(576, 1024), (300, 900), (900, 300), (108, 192), (64, 48), (333, 777)])
-def test_a_circle_stays_a_circle_in_the_middle(height, width):
-    result = cover(disc(height, width), 192, 320)
-    assert result.shape == (192, 320, 3)
-    white = np.clip((result[..., 0].astype(float) - 100) / 155, 0, 1)
-    diameter = min(height, width) / 2 * max(192 / height, 320 / width)
-    if diameter < 192:
-        assert white.sum(axis=1).max() == pytest.approx(diameter, abs=3)
-        assert white.sum(axis=0).max() == pytest.approx(diameter, abs=3)
-    rows, columns = np.nonzero(white > 0.5)
-    assert rows.mean() + 0.5 == pytest.approx(96, abs=1)
-    assert columns.mean() + 0.5 == pytest.approx(160, abs=1)
-
-
-def test_any_size_to_any_size():
-    rng = np.random.default_rng(0)
-    for height, width, h, w in rng.integers(1, 100, (300, 4)):
-        assert cover(np.zeros((height, width, 3), np.uint8), h, w).shape == (h, w, 3)
-
-
-def test_the_right_size_is_kept_and_fine_patterns_are_averaged():
-    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(cover(noise, 64, 96), noise)
-    np.testing.assert_array_equal(cover(noise, 64, 48), noise[:, 24:72])
-    means = noise.reshape(16, 4, 24, 4, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(cover(noise, 16, 24), means, atol=1)
 
 
 def test_a_clip_is_scaled_and_cropped(tmp_path):
@@ -247,20 +208,6 @@ def test_what_is_no_usable_video_is_said_and_nothing_else(bad, capfd):
     assert capfd.readouterr() == ("", "")  # OpenCV and ffmpeg keep quiet
 
 
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
-    write_training_videos(tmp_path, count=1)
-    monkeypatch.setattr(video_reader, "open", Mock(side_effect=PermissionError(13, "denied")), raising=False)
-    with pytest.raises(BadItem, match=r"video_0.mp4: may not be read; change its permissions"):
-        load(one_video(tmp_path, "video_0.mp4"))
-
-
-def test_what_opencv_fails_at_is_a_bad_item(tmp_path, monkeypatch):
-    write_training_videos(tmp_path, count=1)
-    monkeypatch.setattr(video_reader, "cover", Mock(side_effect=cv2.error("of\nsome kind")))
-    with pytest.raises(BadItem, match=r"OpenCV cannot read it \(of some kind\)"):
-        load(one_video(tmp_path, "video_0.mp4"))
-
-
 def test_a_length_that_lies_is_noted_if_enough_frames_are_there(tmp_path):
     write_training_videos(tmp_path, count=1)
     clips = [load(one_video(tmp_path, "video_0.mp4", length=1000, frames=18), seed=seed) for seed in range(20)]
@@ -317,7 +264,58 @@ def test_bad_videos_among_good_ones_in_the_loader(bad):
     assert sorted(failures) == sorted(str(bad / name) for name, *_ in rows)  # the good one's length lies
 
 
+def test_a_folder_that_is_away_is_no_fault_of_its_videos(tmp_path):
+    """And one that was never there is; so is a file that is missing in a folder that is there."""
+    (tmp_path / "disk").mkdir()
+    write_training_videos(tmp_path / "disk", count=1)
+    rows = [("disk/video_0.mp4", 20, 1), ("disk/video_1.mp4", 20, 1), ("dsik/video_0.mp4", 20, 1)]
+    dataset = VideoDataset(str(write_csv(tmp_path / "videos.csv", rows)), **SMALL)
+    for away in (True, False):
+        (tmp_path / "disk").rename(tmp_path / "away") if away else (tmp_path / "away").rename(tmp_path / "disk")
+        with pytest.raises(BadItem, match="no such file: there is no folder .*/dsik"):
+            load(dataset, 2)
+        with pytest.raises(Unavailable if away else BadItem, match="is not there" if away else "no such file"):
+            load(dataset, 1)
+        if away:
+            copy = pickle.loads(pickle.dumps(dataset))  # as a process that begins then gets it
+            with pytest.raises(Unavailable, match=r"disk/video_0.mp4: its folder .*/disk is not there"):
+                load(copy)
+    assert frame_numbers(load(dataset, 0).frames)
+
+
+def test_folders_are_not_looked_for_without_end(tmp_path, monkeypatch):
+    rows = [(f"{index}/a.mp4", 20, 1) for index in range(20)]
+    monkeypatch.setattr("svd.data.video_dataset.MOST_FOLDERS", 10)
+    dataset = VideoDataset(str(write_csv(tmp_path / "videos.csv", rows)), **SMALL)
+    with pytest.raises(Unavailable, match="its folder .* is not there"):
+        load(dataset)
+
+
+def test_no_memory_for_a_clip_is_not_the_videos_fault(tmp_path, monkeypatch):
+    write_training_videos(tmp_path, count=1)
+    monkeypatch.setattr("svd.data.video_reader.cover", Mock(side_effect=MemoryError))
+    with pytest.raises(Unavailable, match="video_0.mp4: there is no memory left to read it"):
+        load(one_video(tmp_path, "video_0.mp4"))
+
+
 # --- the CSV ---
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_as_other_systems_spell_them(tmp_path, form):
+    """Backslashes, and accents of their own or joined, where no file has the very name."""
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    folder = tmp_path / unicodedata.normalize(form, "Möwen")
+    folder.mkdir()
+    for name in ("Café.mp4", r"a\b.mp4"):
+        write_video(tmp_path / "video.mp4", numbered_frames(20), 8)
+        (tmp_path / "video.mp4").rename(
+            tmp_path / unicodedata.normalize(form, "Möwen") / unicodedata.normalize(form, name)
+        )
+    names = [unicodedata.normalize(other, "Möwen\\Café.mp4"), unicodedata.normalize(form, "Möwen/a\\b.mp4")]
+    dataset = VideoDataset(str(write_csv(tmp_path / "videos.csv", [(name, 20, 1) for name in names])), **SMALL)
+    paths = [os.path.relpath(load(dataset, index).path, tmp_path) for index in (0, 1)]
+    assert paths == [unicodedata.normalize(form, "Möwen/Café.mp4"), names[1]]
 
 
 def test_paths_and_columns(tmp_path):
@@ -373,15 +371,18 @@ HEADER = "path,length,motion_bucket_id\n"
         (HEADER + "a.mp4,-4,1\n", "length must be"),
         (HEADER + "a.mp4,inf,1\n", "length must be"),
         (HEADER + "a.mp4\n", "length must be a whole .* found '' in line 2"),
-        (HEADER + "a.mp4,20,fast\n", "motion_bucket_id must be a number, 0 or more; found 'fast' in line 2"),
+        (HEADER + "a.mp4,20,fast\n", "motion_bucket_id must be a number, 0 or more .*; found 'fast' in line 2"),
         (HEADER + "a.mp4,20,\n", "motion_bucket_id must be"),
         (HEADER + "a.mp4,20,nan\n", "motion_bucket_id must be"),
         (HEADER + "a.mp4,20,inf\n", "motion_bucket_id must be"),
         (HEADER + "a.mp4,20,-1\n" * 9, "found '-1' in line 2, '-1' in line 3, '-1' in line 4 and 6 more"),
-        ("path,length,motion_bucket_id,fps\na.mp4,20,1,0\n", "fps must be a positive number, or empty; found '0'"),
+        (
+            "path,length,motion_bucket_id,fps\na.mp4,20,1,0\n",
+            "fps must be a positive number, 0.001 to 1000, or empty; found '0'",
+        ),
         ("path,length,motion_bucket_id,fps\na.mp4,20,1,x\n", "fps must be"),
         (HEADER + "a, b.mp4,20,1\n", "more fields than the header"),
-        (HEADER + "a.mp4,20,1\na, b.mp4,20,1\n", r"not a CSV file .*line 3"),
+        (HEADER + "a.mp4,20,1\na, b.mp4,20,1\n", "line 3 has more fields than the header; put paths"),
         (HEADER + '"a.mp4,20,1\n', "not a CSV file"),
         (
             HEADER + "a.mp4,20,1\nb.mp4,50,1\n",
@@ -407,9 +408,9 @@ def test_what_is_no_csv_file(tmp_path, monkeypatch):
         with pytest.raises(DatasetError, match=message) as error:
             VideoDataset(str(path))
         assert "\n" not in str(error.value)
-    monkeypatch.setattr("pandas.read_csv", Mock(side_effect=PermissionError(13, "denied")))
+    monkeypatch.setattr(csv_rows, "open", Mock(side_effect=PermissionError(13, "denied")), raising=False)
     with pytest.raises(DatasetError, match="may not be read; change its permissions"):
-        VideoDataset(str(tmp_path / "secret.csv"))
+        VideoDataset(str(write_csv(tmp_path / "secret.csv", [("a.mp4", 20, 1)])))
 
 
 @pytest.mark.parametrize(

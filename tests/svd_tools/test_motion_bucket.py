@@ -10,17 +10,22 @@ import sys
 import time
 import tracemalloc
 from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
+from training_videos import ffmpeg
 
+from svd.data.dataset import DatasetError, Unavailable
 from svd.data.video_dataset import VideoDataset
 from svd.data.videos import write_video
-from svd_tools import motion_bucket
+from svd_tools import jobs, motion_bucket
 from svd_tools.jobs import Shard, find_files, work_off
 from svd_tools.journal import Journal
-from svd_tools.motion_score import COLUMNS, motion, score_video
+from svd_tools.motion_score import COLUMNS, motion, score_row, score_video
 
 ROOT = Path(__file__).parents[2]
 SPEEDS = [0, 0.1, 0.25, 0.5, 0.8, 1.2, 1.7, 2.4, 3.2, 4]
@@ -193,7 +198,7 @@ def test_what_is_known_is_not_scored_again(videos, expected, tmp_path):
 HELD = """
 import os, sys, time
 from pathlib import Path
-from svd_tools import motion_bucket
+from svd_tools import jobs, motion_bucket
 from svd_tools.motion_score import score_row
 
 def held(path, folder):
@@ -275,9 +280,9 @@ def test_only_failures(videos, tmp_path, refuse):
     (["{videos}", "--shard=4/4"], "give i/n with i from 0 to n - 1"),
     (["{videos}", "--shard=0/4", "--scale=3"], "--scale belongs to --merge"),
     (["{videos}", "--scale=-1"], "must be positive"),
-    (["{videos}", "--scale=most"], "most: No such file"),
+    (["{videos}", "--scale=most"], "most: no such file"),
     (["{videos}", "--scale={empty}/../ids.csv"], "line 2: motion_bucket_id must be a whole number below 256"),
-    (["--merge", "{videos}/notes.txt"], "no column path, length, fps, score"),
+    (["--merge", "{videos}/notes.txt"], "no column path and no column length and no column fps and no column score"),
     (["--merge", "{empty}/../ids.csv"], "line 2: length must be a number, 0 or more, got 'many'"),
     (["--merge", "{empty}/../header.csv"], "no rows; score some videos first"),
     (["--merge", "{videos}/a/0.mp4"], "not a CSV file in UTF-8"),
@@ -391,3 +396,78 @@ def test_the_example_of_the_documentation_on_ray(videos, expected, tmp_path):
     assert motion_bucket.main(["--merge", *files, f"--out={tmp_path / 'clips.csv'}"]) == 0
     for name in ("clips.csv", "clips.failed.csv"):
         assert (tmp_path / name).read_bytes() == expected.with_name(name).read_bytes()
+
+
+def test_a_frame_rate_that_changes(tmp_path):
+    """Motion is that of half a second, wherever in the file."""
+    moving(tmp_path / "even.mp4", 1.5, fps=24, frames=97)
+    # the second half again, at a quarter of the speed: what moved by 1.5 then moves by 0.375
+    slower = "settb=1/90000,setpts='if(lt(N,48),N/24/TB,(2+(N-48)/6)/TB)'"
+    ffmpeg("-i", tmp_path / "even.mp4", "-vf", slower, "-fps_mode", "passthrough", "-enc_time_base", "1/90000",
+           tmp_path / "uneven.mp4")  # fmt: skip
+    even, uneven = (score_video(str(tmp_path / name)) for name in ("even.mp4", "uneven.mp4"))
+    assert even["length"] == uneven["length"] == 97
+    assert even["score"] == pytest.approx(1.5, rel=0.12)
+    assert uneven["score"] == pytest.approx((4 * 1.5 + 16 * 0.375) / 20, rel=0.15)
+
+
+def test_pixels_that_are_not_square_and_interlacing(tmp_path):
+    path = moving(tmp_path / "square.mp4", 1.5, (96, 192), 16, 33)
+    ffmpeg("-i", path, "-vf", "scale=96:96,setsar=2", "-crf", "10", tmp_path / "narrow.mp4")
+    ffmpeg("-i", path, "-vf", "interlace=scan=tff:lowpass=off", "-flags", "+ildct+ilme", "-x264opts", "tff=1",
+           "-crf", "10", tmp_path / "interlaced.mp4")  # fmt: skip
+    for name in ("square.mp4", "narrow.mp4", "interlaced.mp4"):
+        assert score_video(str(tmp_path / name))["score"] == pytest.approx(1.5, rel=0.12), name
+
+
+def test_videos_that_cannot_be_read_for_a_moment(tmp_path, monkeypatch):
+    """Are waited for, and have the score that they have."""
+    path = moving(tmp_path / "a.mp4", 1)
+    expected, pauses = score_row("a.mp4", str(tmp_path)), []
+    path.parent.rename(tmp_path.parent / "away")
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            (tmp_path.parent / "away").rename(tmp_path)
+
+    monkeypatch.setattr(jobs.time, "sleep", pause)
+    assert score_row("a.mp4", str(tmp_path)) == expected and expected["why"] == ""
+    assert pauses == list(jobs.PAUSES[:3])
+
+
+def row_of_a_disk_that_is_away(path: str, folder: str) -> dict:
+    return {"path": path, "why": "", "score": 1.0} if path == "a.mp4" else {"path": path, "why": None}
+
+
+def test_videos_that_cannot_be_read_now_are_left_to_do(tmp_path, monkeypatch):
+    """No failure is written down, no buckets without them, and one wait is enough for all."""
+    (tmp_path / "in").mkdir()
+    moving(tmp_path / "in" / "a.mp4", 1)
+    pauses = []
+    monkeypatch.setattr(jobs.time, "sleep", pauses.append)
+    rows = [score_row(name, str(tmp_path / "away")) for name in ("x.mp4", "y.mp4")]
+    assert [row["why"] for row in rows] == [None, None] and pauses == list(jobs.PAUSES)
+    assert score_row("a.mp4", str(tmp_path / "in"))["why"] == ""  # and the next wait is a full one
+    score_row("x.mp4", str(tmp_path / "away"))
+    assert pauses == 2 * list(jobs.PAUSES)
+    score_row("a.mp4", str(tmp_path / "in"))
+    with Journal("", {"score": "REAL"}, "rows") as journal:
+        journal.register((name, "") for name in ("a.mp4", "b.mp4", "c.mp4"))
+        work_off(journal, row_of_a_disk_that_is_away, str(tmp_path), 1, "video")
+        assert [row["path"] for row in journal.rows()] == ["a.mp4"] and list(journal.failures()) == []
+        assert list(journal.pending()) == ["b.mp4", "c.mp4"]
+        with pytest.raises(DatasetError, match="2 videos cannot be read now, such as b.mp4: .* the same command"):
+            jobs.check_all_done(journal, "videos")
+    idle = SimpleQueue()
+    idle.put(SimpleNamespace(load=Mock(side_effect=Unavailable("x.mp4", "its disk does not answer"))))
+    assert jobs._row(idle, "x.mp4") == {"path": "x.mp4", "why": None} and not idle.empty()
+
+
+def test_tables_as_excel_saves_them(expected, tmp_path):
+    """Scores that were looked at in a German Excel are still scores."""
+    cells = [line.split(",") for line in expected.read_text().splitlines()]
+    text = "\r\n".join(";".join(cell if "/" in cell else cell.replace(".", ",") for cell in line) for line in cells)
+    (tmp_path / "excel.csv").write_text(text, encoding="utf-8-sig")
+    assert motion_bucket.main(["--merge", str(tmp_path / "excel.csv"), f"--out={tmp_path / 'x.csv'}"]) == 0
+    assert (tmp_path / "x.csv").read_bytes() == expected.read_bytes()
