@@ -19,6 +19,14 @@ class VideoError(UserError, ValueError):
     """A video that cannot be written; the message says in one line what is wrong and what to do."""
 
 
+_BT709 = (
+    "scale=out_color_matrix=bt709:out_range=tv,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+)
+"""ffmpeg's filters that hold colours in the way that players expect most, and say so in the file. Left alone, ffmpeg
+takes BT.601 and says nothing, and players guess by the size."""
+
+
 def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
     """Write frames, uint8 RGB [t h w 3], shown at `fps` frames per second, as .mp4 (H.264) or .gif.
 
@@ -67,8 +75,7 @@ def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
         "macro_block_size": 1,  # imageio would otherwise scale the frames to multiples of 16
         "quality": None,  # leave the rate to crf
         "ffmpeg_log_level": "quiet",  # what goes wrong is raised below, in one line
-        # ffmpeg converts with the BT.601 matrix but does not say so, and players then guess by the size
-        "output_params": ["-crf", "17", "-colorspace", "smpte170m", "-color_range", "tv"],
+        "output_params": ["-crf", "17", "-vf", _BT709],
     }
     try:
         with imageio.get_writer(path, format="FFMPEG", fps=fps, **options) as writer:

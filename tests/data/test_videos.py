@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from unittest.mock import Mock
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image, ImageSequence
 
 from svd.data import videos
+from svd.data.video_reader import open_video
 from svd.data.videos import VideoError, write_frames, write_video
 
 
@@ -24,11 +26,15 @@ def moving(frames: int = 8, height: int = 96, width: int = 160) -> np.ndarray:
 
 def read(path: Path) -> tuple[np.ndarray, float]:
     """All frames of a video, uint8 RGB [t h w 3], and its frames per second."""
-    capture = cv2.VideoCapture(str(path))
-    frames = []
-    while (got := capture.read())[0]:
-        frames.append(got[1][..., ::-1])
-    return np.stack(frames), capture.get(cv2.CAP_PROP_FPS)
+    with open_video(str(path)) as video:
+        return np.stack([video.picture(frame).pixels for frame in video.frames()]), video.fps
+
+
+def read_with_ffmpeg(path: Path, height: int, width: int) -> np.ndarray:
+    """The same frames, as the ffmpeg program reads them."""
+    command = [get_ffmpeg_exe(), "-loglevel", "error", "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    output = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(output, np.uint8).reshape(-1, height, width, 3)
 
 
 def read_gif(path: Path) -> tuple[np.ndarray, list[int], int]:
@@ -72,7 +78,20 @@ def test_mp4_of_any_size(tmp_path, frames, height, width):
 def test_mp4_says_how_its_colours_are_coded(tmp_path):
     write_video(tmp_path / "waves.mp4", moving(2), 7)
     ffmpeg = subprocess.run([get_ffmpeg_exe(), "-i", tmp_path / "waves.mp4"], capture_output=True, text=True)
-    assert "h264" in ffmpeg.stderr and "yuv420p(tv, smpte170m" in ffmpeg.stderr
+    assert "h264" in ffmpeg.stderr and "yuv420p(tv, bt709, " in ffmpeg.stderr  # matrix, primaries and transfer
+    with av.open(str(tmp_path / "waves.mp4")) as container:
+        said = container.streams.video[0].codec_context
+        assert [said.colorspace, said.color_primaries, said.color_trc, said.color_range] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("height, width", [(64, 96), (720, 1280)])
+def test_mp4_colours_come_back(tmp_path, height, width):
+    colours = np.array([[220, 30, 30], [30, 200, 40], [30, 40, 210], [128, 128, 128], [255, 255, 255], [0, 0, 0]])
+    frames = np.broadcast_to(colours[:, None, None], (6, height, width, 3)).astype(np.uint8)
+    write_video(tmp_path / "colours.mp4", frames, 7)
+    ours, theirs = read(tmp_path / "colours.mp4")[0], read_with_ffmpeg(tmp_path / "colours.mp4", height, width)
+    for result in (ours, theirs):
+        np.testing.assert_allclose(result.mean(axis=(1, 2)), colours, atol=3)
 
 
 def test_mp4_names_that_mean_something_to_ffmpeg(tmp_path, monkeypatch):
