@@ -20,7 +20,7 @@ from svd import runtime
 from svd.autoencoder.autoencoder import Autoencoder
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
-from svd.checkpoint import CheckpointError, holds, load_parameters, read_config
+from svd.checkpoint import CheckpointError, check_parameters, holds, load_parameters, read_config
 from svd.compile_cache import CompileCache
 from svd.conditioning.conditioner import Conditioner
 from svd.conditioning.image_encoder import ImageEncoder
@@ -182,6 +182,7 @@ def load_networks(
         shapes = {f"network.{p.name}": tuple(p.shape) for p in networks["network"].get_parameters()}
         lora.check(config, shapes, str(checkpoint))
     networks = {prefix: network for prefix, network in networks.items() if wanted is None or prefix in wanted}
+    check_parameters(networks, checkpoint)  # before they take memory
     dtype, masters = compute_dtype(device, amp_level), list(trained(networks))
     for prefix, network in networks.items():
         network.set_train(False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,34 +12,55 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from svd.config import ModelConfig, parse_config
-from svd.errors import UserError
+from svd.foreign_adapters import FILES as ADAPTERS
+from svd.foreign_adapters import REMEDY, describe_adapters
+from svd.tensor_header import CheckpointError, Header, read_header
 
 if TYPE_CHECKING:  # MindSpore takes seconds to import: what is wrong with a checkpoint is told without it
     import mindspore as ms
     from mindspore import nn
 
-FOREIGN = ("model.diffusion_model.", "first_stage_model.", "vision_model.", "down_blocks.", "encoder.")
-"""How names begin in checkpoints of other projects."""
-
-
-class CheckpointError(UserError, ValueError):
-    """A checkpoint that cannot be used; the message says what is wrong and what to do."""
+FOREIGN = re.compile(
+    r"((module|_orig_mod|model|state_dict)\.)*"
+    r"(diffusion_model|first_stage_model|vision_model|input_blocks|down_blocks|encoder|unet|vae)\."
+)
+"""How names begin in checkpoints of other projects, behind what their trainings put in front."""
 
 
 def open_checkpoint(path: Path):
     """An open safetensors file; raises CheckpointError if it is none, or has to be converted."""
-    if path.is_dir() or path.suffix in (".ckpt", ".bin", ".pt", ".pth"):
-        raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(path)}")
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist: check the path, or see the README on converting one")
+    open_header(path)
     try:
         return safe_open(path, framework="np")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a complete safetensors file ({error}): copy it again") from error
 
 
+def open_header(path: Path) -> Header:
+    """What a safetensors file says of its tensors; raises CheckpointError if it is none, or has to be converted."""
+    is_folder = os.path.isdir(path)
+    if holds_adapters(path):
+        raise CheckpointError(f"{path} holds adapters (LoRA) of another program: {REMEDY}")
+    if is_folder or path.suffix in (".ckpt", ".bin", ".pt", ".pth"):
+        raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(path)}")
+    return read_header(path)
+
+
+def holds_adapters(folder: Path) -> bool:
+    """Whether a folder is of adapters, as other programs write them."""
+    return any(os.path.exists(folder / name) for name in ADAPTERS)
+
+
 def _how_to_convert(path: Path) -> str:
     return f"python svd_tools/convert.py --pt_weights_file {path} --config CONFIG --out_dir DIR"
+
+
+def _check_ours(path: Path, names: Collection[str]) -> None:
+    """Raise CheckpointError, which says what to do, for names of other projects."""
+    if adapters := describe_adapters(names):
+        raise CheckpointError(f"{path} {adapters}")
+    if any(FOREIGN.match(name) for name in names):
+        raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(path)}")
 
 
 def read_config(path: str | Path) -> ModelConfig:
@@ -47,28 +69,34 @@ def read_config(path: str | Path) -> ModelConfig:
     Raises:
         CheckpointError: not a checkpoint of this project, or one without a configuration.
     """
-    with open_checkpoint(Path(path)) as file:
-        text, names = (file.metadata() or {}).get("config"), file.keys()
-    if text is None and any(name.startswith(FOREIGN) for name in names):
-        raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(Path(path))}")
+    header = open_header(Path(path))
+    text = header.metadata.get("config")
     if text is None:
+        _check_ours(Path(path), header.tensors)
         raise CheckpointError(f"{path} holds no configuration: say which with --SVD.config")
     return parse_config(text)
 
 
 def check_networks(path: str | Path, model: ModelConfig) -> None:
     """Raise CheckpointError if the checkpoint has a configuration, and other networks than the model."""
-    with open_checkpoint(Path(path)) as file:
-        text = (file.metadata() or {}).get("config")
+    text = open_header(Path(path)).metadata.get("config")
     if text is not None and (different := parse_config(text).different_networks(model)):
         raise CheckpointError(f"{path} is of another model than the configuration: {different[0]}")
 
 
 def holds(path: str | Path, prefix: str) -> bool:
     """Whether the checkpoint has parameters whose names begin so."""
-    with open_checkpoint(Path(path)) as file:
-        names = file.keys()
-    return any(name.startswith(prefix) for name in names)
+    return any(name.startswith(prefix) for name in open_header(Path(path)).tensors)
+
+
+def check_parameters(networks: Mapping[str, nn.Cell], path: str | Path) -> None:
+    """Raise CheckpointError unless the checkpoint has all parameters of the networks, in their shapes."""
+    _check_names(Path(path), _parameters(networks), open_header(Path(path)).shapes)
+
+
+def _parameters(networks: Mapping[str, nn.Cell]) -> dict[str, ms.Parameter]:
+    """By their names in a checkpoint."""
+    return {f"{prefix}.{p.name}": p for prefix, cell in networks.items() for p in cell.get_parameters()}
 
 
 def load_parameters(
@@ -88,38 +116,34 @@ def load_parameters(
             finite; names are listed.
     """
     path = Path(path)
-    wanted = {f"{prefix}.{p.name}": p for prefix, cell in networks.items() for p in cell.get_parameters()}
+    wanted = _parameters(networks)
+    header = open_header(path)
+    _check_names(path, wanted, header.shapes)
     with open_checkpoint(path) as file:
-        names = file.keys()
-        _check_names(path, wanted, {name: tuple(file.get_slice(name).get_shape()) for name in names})
-        mapped = _map(path)
+        mapped = _map(path, header)
         for name, parameter in wanted.items():
             array = mapped.get(name)
             array = file.get_tensor(name) if array is None else array
             parameter.set_data(_tensor(path, name, changed(name, array), parameter.dtype))
 
 
-def _map(path: Path) -> dict[str, np.ndarray]:
+def _map(path: Path, header: Header) -> dict[str, np.ndarray]:
     """The float tensors of a checkpoint as parts of the mapped file: pages are read when they are used, and never
     copied unless they are written to. (`safe_open` has checked the file, and copies.)
     """
-    with open(path, "rb") as file:
-        header = file.read(int.from_bytes(file.read(8), "little"))
-        start = file.tell()
     data = np.memmap(path, np.uint8, mode="c")
     dtypes = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
-    arrays = {}
-    for name, entry in json.loads(header).items():
-        if entry.get("dtype") in dtypes:
-            begin, end = (start + offset for offset in entry["data_offsets"])
-            arrays[name] = np.asarray(data[begin:end]).view(dtypes[entry["dtype"]]).reshape(entry["shape"])
-    return arrays
+    return {
+        name: np.asarray(data[tensor.start : tensor.end]).view(dtypes[tensor.dtype]).reshape(tensor.shape)
+        for name, tensor in header.tensors.items()
+        if tensor.dtype in dtypes
+    }
 
 
-def _check_names(path: Path, wanted: dict[str, ms.Parameter], found: dict[str, tuple[int, ...]]) -> None:
+def _check_names(path: Path, wanted: Mapping[str, ms.Parameter], found: Mapping[str, tuple[int, ...]]) -> None:
     missing = [name for name in wanted if name not in found]
-    if missing and any(name.startswith(FOREIGN) for name in found):
-        raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(path)}")
+    if missing:
+        _check_ours(path, found)
     if missing and any(name.endswith(".lora_up") for name in found):
         raise CheckpointError(
             f"{path} holds adapters alone: give them with --SVD.lora, and the checkpoint of their model"

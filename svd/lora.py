@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
-from svd.checkpoint import CheckpointError, open_checkpoint
+from svd.checkpoint import CheckpointError, holds_adapters, open_checkpoint, open_header
 from svd.config import ModelConfig, parse_config
+from svd.foreign_adapters import describe_adapters
+from svd.records import RecordError, parse_json, record
 
 _METADATA = "lora"
 _DOWN, _UP = ".lora_down", ".lora_up"
@@ -20,6 +23,19 @@ _DOWN, _UP = ".lora_down", ".lora_up"
 def describe_lora(rank: int, alpha: float, modules: list[str]) -> dict[str, str]:
     """Metadata of a file of adapters, of which `lora` tells it from other files."""
     return {_METADATA: json.dumps({"rank": rank, "alpha": alpha, "modules": modules})}
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What `describe_lora` wrote."""
+
+    rank: int
+    alpha: float
+    modules: list[str]
+
+    def __post_init__(self):
+        if self.rank < 1 or not isfinite(self.alpha):
+            raise ValueError(f"rank {self.rank}, alpha {self.alpha}")
 
 
 @dataclass(frozen=True)
@@ -75,36 +91,34 @@ def read_lora(path: str | Path) -> LoRA:
     none = (
         f"{path} holds no LoRA of this project: give the lora.safetensors that train.py writes with --train.lora.rank"
     )
-    if path.exists() and (path.is_dir() or path.suffix != ".safetensors"):
+    other = path.suffix != ".safetensors" or os.path.isdir(path)
+    if other and os.path.exists(path) and not holds_adapters(path):
         raise CheckpointError(none)
-    with open_checkpoint(path) as file:
-        metadata = file.metadata() or {}
-        if _METADATA not in metadata or "config" not in metadata:
-            raise CheckpointError(none)
-        names = file.keys()
-        tensors = {name: file.get_tensor(name).astype(np.float32) for name in names}
+    header = open_header(path)
+    if _METADATA not in header.metadata or "config" not in header.metadata:
+        adapters = describe_adapters(header.tensors)
+        raise CheckpointError(f"{path} {adapters}" if adapters else none)
     try:
-        said = json.loads(metadata[_METADATA])
-        rank, alpha, modules = said["rank"], float(said["alpha"]), list(said["modules"])
-        if not (isinstance(rank, int) and rank > 0 and isfinite(alpha)):
-            raise ValueError(f"rank {rank}, alpha {alpha}")
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"LoRA {path} is damaged: its metadata {_METADATA} cannot be used ({error})") from error
-    if not tensors:
+        said = record(_Said, parse_json(header.metadata[_METADATA], "it"), "it")
+    except RecordError as error:
+        reason = str(error).removeprefix("it: ")
+        raise CheckpointError(f"LoRA {path} is damaged: its metadata {_METADATA} cannot be used ({reason})") from error
+    if not header.tensors:
         raise CheckpointError(f"LoRA {path} is damaged: it holds no adapter")
+    for name, shape in header.shapes.items():
+        _check_shape(path, name, shape, said.rank, header.shapes)
+    with open_checkpoint(path) as file:
+        tensors = {name: file.get_tensor(name).astype(np.float32) for name in header.tensors}
     for name, value in tensors.items():
-        _check_tensor(path, name, value, rank, tensors)
-    return LoRA(path, rank, alpha, modules, parse_config(metadata["config"]), tensors)
+        if not np.isfinite(value).all():
+            raise CheckpointError(f"LoRA {path}: {name} holds values that are not finite (NaN or infinity)")
+    return LoRA(path, said.rank, said.alpha, said.modules, parse_config(header.metadata["config"]), tensors)
 
 
-def _check_tensor(path: Path, name: str, value: np.ndarray, rank: int, others: Mapping[str, np.ndarray]) -> None:
+def _check_shape(path: Path, name: str, shape: tuple[int, ...], rank: int, others: Collection[str]) -> None:
     """Raise CheckpointError for a tensor that is no half of a whole adapter of this rank."""
     mine, other, axis = (_DOWN, _UP, 0) if name.endswith(_DOWN) else (_UP, _DOWN, 1)
     if not name.endswith(mine) or name.removesuffix(mine) + other not in others:
         raise CheckpointError(f"LoRA {path} is damaged: {name} is no part of a whole adapter")
-    if value.ndim != 2 or value.shape[axis] != rank:
-        raise CheckpointError(
-            f"LoRA {path} is damaged: it says that its rank is {rank}, but {name} is {list(value.shape)}"
-        )
-    if not np.isfinite(value).all():
-        raise CheckpointError(f"LoRA {path}: {name} holds values that are not finite (NaN or infinity)")
+    if len(shape) != 2 or shape[axis] != rank:
+        raise CheckpointError(f"LoRA {path} is damaged: it says that its rank is {rank}, but {name} is {list(shape)}")

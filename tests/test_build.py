@@ -15,7 +15,7 @@ from comparison import assert_close
 from small_checkpoint import random_tensors, small_tensors, write_checkpoint
 from small_model import SMALL
 
-from svd import load_pipeline
+from svd import build, load_pipeline
 from svd.build import build_networks, parameter_shapes
 from svd.checkpoint import CheckpointError, holds
 from svd.config import ConfigError, ModelConfig, dump_config, load_config
@@ -127,6 +127,14 @@ def test_errors_of_the_parts_reach_the_caller(checkpoint):
     ):
         with pytest.raises(error):
             load(**arguments)
+
+
+def test_shapes_are_compared_before_networks_take_memory(checkpoint, monkeypatch):
+    """Whatever a checkpoint's configuration asks for."""
+    monkeypatch.setattr(build, "set_precision", lambda *_: pytest.fail("the networks were given their types"))
+    wide = replace(SMALL, unet=replace(SMALL.unet, model_channels=8192))
+    with pytest.raises(CheckpointError, match=r"of another model than the configuration: \d+ of another shape"):
+        load(wide, checkpoint)
 
 
 # --- precision ---

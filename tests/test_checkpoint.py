@@ -231,6 +231,11 @@ def test_float16_in_a_file_fits_bfloat16(path):
         "vision_model.embeddings.class_embedding",
         "down_blocks.0.resnets.0.spatial_res_block.norm1.weight",
         "encoder.conv_in.weight",
+        "module.model.diffusion_model.input_blocks.0.0.weight",
+        "_orig_mod.model.diffusion_model.out.2.bias",
+        "state_dict.module.down_blocks.0.resnets.0.norm1.weight",
+        "diffusion_model.input_blocks.0.0.weight",
+        "unet.conv_in.weight",
     ],
 )
 def test_a_foreign_checkpoint_is_to_be_converted(path, name):
