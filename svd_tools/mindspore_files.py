@@ -12,7 +12,8 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
-from svd_tools.tensor_files import DTYPES, ConversionError, LazyTensor, stored_tensor
+from svd.tensor_header import LARGEST_NUMBER, MOST_AXES
+from svd_tools.tensor_files import DTYPES, ConversionError, LazyTensor, check_type, stored_tensor
 
 ENCRYPTED = bytes.fromhex("d85e3a7f")
 """The first bytes of a checkpoint that was saved with an enc_key."""
@@ -32,6 +33,10 @@ _TYPES = {
     "UInt8": "U8",
     "Bool": "BOOL",
 }
+MOST_VALUES = 20_000
+"""Parameters in a file, or parts of those that are larger than 512 MB; a full-size model has 2,446."""
+LONGEST_NAME = 1000  # bytes
+MOST_FIELDS = 32  # in a message within another
 _CRC_TRAILER = 17  # bytes: "crc_num", then the checksum in 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 
@@ -48,7 +53,7 @@ def read_mindspore(path: Path) -> dict[str, LazyTensor]:
         if data[max(0, end - _CRC_TRAILER) : end - 10] == b"crc_num":
             end -= _CRC_TRAILER
         try:
-            for field, start, stop in _fields(data, 0, end):
+            for field, start, stop in _fields(data, 0, end, MOST_VALUES):
                 if field != 1:
                     raise ValueError(f"unknown field {field}")
                 tag, code, shape, piece = _value(data, start, stop)
@@ -64,12 +69,11 @@ def read_mindspore(path: Path) -> dict[str, LazyTensor]:
 
 
 def _stored(path: Path, tag: str, code: str, shape: tuple[int, ...], pieces: list) -> LazyTensor:
-    if code not in _TYPES:
-        raise ConversionError(f"{path}: tensor {tag} has type {code}, which is not supported")
+    check_type(path, tag, _TYPES.get(code, code))
     size = sum(count for _, count in pieces)
     if shape == (0,) and size:  # how some versions write a scalar
         shape = ()
-    if size != math.prod(shape) * DTYPES[_TYPES[code]].itemsize:
+    if max(shape, default=0) > LARGEST_NUMBER or size != math.prod(shape) * DTYPES[_TYPES[code]].itemsize:
         raise ConversionError(f"{path} is damaged: {size} bytes for {tag} of shape {list(shape)}")
     return stored_tensor(tag, path, _TYPES[code], shape, tuple(pieces))
 
@@ -79,13 +83,15 @@ def _value(data: mmap.mmap, start: int, stop: int) -> tuple[str, str, tuple[int,
     tag, code, shape, piece = "", "", [], (0, 0)
     for field, head, tail in _fields(data, start, stop):
         if field == 1:
-            tag = data[head:tail].decode()
+            tag = _text(data, head, tail)
         elif field == 2:
             for inner, first, last in _fields(data, head, tail):
                 if inner == 1:
                     shape += _integers(data, first, last)
+                    if len(shape) > MOST_AXES:
+                        raise ValueError(f"{tag} has more than {MOST_AXES} axes")
                 elif inner == 2:
-                    code = data[first:last].decode()
+                    code = _text(data, first, last)
                 elif inner == 3:
                     piece = (first, last - first)
         else:
@@ -93,9 +99,18 @@ def _value(data: mmap.mmap, start: int, stop: int) -> tuple[str, str, tuple[int,
     return tag, code, tuple(shape), piece
 
 
-def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _text(data: mmap.mmap, start: int, stop: int) -> str:
+    if stop - start > LONGEST_NAME:
+        raise ValueError(f"a name of {stop - start:,} bytes")
+    return data[start:stop].decode()
+
+
+def _fields(data: mmap.mmap, position: int, end: int, most: int = MOST_FIELDS) -> Iterator[tuple[int, int, int]]:
     """(number, start, stop) of each field of the message between two offsets; a varint's are its bytes."""
+    count = 0
     while position < end:
+        if (count := count + 1) > most:
+            raise ValueError(f"more than {most:,} parts of one kind")
         key, position = _integer(data, position)
         wire, start = key & 7, position
         if wire == _VARINT:
@@ -116,7 +131,7 @@ def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int
 def _integers(data: mmap.mmap, position: int, stop: int) -> list[int]:
     """The varints between two offsets: one, or several when they are packed."""
     values = []
-    while position < stop:
+    while position < stop and len(values) <= MOST_AXES:
         value, position = _integer(data, position)
         values.append(value)
     return values

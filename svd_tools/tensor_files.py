@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from svd.errors import UserError
+from svd.tensor_header import CheckpointError, Header, StoredTensor, read_header
+from svd_tools.float8 import FLOAT8
 
 DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),  # numpy has no bfloat16: the bits are read, and widened to float32
+    **dict.fromkeys(FLOAT8, np.dtype("u1")),  # NumPy has neither float8 nor bfloat16: bits are read, and
+    "BF16": np.dtype("<u2"),  # widened to float32
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
     "I16": np.dtype("<i2"),
@@ -28,8 +31,9 @@ DTYPES = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-_CODES = {dtype: code for code, dtype in DTYPES.items() if code != "BF16"}
-_MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library
+WIDENED = ("BF16", *FLOAT8)
+"""Types that are read as float32, which holds all of their values."""
+_CODES = {dtype: code for code, dtype in DTYPES.items() if code not in WIDENED}
 
 
 class ConversionError(UserError, ValueError):
@@ -49,6 +53,8 @@ class LazyTensor:
     position: tuple[str, int]
     """File and offset, to visit tensors as they lie on the disk."""
     read: Callable[[], np.ndarray]
+    stored: str = ""
+    """The type of its elements in a file, a key of DTYPES."""
 
     @property
     def nbytes(self) -> int:
@@ -66,11 +72,11 @@ def stored_tensor(
     """A tensor that lies in a file; reading it raises ConversionError where the file ends early.
 
     Args:
-        code: its element type, a key of DTYPES; bfloat16 is widened to float32, which is exact.
+        code: its element type, a key of DTYPES; those in WIDENED become float32, which is exact.
         pieces: (offset, bytes) of the consecutive parts of its data.
         strides: elements from one index to the next on each axis, where the data is not in C order.
     """
-    dtype = np.dtype(np.float32) if code == "BF16" else DTYPES[code]
+    dtype = np.dtype(np.float32) if code in WIDENED else DTYPES[code]
 
     def read() -> np.ndarray:
         values = _read_pieces(name, path, pieces).view(DTYPES[code])
@@ -79,9 +85,20 @@ def stored_tensor(
             values = np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, shape, steps))
         if code == "BF16":
             values = (values.astype(np.uint32) << 16).view(np.float32)
+        elif code in FLOAT8:
+            values = FLOAT8[code][values]
         return values.reshape(shape)
 
-    return LazyTensor(shape, dtype, (str(path), pieces[0][0] if pieces else 0), read)
+    return LazyTensor(shape, dtype, (str(path), pieces[0][0] if pieces else 0), read, code)
+
+
+def check_type(path: Path, name: str, code: str) -> None:
+    """Raise ConversionError for elements of a type that is not read."""
+    if code not in DTYPES:
+        raise ConversionError(
+            f"{path}: tensor {name} has type {code}, which is not supported; re-save the checkpoint in float32, "
+            "float16, bfloat16 or float8 with the program that wrote it"
+        )
 
 
 def _read_pieces(name: str, path: Path, pieces: tuple[tuple[int, int], ...]) -> np.ndarray:
@@ -142,32 +159,26 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     Raises:
         ConversionError: the header is damaged, a type is unknown, or the file ends before its data does.
     """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(size - 8, _MAX_HEADER):
-            raise ConversionError(f"{path} ends within its header: it is truncated, or not .safetensors")
-        text = file.read(length)
+    return {name: _stored(path, name, tensor) for name, tensor in _checked_header(path).tensors.items()}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a .safetensors file says of itself; raises ConversionError."""
+    return _checked_header(path).metadata
+
+
+def _checked_header(path: Path) -> Header:
+    """`read_header` with this package's error."""
     try:
-        header = {name: item for name, item in json.loads(text).items() if name != "__metadata__"}
-        tensors = {name: _stored(path, name, item, 8 + length) for name, item in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, ConversionError):
-            raise
-        raise ConversionError(f"{path} has a damaged header: {type(error).__name__}: {error}") from error
-    end = 8 + length + max((item["data_offsets"][1] for item in header.values()), default=0)
-    if end > size:
-        raise ConversionError(f"{path} is truncated: its header tells of {end:,} bytes, the file has {size:,}")
-    return tensors
+        return read_header(path)
+    except CheckpointError as error:
+        raise ConversionError(str(error)) from error
 
 
-def _stored(path: Path, name: str, item: Mapping, base: int) -> LazyTensor:
-    code, shape, (start, end) = item["dtype"], tuple(int(n) for n in item["shape"]), item["data_offsets"]
-    if code not in DTYPES:
-        raise ConversionError(f"{path}: tensor {name} has type {code}, which is not supported")
-    if min(shape, default=0) < 0 or start < 0 or end - start != math.prod(shape) * DTYPES[code].itemsize:
-        raise ConversionError(f"{path} has a damaged header: {end - start} bytes for {name} of shape {list(shape)}")
-    return stored_tensor(name, path, code, shape, ((base + start, end - start),))
+def _stored(path: Path, name: str, tensor: StoredTensor) -> LazyTensor:
+    check_type(path, name, tensor.dtype)
+    pieces = ((tensor.start, tensor.end - tensor.start),)
+    return stored_tensor(name, path, tensor.dtype, tensor.shape, pieces)
 
 
 def write_safetensors(

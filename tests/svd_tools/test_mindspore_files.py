@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mindspore.train import serialization
 
+from svd_tools import mindspore_files
 from svd_tools.mindspore_files import ENCRYPTED, read_mindspore
 from svd_tools.tensor_files import ConversionError
 
@@ -95,6 +96,9 @@ def message(*fields: tuple[int, bytes]) -> bytes:
             "differ in type",
         ),
         (b"\x0b", "wire type 3"),
+        (message((1, message((1, b"x"), (2, b"\x08\x01" * 9)))), "x has more than 8 axes"),
+        (message((1, message((1, b"x"), (2, message((1, b"\x01" * 60)))))), "x has more than 8 axes"),
+        (message((1, message(*[(1, b"x")] * 40))), "more than 32 parts of one kind"),
         (b"\x08" + b"\xff" * 12, "no number"),
     ],
 )
@@ -102,6 +106,22 @@ def test_other_content_is_refused(tmp_path, content, reason):
     path = tmp_path / "x.ckpt"
     path.write_bytes(content)
     with pytest.raises(ConversionError, match=reason):
+        read_mindspore(path)
+
+
+def test_names_and_numbers_have_limits(tmp_path, monkeypatch):
+    path = tmp_path / "x.ckpt"
+    long = b"\x0a\xd0\x0f" + b"x" * 2000
+    path.write_bytes(b"\x0a" + bytes([0x80 | len(long) & 0x7F, len(long) >> 7]) + long)
+    with pytest.raises(ConversionError, match="a name of 2,000 bytes"):
+        read_mindspore(path)
+    huge = message((1, message((1, b"x"), (2, b"\x08\x00\x08" + b"\xff" * 8 + b"\x7f" + message((2, b"Int8"))))))
+    path.write_bytes(huge)
+    with pytest.raises(ConversionError, match="0 bytes for x of shape"):
+        read_mindspore(path)
+    monkeypatch.setattr(mindspore_files, "MOST_VALUES", 2)
+    path.write_bytes(message((1, b""), (1, b""), (1, b"")))
+    with pytest.raises(ConversionError, match="more than 2 parts"):
         read_mindspore(path)
 
 

@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from svd_tools import torch_files
 from svd_tools.sources import read_weights
 from svd_tools.tensor_files import ConversionError
 from svd_tools.torch_files import read_torch
@@ -93,7 +94,7 @@ def test_strides_offsets_and_shared_storages(tmp_path):
 def test_dictionaries_within_and_beside(tmp_path):
     inner = dictionary(weight=tensor("0", (6,), (1,)), version=integer(3))
     path = archive(tmp_path / "x.ckpt", dictionary(epoch=integer(7), state_dict=inner), STORAGE)
-    assert list(read_torch(path)) == ["weight"]
+    assert list(read_torch(path)) == ["state_dict.weight"]
 
 
 def test_parameters(tmp_path):
@@ -179,6 +180,87 @@ def test_other_archives(tmp_path):
         read_torch(archive(tmp_path / "x.ckpt", good, STORAGE, extra=[("archive/byteorder", b"big")]))
 
 
+# --- archives and pickles that would take all memory, or for ever ---
+
+
+def test_records_that_are_bombs(tmp_path):
+    """Compressed, a few megabytes would become gigabytes; stored as they are, they take the space that they say."""
+    good = dictionary(weight=tensor("0", (6,), (1,)))
+    path = archive(tmp_path / "x.ckpt", good, STORAGE)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/byteorder", bytes(1 << 24))
+    with pytest.raises(ConversionError, match="record archive/byteorder is compressed"):
+        read_torch(path)
+    path = archive(tmp_path / "y.ckpt", good, STORAGE, extra=[("archive/byteorder", bytes(100))])
+    with pytest.raises(ConversionError, match="its record archive/byteorder has 100 bytes, more than any model needs"):
+        read_torch(path)
+    path = archive(tmp_path / "z.ckpt", good + b"0" * (17 << 20))
+    with pytest.raises(ConversionError, match="archive/data.pkl has .* bytes, more than any model needs"):
+        read_torch(path)
+
+
+def test_a_list_of_too_many_records(tmp_path, monkeypatch):
+    path = archive(tmp_path / "x.ckpt", dictionary(weight=tensor("0", (6,), (1,))), STORAGE)
+    monkeypatch.setattr(torch_files, "LARGEST_DIRECTORY", 100)
+    with pytest.raises(ConversionError, match="lists more records than any model needs"):
+        read_torch(path)
+
+
+def test_dictionaries_that_stand_in_one_another(tmp_path, monkeypatch):
+    """A file of a few kilobytes with more names than could ever be listed."""
+    monkeypatch.setattr(torch_files, "MOST_ENTRIES", 1000)
+    inner = dictionary(weight=tensor("0", (6,), (1,))) + b"q\x01"
+    for number in range(2, 7):
+        again = b"".join(text(f"{index}") + b"h" + bytes([number - 1]) + SETITEM for index in range(50))
+        inner += b"0" + EMPTY_DICT + again + b"q" + bytes([number])
+    with pytest.raises(ConversionError, match="more entries than any model needs"):
+        read_torch(archive(tmp_path / "x.ckpt", inner, STORAGE))
+    itself = EMPTY_DICT + b"q\x01" + text("again") + b"h\x01" + SETITEM
+    assert read_torch(archive(tmp_path / "y.ckpt", itself, STORAGE)) == {}
+
+
+def test_what_stands_beside_the_tensors_of_a_training(tmp_path):
+    """DeepSpeed's and Lightning's: sets, shapes, types, optimizers; as PyTorch pickles them."""
+    torch = pytest.importorskip("torch")
+    content = {
+        "module": {"weight": torch.ones(2)},
+        "optimizer": {
+            "state": {0: {"exp_avg": torch.ones(2), "step": torch.tensor(1.0)}},
+            "param_groups": [{"lr": 0.1}],
+        },
+        "param_shapes": [{"weight": torch.Size([2])}],
+        "names": {"a", "b"},
+        "types": (torch.float16, torch.bfloat16, torch.device("cpu"), frozenset([1])),
+        "version": torch.__version__,
+        "raw": b"bytes",
+        ("a", "key"): 3,
+    }
+    for protocol in (2, 4):
+        torch.save(content, tmp_path / "x.pt", pickle_protocol=protocol)
+        found = read_torch(tmp_path / "x.pt")
+        assert list(found) == ["module.weight"] and np.array_equal(found["module.weight"].read(), [1, 1])
+
+
+def test_types_of_eight_bits_and_others(tmp_path):
+    torch = pytest.importorskip("torch")
+    values = torch.arange(0, 96, dtype=torch.uint8).reshape(2, 48)
+    tensors = {
+        name: values.view(getattr(torch, name))
+        for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+    }
+    torch.save(
+        tensors | {"turned": tensors["float8_e5m2"].T, "uint16": torch.ones(3, dtype=torch.uint16)}, tmp_path / "x"
+    )
+    found = read_torch(tmp_path / "x")
+    for name, value in tensors.items():
+        assert np.array_equal(found[name].read(), value.float().numpy(), equal_nan=True), name
+    assert np.array_equal(found["turned"].read(), tensors["float8_e5m2"].T.float().numpy(), equal_nan=True)
+    assert found["uint16"].read().tolist() == [1, 1, 1]
+    torch.save({"x": torch.ones(2, dtype=torch.complex64)}, tmp_path / "x")
+    with pytest.raises(ConversionError, match="tensor x has type C64, which is not supported; re-save"):
+        read_torch(tmp_path / "x")
+
+
 def test_truncated_archives(tmp_path):
     path = archive(tmp_path / "x.ckpt", dictionary(weight=tensor("0", (6,), (1,))), STORAGE)
     content = path.read_bytes()
@@ -211,7 +293,9 @@ def test_what_torch_saves(tmp_path):
     network = torch.nn.Linear(2, 3).half()
     for content in (tensors, {"state_dict": tensors, "step": 3}, network.state_dict()):
         torch.save(content, tmp_path / "x.bin")
-        expected = content.get("state_dict", content)
+        expected = content
+        if "state_dict" in content:
+            expected = {f"state_dict.{key}": value for key, value in tensors.items()}
         found = read_torch(tmp_path / "x.bin")
         assert found.keys() == expected.keys()
         for key, lazy in found.items():
