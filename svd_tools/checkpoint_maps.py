@@ -214,12 +214,13 @@ _CLIP = (
     ("projection.weight",  "proj : transpose",          "visual_projection.weight"),
 )  # fmt: skip
 
-_CLIP_SGM = "conditioner.embedders.0.open_clip.model.visual"
+CLIP_SGM = "conditioner.embedders.0.open_clip.model.visual"
+IMAGE_SGM = "conditioner.embedders.3.encoder"
 _COMMON = (
     ("network",                         "model.diffusion_model",           "unet", _UNET),
-    ("conditioner.image_encoder",       _CLIP_SGM,                         "image_encoder", _CLIP),
-    ("conditioner.autoencoder.encoder", "conditioner.embedders.3.encoder", "vae", _ENCODER),
-    ("conditioner.autoencoder.decoder", "conditioner.embedders.3.encoder", None, _IMAGE_DECODER),
+    ("conditioner.image_encoder",       CLIP_SGM,                         "image_encoder", _CLIP),
+    ("conditioner.autoencoder.encoder", IMAGE_SGM, "vae", _ENCODER),
+    ("conditioner.autoencoder.decoder", IMAGE_SGM, None, _IMAGE_DECODER),
     ("autoencoder.encoder",             "first_stage_model",               None, _ENCODER),
 )  # fmt: skip
 _MODELS = {
@@ -233,8 +234,32 @@ OPTIONAL_GROUPS = {
 }
 """Groups that a checkpoint has as a whole or not at all; image-to-video does not use them."""
 
+ROOTS: dict[Layout, str] = {"svd": "network.", "sgm": "model.diffusion_model.", "diffusers": "unet."}
+"""How the names of the UNet begin, by which a layout is recognised."""
+NETWORKS: dict[Layout, dict[str, tuple[str, ...]]] = {
+    "svd": {
+        "UNet": ("network.",),
+        "image encoder (CLIP)": ("conditioner.image_encoder.",),
+        "autoencoder": ("autoencoder.decoder.",),
+    },
+    "sgm": {
+        "UNet": ("model.diffusion_model.",),
+        "image encoder (CLIP)": (f"{CLIP_SGM}.",),
+        "autoencoder": ("first_stage_model.decoder.",),
+        "encoder of an autoencoder": ("first_stage_model.encoder.", f"{IMAGE_SGM}."),
+    },
+    "diffusers": {
+        "UNet": ("unet.",),
+        "image encoder (CLIP)": ("image_encoder.",),
+        "autoencoder": ("vae.",),
+    },
+}
+"""What a model cannot do without, and how its names begin."""
+
 MINDSPORE_ALIASES = ((".gamma", ".weight"), (".beta", ".bias"))
 """Ends of names that MindSpore's own normalisations give."""
+_COMFYUI_MARKS = (".scaled_fp8", ".scale_input", ".input_scale", ".comfy_quant", ".v_pred")
+"""Ends of names of what ComfyUI notes beside weights: how they are scaled, and what inputs are scaled by."""
 
 # --- expansion ---
 
@@ -301,7 +326,7 @@ def _numbers(config: ModelConfig, i: int = 0, j: int = 0) -> dict[str, int]:
 
 def detect_layout(names: Iterable[str]) -> Layout | None:
     """Whose names these are; None for another model's."""
-    for layout, prefix in (("svd", "network."), ("sgm", "model.diffusion_model."), ("diffusers", "unet.")):
+    for layout, prefix in ROOTS.items():
         if any(name.startswith(prefix) for name in names):
             return layout
     return None
@@ -316,7 +341,8 @@ def plain_name(name: str) -> str:
 
 
 def is_leftover(name: str, shape: Shape) -> bool:
-    """Whether a tensor is no part of the model: CLIP's text tower, position indices, single numbers."""
-    clip, visual = _CLIP_SGM.removesuffix("visual"), f"{_CLIP_SGM}."
+    """Whether a tensor is no part of the model: CLIP's text tower, position indices, numbers, ComfyUI's notes."""
+    clip, visual = CLIP_SGM.removesuffix("visual"), f"{CLIP_SGM}."
     text_tower = name.startswith(clip) and not name.startswith(visual)
-    return text_tower or name == "image_encoder.vision_model.embeddings.position_ids" or shape == ()
+    positions = name.endswith(".vision_model.embeddings.position_ids")
+    return text_tower or positions or shape == () or name.endswith(_COMFYUI_MARKS)

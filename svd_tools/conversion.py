@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,6 +20,7 @@ from svd_tools.checkpoint_maps import (
     is_leftover,
     plain_name,
 )
+from svd_tools.comfyui import as_found, identity_convolution
 from svd_tools.tensor_files import ConversionError, LazyTensor, check_finite
 
 
@@ -30,6 +31,8 @@ class Weights:
     tensors: dict[str, LazyTensor]
     leftovers: list[str]
     """Tensors of the source that are no part of the model."""
+    entries: Sequence[Entry] = ()
+    """Where the tensors are in the source."""
 
 
 def gather(
@@ -45,6 +48,8 @@ def gather(
     """
     source = _plain(tensors)
     entries = expand(layout, config, shapes)
+    if layout == "sgm":
+        entries = as_found(entries, config, source)
     for group in OPTIONAL_GROUPS:
         names = {entry.theirs for entry in entries if entry.ours.startswith(group)}
         if not names & source.keys():
@@ -63,7 +68,8 @@ def gather(
         stored, to_ours = source[entry.theirs], TRANSFORMS[entry.transform].to_ours
         return LazyTensor(shapes[entry.ours], stored.dtype, stored.position, lambda: to_ours(values(entry.theirs)))
 
-    return Weights({entry.ours: ours(entry) for entry in entries}, leftovers)
+    found = {entry.ours: ours(entry) for entry in entries}
+    return Weights(found | identity_convolution(found, shapes), leftovers, entries)
 
 
 def scatter(weights: Mapping[str, LazyTensor], layout: Layout, config: ModelConfig) -> dict[str, LazyTensor]:

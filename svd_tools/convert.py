@@ -14,6 +14,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from jsonargparse import ArgumentParser
@@ -21,10 +22,12 @@ from tqdm import tqdm
 
 from svd.cli import run
 from svd.config import ModelConfig, dump_config, load_config
+from svd.console import visible
 from svd.files import written_whole
-from svd_tools.checkpoint_maps import OPTIONAL_GROUPS, Layout, Shape, detect_layout, expand
+from svd_tools.checkpoint_maps import OPTIONAL_GROUPS, Entry, Layout, Shape, expand
 from svd_tools.conversion import Weights, gather, groups_without, scatter
 from svd_tools.diffusers_folder import check_expressible, check_settings, write_folder
+from svd_tools.recognition import Choice, recognise
 from svd_tools.sources import read_weights
 from svd_tools.tensor_files import ConversionError, LazyTensor, cast, write_safetensors
 
@@ -42,11 +45,19 @@ def _parser() -> ArgumentParser:
         "--pt_weights_file",
         required=True,
         type=str,
-        help="Checkpoint to convert: Stability's file (.safetensors, .ckpt, .pt, .bin), a diffusers folder, "
-        "mindone's .ckpt, or a file of this project. The layout is told from the names.",
+        help="Checkpoint to convert: Stability's file (.safetensors, .ckpt, .pt, .bin) or ComfyUI's, a diffusers "
+        "folder, mindone's .ckpt, or a file of this project; also of a training, with averages or wrappers. The layout "
+        "is told from the names.",
     )
     parser.add_argument("--config", required=True, type=str, help="Config of the model, for instance configs/svd.yaml.")
     parser.add_argument("--out_dir", required=True, type=str, help="Folder to write to; made if it does not exist.")
+    parser.add_argument(
+        "--weights",
+        choices=get_args(Choice),
+        default="auto",
+        help="Which weights to take from a training checkpoint: ema, the averages that it keeps beside the weights, or "
+        "plain, the weights themselves. auto: the averages, if there are any.",
+    )
     parser.add_argument("--to", choices=tuple(LAYOUT_NAMES), default="svd", help="Layout to write.")
     parser.add_argument("--dtype", choices=("keep", *DTYPES), default="keep", help="Type of the written values.")
     parser.add_argument("--report", action="store_true", help="Print where every tensor comes from and goes to.")
@@ -62,6 +73,7 @@ def convert(
     dtype: str = "keep",
     report: bool = False,
     overwrite: bool = False,
+    weights: Choice = "auto",
 ) -> Path:
     """Convert a checkpoint, say what was found and left out, and return the path written.
 
@@ -73,23 +85,23 @@ def convert(
     source, model = Path(pt_weights_file), load_config(config)
     target = output_path(source, Path(out_dir), to)
     check_free(target, overwrite)
-    kind, tensors = read_weights(source)
-    layout = detect_layout(tensors)
-    if layout is None:
-        some = ", ".join(list(tensors)[:3]) or "none at all"
-        raise ConversionError(f"{source} is no checkpoint of Stable Video Diffusion: its tensors are {some}")
-    print(f"{source} is {kind} in {LAYOUT_NAMES[layout]}: {len(tensors)} tensors")
+    opened = read_weights(source)
+    recognised = recognise(visible(str(source)), opened.tensors, weights)
+    layout, tensors = recognised.layout, recognised.tensors
+    print(visible(f"{source} is {opened.kind} in {LAYOUT_NAMES[layout]}: {len(tensors)} tensors"))
+    for note in (*opened.notes, *recognised.notes):
+        print(visible(f"NOTE: {note}."))
     if "diffusers" in (layout, to):
         check_expressible(model)
-    if layout == "diffusers":
+    if layout == "diffusers" and source.is_dir():
         check_settings(source, model)
     from svd.build import parameter_shapes  # MindSpore takes seconds to import: --help and errors do not wait for it
 
     shapes = parameter_shapes(model)
-    weights = gather(tensors, layout, model, shapes)
+    gathered = gather(tensors, layout, model, shapes)
     if report:
-        _print_report(model, weights, shapes, {layout, to})
-    write_model(target, weights, shapes, model, to, dtype)
+        _print_report(gathered, shapes, {layout: gathered.entries, to: expand(to, model, gathered.tensors)})
+    write_model(target, gathered, shapes, model, to, dtype)
     return target
 
 
@@ -156,7 +168,7 @@ def _print_differences(weights: Weights, shapes: Mapping[str, Shape], written: s
     """Say what of the source is ignored, and what the written checkpoint does not have."""
     if weights.leftovers:
         some = ", ".join(weights.leftovers[:3]) + (", ..." if len(weights.leftovers) > 3 else "")
-        print(f"ignored: {len(weights.leftovers)} tensors that are no part of the model ({some})")
+        print(visible(f"ignored: {len(weights.leftovers)} tensors that are no part of the model ({some})"))
     for group, count in groups_without(shapes, written).items():
         held = any(name not in written and name.startswith(group) for name in weights.tensors)
         why = f"there is no place for it in {LAYOUT_NAMES[to]}" if held else "the source does not have it"
@@ -164,19 +176,18 @@ def _print_differences(weights: Weights, shapes: Mapping[str, Shape], written: s
         print("      Image-to-video does not use it.")
 
 
-def _print_report(model: ModelConfig, weights: Weights, shapes: dict[str, Shape], layouts: set[Layout]) -> None:
+def _print_report(weights: Weights, shapes: Mapping[str, Shape], layouts: Mapping[Layout, list[Entry]]) -> None:
     """Print where every tensor is: ours | theirs | our shape | transform; a table for each foreign layout."""
-    for layout in sorted(layouts - {"svd"}):
+    for layout in sorted(layouts.keys() - {"svd"}):
         rows = [("ours", layout, "shape", "transform")]
         rows += [
-            (entry.ours, entry.theirs, str(list(shapes[entry.ours])), entry.transform)
-            for entry in expand(layout, model, weights.tensors)
+            (entry.ours, entry.theirs, str(list(shapes[entry.ours])), entry.transform) for entry in layouts[layout]
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         for row in rows:
             print(" | ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
     for name in weights.leftovers:
-        print(f"ignored | {name}")
+        print(visible(f"ignored | {name}"))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from svd.conditioning.clip_preprocess import CLIP_MEAN, CLIP_STD
 from svd.config import ModelConfig
+from svd.records import RecordError, read_json
 from svd_tools.sources import COMPONENTS
 from svd_tools.tensor_files import ConversionError, LazyTensor, write_safetensors
 
+LARGEST_CONFIG = 1 << 20  # bytes of a config.json
 _VERSION = "0.24.0"  # the first release of diffusers with this pipeline
 _WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -62,18 +64,20 @@ def check_settings(folder: Path, config: ModelConfig) -> None:
     ours = config_files(config)
     for component, keys in _INVISIBLE.items():
         path = folder / component / "config.json"
-        if not path.is_file():
+        if not path.exists():
             continue
         try:
-            theirs = json.loads(path.read_text())
-            pairs = [(key, theirs[key], ours[f"{component}/config.json"][key]) for key in keys if key in theirs]
-        except (ValueError, TypeError) as error:
+            theirs = read_json(path, LARGEST_CONFIG)
+        except RecordError as error:
             raise ConversionError(f"{path} is damaged: {error}") from error
+        if not isinstance(theirs, dict):
+            raise ConversionError(f"{path} is damaged: it is not a mapping of names to values")
+        pairs = [(key, theirs[key], ours[f"{component}/config.json"][key]) for key in keys if key in theirs]
         for key, stated, wanted in pairs:
             if isinstance(wanted, list) and isinstance(stated, int):
                 stated = [stated] * len(wanted)
             if stated != wanted:
-                raise ConversionError(f"{path} says {key} {stated}, but the config asks for {wanted}")
+                raise ConversionError(f"{path} says {key} {str(stated)[:80]}, but the config asks for {wanted}")
 
 
 def write_folder(

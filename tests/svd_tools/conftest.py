@@ -108,6 +108,24 @@ def convert(tmp_path, capsys):
 
 
 @pytest.fixture
+def ours(sgm_file, config, convert):
+    """The tiny model in this project's layout."""
+    return load_file(convert(sgm_file, config)[0])
+
+
+@pytest.fixture
+def converted(tmp_path, config, convert):
+    """Convert tensors of a .safetensors file; (what became of them, what was printed)."""
+
+    def run(tensors: dict[str, np.ndarray], *arguments: str) -> tuple[dict[str, np.ndarray], str]:
+        save_file(tensors, tmp_path / "x.safetensors")
+        path, printed = convert(tmp_path / "x.safetensors", config, "--overwrite", *arguments)
+        return load_file(path), printed
+
+    return run
+
+
+@pytest.fixture
 def refuse(tmp_path, capsys):
     """Run the converter on what it must refuse: exit code 2, one last line (returned), and no file."""
 

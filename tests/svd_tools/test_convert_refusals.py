@@ -151,8 +151,8 @@ def test_an_interruption(sgm_file, config, monkeypatch, tmp_path, capsys):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_job_that_is_ended(sgm_file, config, tmp_path):
-    """SIGTERM in the middle of writing: the temporary file goes, too."""
+def ended(number: int, sgm_file: Path, config: Path, out: Path) -> tuple[int, str]:
+    """(exit code, standard error) of a conversion that gets a signal in the middle of writing."""
     script = (
         "import runpy, sys, time, svd_tools.tensor_files as files\n"
         "def slow(path, *_):\n"
@@ -161,7 +161,7 @@ def test_a_job_that_is_ended(sgm_file, config, tmp_path):
         "sys.argv[0] = 'convert.py'\n"
         "runpy.run_module('svd_tools.convert', run_name='__main__')\n"
     )
-    arguments = [f"--pt_weights_file={sgm_file}", f"--config={config}", f"--out_dir={tmp_path / 'out'}"]
+    arguments = [f"--pt_weights_file={sgm_file}", f"--config={config}", f"--out_dir={out}"]
     process = subprocess.Popen(
         [sys.executable, "-c", script, *arguments], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -170,7 +170,46 @@ def test_a_job_that_is_ended(sgm_file, config, tmp_path):
         if line.startswith("writing"):
             break
     time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 143 and errors.endswith("convert.py: terminated; nothing was written\n")
+    return process.returncode, errors
+
+
+def test_a_job_that_is_ended(sgm_file, config, tmp_path):
+    """SIGTERM in the middle of writing: the temporary file goes, too."""
+    code, errors = ended(signal.SIGTERM, sgm_file, config, tmp_path / "out")
+    assert code == 143 and errors.endswith("convert.py: terminated; nothing was written\n")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_killed_job_leaves_is_removed_by_the_next(sgm_file, config, tmp_path, convert):
+    """And nothing else: another target's may still be written."""
+    out = tmp_path / "out"
+    code, _ = ended(signal.SIGKILL, sgm_file, config, out)
+    (left,) = out.iterdir()
+    assert code == -signal.SIGKILL and left.name.startswith(".tiny") and left.read_bytes() == b"half"
+    other = left.rename(left.with_name(left.name.replace("tiny", "other")))
+    left.write_bytes(b"half")
+    written, _ = convert(sgm_file, config)
+    assert sorted(path.name for path in out.iterdir()) == sorted([other.name, written.name])
+
+
+def test_names_cannot_steer_the_terminal(sgm_weights, config, tmp_path, convert, refuse):
+    """Of tensors, whether they are unexpected or left out, of wrappers, and of the file itself."""
+    evil = "\x1b]0;owned\x07\r\x9b2J"
+    path = tmp_path / f"{evil}.safetensors"
+    save_file(sgm_weights | {f"model.diffusion_model.{evil}": np.ones(3, np.float32)}, path)
+    error = refuse(path, config)
+    assert "\\x1b]0;owned\\x07\\r\\x9b2J  [3]" in error and not any(c in error for c in "\x1b\x07\r\x9b")
+    save_file({f"{evil}.{n}": v for n, v in sgm_weights.items()} | {f"{evil}.x.scaled_fp8": np.ones(1)}, path)
+    path = path.rename(tmp_path / "x.safetensors")
+    _, printed = convert(path, config, "--report")
+    assert "those under \\x1b]0;owned" in printed and not any(c in printed for c in "\x1b\x07\r\x9b")
+    save_file({evil: np.ones(3)}, path)
+    assert "\x1b" not in refuse(path, config)
+
+
+def test_what_is_no_file(config, tmp_path, refuse):
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe is a named pipe: give a file" in refuse(tmp_path / "pipe", config)
+    assert "is a device: give a file" in refuse(Path("/dev/null"), config)

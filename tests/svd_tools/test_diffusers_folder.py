@@ -1,6 +1,7 @@
 """The diffusers layout: folders as diffusers writes them, and folders that diffusers loads."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -134,6 +135,69 @@ def test_folders_that_are_incomplete(folder, config, tmp_path, refuse):
     assert "index.json is damaged" in refuse(folder, config)
     path.write_bytes(content[:-5])
     assert "truncated" in refuse(folder, config)
+
+
+@pytest.mark.parametrize("variants", [("bf16",), ("fp16", "bf16"), ("fp32", "bf16"), ("bf16", "non_ema")])
+def test_variants(folder, config, convert, same_tensors, variants):
+    """The most precise is taken where there is none without a variant, and said."""
+    expected, _ = convert(folder, config)
+    whole = folder / "unet" / FILES["unet"]
+    for variant in variants[1:]:
+        save_file({"x": np.zeros(3, np.float32)}, whole.with_suffix(f".{variant}.safetensors"))
+    whole.rename(whole.with_suffix(f".{variants[0]}.safetensors"))
+    path, printed = convert(folder, config, "--overwrite")
+    assert f"NOTE: of unet the variant {variants[0]} is taken." in printed and printed.count("the variant ") == 1
+    same_tensors(path, expected)
+
+
+def test_bfloat16_in_a_variant(folder, config, convert):
+    torch = pytest.importorskip("torch")
+    save = pytest.importorskip("safetensors.torch").save_file
+    whole = folder / "unet" / FILES["unet"]
+    half = {name: torch.from_numpy(value).bfloat16() for name, value in load_file(whole).items()}
+    save(half, whole.with_suffix(".bf16.safetensors"))
+    whole.unlink()
+    path, printed = convert(folder, config)
+    assert "tensors of type BF16 are read as float32" in printed
+    written, expected = load_file(path)["network.conv_in.weight"], half["conv_in.weight"]
+    assert written.dtype == np.float32 and np.array_equal(written, expected.float().numpy())
+
+
+INDEX = "unet/diffusion_pytorch_model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 9000 + "]" * 9000, '{"weight_map": {"a": %s}}' % ("9" * 5000), '{"weight_map": {"a": 3}}',
+     '{"weight_map": 1}', "[3]", '{"weight_map": {"a": "x", "a": "y"}}', '{"weight_map": {"a": "\\u0000"}}'],
+    ids=lambda content: content[:30],
+)  # fmt: skip
+def test_an_index_of_another_kind(folder, config, refuse, content):
+    (folder / "unet" / FILES["unet"]).unlink()
+    (folder / INDEX).write_text(content)
+    assert len(refuse(folder, config).splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", [INDEX, f"unet/{FILES['unet']}", "vae/config.json", "unet/shard.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_in_the_place_of_one(folder, config, refuse, place, kind):
+    """A named pipe would be waited for for ever."""
+    path = folder / place
+    (folder / "unet" / FILES["unet"]).unlink() if place.startswith("unet") else path.unlink()
+    if place.endswith("shard.safetensors"):
+        (folder / INDEX).write_text(json.dumps({"weight_map": {"conv_in.weight": "shard.safetensors"}}))
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    error = refuse(folder, config)
+    assert len(error.splitlines()) == 1 and path.name in error
+
+
+def test_folders_of_deepspeed(tmp_path, config, refuse):
+    state = tmp_path / "step" / "mp_rank_00_model_states.pt"
+    state.parent.mkdir()
+    state.touch()
+    assert "give its file mp_rank_00_model_states.pt" in refuse(state.parent, config)
+    (state.parent / "zero_to_fp32.py").touch()
+    assert "run its zero_to_fp32.py, and give the file" in refuse(state.parent, config)
 
 
 @pytest.mark.parametrize(
