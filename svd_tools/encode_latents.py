@@ -23,10 +23,10 @@ import jsonargparse
 import numpy as np
 import pandas as pd
 from jsonargparse import ArgumentParser
-from safetensors import SafetensorError, safe_open
 
 from svd.cli import run
 from svd.config import ConfigError, load_config
+from svd.console import visible
 from svd.data.dataset import BadItem, DatasetError, Unavailable
 from svd.data.latents_dataset import (
     COLUMNS,
@@ -43,6 +43,7 @@ from svd.data.stream import DATA, SampleOrder, generator
 from svd.data.video_dataset import VideoDataset
 from svd.files import to_disk, write_text, written_whole
 from svd.saving import save_tensors
+from svd.tensor_header import CheckpointError, read_header
 from svd.training.config import EnvironmentConfig, TrainConfig
 from svd_tools.jobs import Shard, check_all_done, patiently, work_off
 from svd_tools.journal import Journal, Row, report, write_csv
@@ -255,14 +256,15 @@ class LatentsJournal(Journal):
         lost = []
         for file, _ in groupby(self.rows(order="file"), lambda row: row["file"]):
             try:
-                safe_open(self._writer.plan.out / SHARDS / file, framework="np")
-            except (SafetensorError, OSError):
+                read_header(self._writer.plan.out / SHARDS / file)
+            except CheckpointError:
                 lost.append(file)
         for file in lost:
             for row in list(self.rows(f"file = '{file}'")):
                 super().record({"path": row["path"], "why": None})
         if lost:
-            print(f"{len(lost)} files of latents are missing or damaged, such as {lost[0]}: their clips are done again")
+            some = f"{len(lost)} files of latents are missing or damaged, such as {lost[0]}"
+            print(visible(f"{some}: their clips are done again"))
 
 
 def encode_videos(plan: Plan) -> None:

@@ -23,16 +23,23 @@ from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 from jsonargparse import ArgumentParser
-from safetensors import SafetensorError, safe_open
 
 from svd.cli import run
 from svd.config import ModelConfig, dump_config, parse_config
+from svd.console import visible
 from svd.training import TRAINED_FORMAT
 from svd_tools.checkpoint_maps import Layout, Shape, detect_layout
 from svd_tools.conversion import Weights, gather, scatter
 from svd_tools.convert import DTYPES, LAYOUT_NAMES, cast_all, check_free, output_name, write_model, writing
 from svd_tools.diffusers_folder import check_expressible, check_unet_expressible
-from svd_tools.tensor_files import ConversionError, LazyTensor, check_finite, read_safetensors, write_safetensors
+from svd_tools.tensor_files import (
+    ConversionError,
+    LazyTensor,
+    check_finite,
+    read_metadata,
+    read_safetensors,
+    write_safetensors,
+)
 
 if TYPE_CHECKING:
     from svd.lora import LoRA
@@ -110,7 +117,7 @@ def export(
     check_free(target, overwrite)
     trained = read_trained(path)
     meaning = {_FILES["ema"]: ", averaged over the training", _FILES["trained"]: ", as they were last, not averaged"}
-    print(f"exporting {path}: {len(trained.tensors)} trained tensors{meaning.get(path.name, '')}")
+    print(visible(f"exporting {path}: {len(trained.tensors)} trained tensors{meaning.get(path.name, '')}"))
     if trained_only:
         _write_alone(trained, target, to, dtype)
     else:
@@ -157,7 +164,7 @@ def find_checkpoint(path: Path) -> Path:
     if not complete:
         raise ConversionError(f"{path} has no complete checkpoint: there is no folder checkpoints/update_<number>")
     newest = max(complete, key=_update)
-    print(f"the newest of {len(complete)} checkpoints in {path} is that of update {_update(newest)}")
+    print(visible(f"the newest of {len(complete)} checkpoints in {path} is that of update {_update(newest)}"))
     return newest
 
 
@@ -190,7 +197,7 @@ def read_trained(path: Path) -> Trained:
     Raises:
         ConversionError: the file is damaged, or none that train.py wrote.
     """
-    tensors, metadata = read_safetensors(path), _metadata(path)
+    tensors, metadata = read_safetensors(path), read_metadata(path)
     needed = {"config"} if "lora" in metadata else {"config", "pretrained"}
     if metadata.get("format") != TRAINED_FORMAT or not needed <= metadata.keys():
         raise ConversionError(f"{path} holds no trained weights as train.py writes them")
@@ -216,15 +223,7 @@ def _conversion_errors() -> Iterator[None]:
 
 
 def _holds_adapters(path: Path) -> bool:
-    return path.suffix == ".safetensors" and path.is_file() and "lora" in _metadata(path)
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, "np") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise ConversionError(f"{path} is no .safetensors file, or damaged: {error}") from error
+    return path.suffix == ".safetensors" and path.is_file() and "lora" in read_metadata(path)
 
 
 def _finite(name: str, tensor: LazyTensor) -> LazyTensor:
@@ -244,7 +243,7 @@ def _write_merged(
             f"{pretrained}, which the training began with, is not there; say where it is with --pretrained, "
             "or export the trained tensors alone with --trained_only"
         )
-    tensors, metadata = read_safetensors(pretrained), _metadata(pretrained)
+    tensors, metadata = read_safetensors(pretrained), read_metadata(pretrained)
     if detect_layout(tensors) != "svd":
         raise ConversionError(f"{pretrained} is not in {LAYOUT_NAMES['svd']}; convert it with svd_tools/convert.py")
     model = trained.config

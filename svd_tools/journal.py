@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from svd.console import visible
 from svd.data.dataset import DatasetError
 from svd.files import written_whole
 
@@ -36,11 +38,16 @@ class Journal:
         self._columns, self._path = list(columns), path
         if path:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, timeout=1, isolation_level=None)
         try:
-            self._open(columns, subject)
+            if path and os.path.lexists(path) and not os.path.isfile(path):  # a named pipe would be waited for for ever
+                raise sqlite3.OperationalError("it is no ordinary file")
+            self._db = sqlite3.connect(path, timeout=1, isolation_level=None)
+            try:
+                self._open(columns, subject)
+            except sqlite3.Error:
+                self._db.close()
+                raise
         except sqlite3.Error as error:
-            self._db.close()
             if "locked" in str(error):
                 raise DatasetError(f"{path}: another run has it open; wait for it, or choose another --out") from error
             raise DatasetError(f"{path}: cannot be used ({error}); delete it, or choose another --out") from error
@@ -165,6 +172,6 @@ def report(journal: Journal, listing: Path, columns: Sequence[str], failures: It
         listing.unlink(missing_ok=True)
     print(f"{succeeded} {things} are {done}, {failed} failed" + (f" and are listed in {listing}:" if failed else ""))
     for why, count in journal.reasons():
-        print(f"{count:>8}  {why}")
+        print(visible(f"{count:>8}  {why}"))
     if failed and not succeeded:
         raise DatasetError(f"none of the {failed} {things} could be {done}; {listing} says why")

@@ -32,6 +32,7 @@ from svd.data.latents_dataset import differences
 from svd.data.moving_digits import MovingDigits
 from svd.data.videos import write_video
 from svd.files import check_folder, write_text
+from svd.records import RecordError, read_json
 
 
 def _parser() -> ArgumentParser:
@@ -107,8 +108,9 @@ def _keep_settings(folder: Path, settings: dict[str, Any], clips: int) -> None:
     """Write what the videos depend on; raises DatasetError if the folder has others, or more than are wanted."""
     path, there = folder / "settings.json", len(list(folder.glob("clip_*.mp4")))
     try:
-        lines = differences(json.loads(path.read_text(encoding="utf-8")), settings)
-    except (OSError, ValueError):
+        found = read_json(path)
+        lines = differences(found if isinstance(found, dict) else {}, settings)
+    except (OSError, RecordError):
         lines = [f"no {path.name} says how they were made"] if there else []
     if there > clips:
         lines.append(f"{there} are there, and --clips is {clips}")
@@ -121,8 +123,10 @@ def _keep_settings(folder: Path, settings: dict[str, Any], clips: int) -> None:
 def _published(path: str, clips: int, frames: int) -> tuple[int, Callable[[int], np.ndarray]]:
     """How many of the clips in Moving MNIST's file are wanted, and their frames [t h w 3]."""
     try:
-        videos = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
+        if not os.path.isfile(path):  # a named pipe would be waited for for ever
+            raise FileNotFoundError("there is no such file")
+        videos = np.lib.format.open_memmap(path, mode="r")  # of np.load's formats this one alone
+    except Exception as error:  # a damaged header can raise almost anything
         raise DatasetError(f"{path}: not a NumPy array ({error}); give the published mnist_test_seq.npy") from error
     if videos.ndim != 4 or videos.dtype != np.uint8:
         raise DatasetError(f"{path}: {videos.dtype} {list(videos.shape)} is not uint8 [frames clips height width]")

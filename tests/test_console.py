@@ -1,5 +1,6 @@
 """Lines reach a terminal without steering it, and streams that go away do not end a program."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -62,3 +63,19 @@ def test_the_work_goes_on_where_nobody_reads(tmp_path, command, code):
     assert done.exists() and ran.returncode == code, ran.stderr
     assert "Traceback" not in ran.stderr and "Exception ignored" not in ran.stderr
     assert ("standard output could not be written (No space left on device)" in ran.stderr) == (code == 2)
+
+
+@pytest.mark.parametrize("program", ["image_to_video", "motion_bucket", "convert", "export"])
+def test_names_that_programs_are_given(tmp_path, capsys, program):
+    """They are told of in messages, where they must not steer the terminal either."""
+    name, svd = f"{tmp_path}/\x1b]0;owned\x07\x9b2J", ROOT / "configs" / "svd.yaml"
+    arguments = {
+        "image_to_video": [f"--SVD.checkpoint={name}.safetensors", "--image=x.png"],
+        "motion_bucket": [name, f"--out={tmp_path}/clips.csv"],
+        "convert": [f"--pt_weights_file={name}", f"--config={svd}", f"--out_dir={tmp_path}"],
+        "export": [f"--checkpoint={name}", f"--out_dir={tmp_path}"],
+    }
+    module = importlib.import_module(program if program == "image_to_video" else f"svd_tools.{program}")
+    assert module.main(arguments[program]) == 2
+    told = capsys.readouterr().err
+    assert "\\x1b]0;owned\\x07\\x9b2J" in told and not any(c in told for c in "\x1b\x07\x9b")

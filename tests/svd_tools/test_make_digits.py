@@ -1,5 +1,7 @@
 """Videos of moving digits: files that training reads, and that nothing is made twice."""
 
+import os
+
 import imageio.v3 as imageio
 import numpy as np
 import pytest
@@ -75,6 +77,36 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path, capsys, arguments, what):
     assert main(["--out_dir", str(tmp_path / "out"), *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("make_digits.py: error: ") and what in line and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["empty", "zip", "text", "objects", "cut", "pipe", "folder"])
+def test_files_that_are_no_array(tmp_path, capsys, kind):
+    path = tmp_path / "a.npy"
+    if kind == "zip":
+        np.savez(tmp_path / "a.npz", np.zeros(3))
+        (tmp_path / "a.npz").rename(path)
+    elif kind == "objects":
+        np.save(path, np.array([{}, print]), allow_pickle=True)
+    elif kind == "cut":
+        np.save(path, np.zeros((20, 3, 64, 64), np.uint8))
+        os.truncate(path, 9000)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"some text" if kind == "text" else b"")
+    assert main(["--out_dir", str(tmp_path / "out"), "--source", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path}: not a NumPy array (" in line and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ["[" * 9000 + "]" * 9000, "[1]", '{"seed": %s}' % ("9" * 400)])
+def test_settings_of_another_kind(tmp_path, capsys, content):
+    (tmp_path / "settings.json").write_text(content)
+    (tmp_path / "clip_000000.mp4").touch()
+    assert main(["--out_dir", str(tmp_path), "--clips", "1"]) == 2
+    assert "has other videos" in capsys.readouterr().err
 
 
 def test_an_array_that_is_no_clips(tmp_path, capsys):
