@@ -2,57 +2,53 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from math import ceil, floor, log
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from svd.errors import UserError
+from svd.console import one_line
+from svd.data.colour import to_rgb
+from svd.data.image_files import MIN_SIDE, ImageError, read_image, suffixes, too_small
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-
-# Two values of the latent, which has one per 8 pixels: with less there is nothing in it to set in motion. The
-# smallest icons in use have 16 pixels; what is smaller is a tracking pixel, a spacer or a mistake.
-MIN_SIDE = 16
-
-
-class ImageError(UserError, ValueError):
-    """An image that cannot be used; the message says in one line what is wrong and what to do."""
+RESIZES = ("crop", "pad", "fit")
+"""How an image of another size is brought to the video's: see `prepare_image`."""
 
 
 def load_image(source: str | Path | Image.Image) -> Image.Image:
-    """Read an image file, or take an open image, as 8-bit RGB, upright; of an animation, the first picture.
+    """Read an image file, or take an open image, as 8-bit sRGB, upright; of several pictures, the first.
 
-    Transparency is laid on white, 16 bits are scaled to 8. Raises ImageError for what is no image, is damaged
-    anywhere or has fewer than MIN_SIDE pixels on a side.
+    Transparency is laid on white, 16 bits are scaled to 8, an embedded colour profile is applied. Raises ImageError for
+    what is no image of the formats in svd.data.image_files, is damaged anywhere, has fewer than MIN_SIDE pixels on a
+    side or more than can be read in bounded memory.
     """
     opened = isinstance(source, Image.Image)
     name = "the image" if opened else str(source)
-    image = source if opened else _read(Path(source))
+    image = source if opened else read_image(Path(source))
     if min(image.size) < MIN_SIDE:
-        width, height = image.size
-        raise ImageError(f"{name}: {width}x{height}: too small; at least {MIN_SIDE} pixels on each side")
+        raise ImageError(f"{name}: {too_small(image)}")
     try:
-        return _to_rgb(ImageOps.exif_transpose(image))
+        rgb = to_rgb(image, name)
     except (ValueError, OSError) as error:
-        raise ImageError(f"{name}: {_one_line(error)}; save it as an 8-bit RGB PNG") from error
+        raise ImageError(f"{name}: {one_line(error)}; save it as an 8-bit RGB PNG") from error
+    rgb = rgb.copy() if rgb is source else rgb
+    rgb.info = {}  # profile and orientation are applied: whoever saves the image must not state them again
+    return rgb
 
 
 def find_images(paths: str | Path | list[str | Path]) -> list[Path]:
     """List the given files and, sorted by name, the images in the given folders, each once.
 
+    What else a folder holds is warned of, in one line; but not what is hidden, nor videos that this project has made.
     Raises ImageError where nothing is, and for a folder that holds no image.
     """
     found = []
     for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
         if path.is_dir():
-            # a dot in front marks what other programs keep beside an image, such as macOS' `._cat.png`
-            names = sorted(file for file in path.iterdir() if not file.name.startswith("."))
-            images = [file for file in names if file.suffix.lower() in SUFFIXES]
-            if not images:
-                raise ImageError(f"{path}: no images in this folder; give one with {', '.join(SUFFIXES)}")
-            found += images
+            found += _in_folder(path)
         elif path.exists():
             found.append(path)
         else:
@@ -63,6 +59,30 @@ def find_images(paths: str | Path | list[str | Path]) -> list[Path]:
     return list(once.values())
 
 
+def _in_folder(folder: Path) -> list[Path]:
+    # a dot in front marks what other programs keep beside an image, such as macOS' `._cat.png`
+    names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    names = [path for path in names if not _our_own(path)]
+    known = suffixes()
+    images = [path for path in names if path.suffix.lower() in known and not path.is_dir()]
+    others = [path.name + "/" * path.is_dir() for path in names if path not in images]
+    if not images:
+        raise ImageError(f"{folder}: no images in this folder; give one with {', '.join(sorted(known))}")
+    if others:
+        remedy = ""
+        if ".heic" not in known and any(name.lower().endswith((".heic", ".heif")) for name in others):
+            remedy = '; HEIC images need pip install ".[heif]"'
+        some = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        warnings.warn(f"{folder}: passed over {len(others)} that are no images: {some}{remedy}", stacklevel=3)
+    return images
+
+
+def _our_own(path: Path) -> bool:
+    """Whether a file or folder is a video that image_to_video.py has made, or the options beside it."""
+    made = re.fullmatch(r"(.*_seed\d+(?:_\d+)?)(?:_frames|\.gif|\.mp4|\.yaml)", path.name, re.DOTALL)
+    return made is not None and path.with_name(f"{made[1]}.yaml").is_file()
+
+
 def prepare_image(image: Image.Image, height: int, width: int, resize: str = "crop", multiple: int = 64) -> np.ndarray:
     """Bring an RGB image to uint8 [h w 3] without distorting it; one that has the size stays bit for bit.
 
@@ -70,17 +90,21 @@ def prepare_image(image: Image.Image, height: int, width: int, resize: str = "cr
     centred on black; "fit" takes the size nearest to the image's shape among those of about the same area
     whose sides are multiples of `multiple`, and crops to it. Raises ImageError for another `resize`.
     """
-    if resize == "crop":
+    height, width = prepared_size(image, height, width, resize, multiple)
+    if resize != "pad":
         return np.array(_cover(image, height, width))
-    if resize == "fit":
-        return np.array(_cover(image, *_fitting_size(image, height, width, multiple)))
-    if resize == "pad":
-        scale = min(height / image.height, width / image.width)
-        inside = _cover(image, max(round(image.height * scale), 1), max(round(image.width * scale), 1))
-        canvas = Image.new("RGB", (width, height))
-        canvas.paste(inside, ((width - inside.width) // 2, (height - inside.height) // 2))
-        return np.array(canvas)
-    raise ImageError(f"resize {resize!r} is unknown; choose crop, pad or fit")
+    scale = min(height / image.height, width / image.width)
+    inside = _cover(image, max(round(image.height * scale), 1), max(round(image.width * scale), 1))
+    canvas = Image.new("RGB", (width, height))
+    canvas.paste(inside, ((width - inside.width) // 2, (height - inside.height) // 2))
+    return np.array(canvas)
+
+
+def prepared_size(image: Image.Image, height: int, width: int, resize: str, multiple: int) -> tuple[int, int]:
+    """The height and width of what `prepare_image` makes of the image; raises ImageError for another `resize`."""
+    if resize not in RESIZES:
+        raise ImageError(f"resize {resize!r} is unknown; choose crop, pad or fit")
+    return _fitting_size(image, height, width, multiple) if resize == "fit" else (height, width)
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
@@ -106,45 +130,6 @@ def to_float(images: np.ndarray) -> np.ndarray:
         raise ImageError(f"images of type {images.dtype}; give uint8, or floats in [0, 1]")
     values = values.reshape(-1, *values.shape[-3:]).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(values * 2 - 1)
-
-
-def _read(path: Path) -> Image.Image:
-    """Open and decode all of an image file, or raise ImageError."""
-    if path.is_dir():
-        raise ImageError(f"{path}: a folder, not an image; give an image file")
-    try:
-        with Image.open(path) as image:
-            image.verify()  # the checksums of a PNG, which decoding passes over; it uses the open file up
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file; check the path") from error
-    except PermissionError as error:
-        raise ImageError(f"{path}: may not be read; change its permissions") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not an image, or damaged at its start; give a PNG or JPEG file") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: {_one_line(error)}; scale it down first") from error
-    except Exception as error:  # a broken file makes the decoders raise anything, SyntaxError included
-        raise ImageError(f"{path}: damaged ({_one_line(error)}); give a complete image file") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB; raises ValueError for pixels without a known white."""
-    if image.mode == "F":
-        raise ValueError("pixels are floating-point numbers without a known white")
-    if image.mode.startswith("I"):  # 16 bits per pixel; Pillow's own conversion would clip, not scale
-        pixels = np.asarray(image).astype(np.int64)
-        if pixels.min() < 0 or pixels.max() > 65535:
-            raise ValueError(f"pixels from {pixels.min()} to {pixels.max()} do not fit 16 bits")
-        image = Image.fromarray((pixels / 257).round().astype(np.uint8))
-    if image.has_transparency_data:
-        # Cut-outs are drawn to be seen on a white page. Dropping the alpha channel instead would bring out
-        # the colours that happen to be stored under the transparent pixels: often black, sometimes noise.
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -178,7 +163,3 @@ def _fitting_size(image: Image.Image, height: int, width: int, multiple: int) ->
     near = [size for size in sizes if area_error(size) < 0.1] or [min(sizes, key=area_error)]
     h, w = min(near, key=lambda size: (shape_error(size), area_error(size)))
     return h * multiple, w * multiple
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

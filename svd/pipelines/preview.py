@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from svd.data.images import find_images, load_image
+from svd.data.images import find_images, load_image, prepare_image
 from svd.data.videos import write_video
 from svd.pipelines.image_to_video import ImageToVideo
 
@@ -23,7 +23,10 @@ class Preview:
 
     def __init__(self, pipe: ImageToVideo, images: list[str], folder: Path, suffix: str, sampling: dict):
         self.pipe, self.folder, self.suffix, self.sampling = pipe, folder, suffix, sampling
-        self.images = {path.stem: load_image(path) for path in find_images(images)}
+        sizes = {name: sampling[name] for name in ("height", "width") if name in sampling}
+        settings = pipe.settings(**sizes)
+        size = (settings.height, settings.width)  # photographs are too large to be kept as they are
+        self.images = {path.stem: prepare_image(load_image(path), *size) for path in find_images(images)}
 
     def __call__(self, name: str) -> list[Path]:
         """Write folder/NAME_IMAGE.suffix for each image; returns the paths."""

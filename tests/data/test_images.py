@@ -194,6 +194,7 @@ def test_too_many_pixels(tmp_path, photo, monkeypatch):
 
 
 def test_unreadable_file(tmp_path, monkeypatch):
+    Image.new("RGB", (20, 20)).save(tmp_path / "secret.png")
     monkeypatch.setattr(Image, "open", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(ImageError, match="permissions"):
         load_image(tmp_path / "secret.png")
