@@ -27,6 +27,7 @@ from svd.data.latents_dataset import LatentsDataset  # noqa: F401 (known by its 
 from svd.data.moving_digits import MovingDigits  # noqa: F401
 from svd.data.video_dataset import VideoDataset
 from svd.files import check_folder, write_text
+from svd.options import OptionsFile, bound_yaml, parse
 from svd.signals import exit_code
 from svd.training.config import EnvironmentConfig, TrainConfig
 
@@ -44,8 +45,9 @@ FLAGS = {
 def build_parser() -> ArgumentParser:
     """The command line; its flags are the fields of svd/training/config.py."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    bound_yaml()
     parser = ArgumentParser(prog="train.py", description=__doc__.splitlines()[0], exit_on_error=False)
-    parser.add_argument("--config", action="config", help="File of these options, such as configs/svd_train.yaml.")
+    parser.add_argument("--config", action=OptionsFile, help="File of these options, such as configs/svd_train.yaml.")
     parser.add_argument("--svd_config", type=Optional[str], help="Model, such as configs/svd.yaml; if it is not given, "
         "what the pretrained checkpoint says of itself.")  # fmt: skip
     parser.add_argument("--dry_run", action="store_true", help="Print the resolved options and what would be trained, "
@@ -98,7 +100,7 @@ def changes(old: dict, new: dict, prefix: str = "") -> list[str]:
 def run(argv: Optional[list[str]] = None) -> int:
     """Do what the command line asks for; returns the exit code: 0, or that of the signal that ended it."""
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
     try:
         options = parser.instantiate(args)
     except DatasetError as error:

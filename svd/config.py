@@ -11,7 +11,13 @@ from typing import Literal, Optional
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from svd.console import one_line
 from svd.errors import UserError
+from svd.limits import MOST_PARAMETERS, MOST_TOKENS, about_parameters, beyond
+from svd.yaml_files import checked_yaml, read_yaml
+
+MOST_INTERPOLATIONS = 16
+"""In a file of YAML."""
 
 
 class ConfigError(UserError, ValueError):
@@ -27,6 +33,8 @@ def _check_positive(component, name: str) -> None:
     """Sizes and counts are positive; `component` is one of the dataclasses below."""
     for key, value in vars(component).items():
         _check(not isinstance(value, (int, float)) or 0 < value < inf, f"{name}.{key} must be positive, got {value}")
+    too_large = beyond(component)
+    _check(too_large is None, f"{name}.{too_large}")
 
 
 def _check_levels(name: str, channels: int, channel_mult: list[int]) -> None:
@@ -133,6 +141,8 @@ class ImageEncoderConfig:
             self.image_size % self.patch_size == 0,
             f"image_encoder.patch_size {self.patch_size} does not divide image_encoder.image_size {self.image_size}",
         )
+        patches = (self.image_size // self.patch_size) ** 2
+        _check(patches <= MOST_TOKENS, f"image_encoder: an image of {patches} patches; at most {MOST_TOKENS} are seen")
 
 
 @dataclass
@@ -177,7 +187,7 @@ class SamplingConfig:
     churn: float = 0.0
     """S_churn of EDM's algorithm 2: fresh noise per step (euler and heun)."""
     guidance: list[float] = field(default_factory=lambda: [1.0, 2.5])
-    """Smallest and largest guidance scale over the frames."""
+    """Smallest and largest guidance scale over the frames; one number is both."""
     guidance_shape: Literal["linear", "triangular"] = "linear"
     """`linear` rises from the first frame to the last; `triangular` rises to the middle and falls (SV3D)."""
     guidance_interval: list[float] = field(default_factory=lambda: [0.0, inf])
@@ -201,6 +211,8 @@ class SamplingConfig:
     """Memory limit (10^9 bytes) for decoding; half of what is free when it is not given."""
 
     def __post_init__(self):
+        if isinstance(self.guidance, (int, float)):
+            self.guidance = [float(self.guidance)] * 2
         _check(self.num_frames >= 2, f"num_frames must be at least 2 (a video), got {self.num_frames}")
         for name in ("height", "width", "fps", "sampling_steps", "sigma_min", "sigma_max", "rho"):
             _check(0 < getattr(self, name) < inf, f"{name} must be positive, got {getattr(self, name)}")
@@ -215,6 +227,8 @@ class SamplingConfig:
             len(self.guidance) == 2,
             f"guidance takes two numbers, the smallest and the largest scale, got {self.guidance}",
         )
+        too_large = beyond(self)
+        _check(too_large is None, str(too_large))
         interval = self.guidance_interval
         _check(
             len(interval) == 2 and 0 <= interval[0] < interval[1],
@@ -223,6 +237,14 @@ class SamplingConfig:
         _check(
             self.churn == 0 or self.sampler != "dpmpp_2m",
             f"churn is for the samplers euler and heun, got {self.sampler}: give churn 0 with it",
+        )
+        _check(
+            overlap is None or self.decode_chunk_size is None or overlap < self.decode_chunk_size,
+            f"decode_overlap {overlap} must be smaller than decode_chunk_size {self.decode_chunk_size}",
+        )
+        _check(
+            self.decode_chunk_size is None or self.decode_memory_gb is None,
+            "decode_memory_gb is what decode_chunk_size is chosen from: give one of them",
         )
         _check(self.sigma_min < self.sigma_max, f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
 
@@ -249,6 +271,11 @@ class ModelConfig:
         _check(
             self.unet.out_channels == latents and self.unet.in_channels == 2 * latents,
             f"unet.out_channels must be autoencoder.latent_channels {latents} and unet.in_channels twice that",
+        )
+        parameters = about_parameters(self.unet, self.autoencoder, self.image_encoder)
+        _check(
+            parameters <= MOST_PARAMETERS,
+            f"networks of {parameters / 1e9:.0f} billion parameters; at most {MOST_PARAMETERS / 1e9:.0f} are built",
         )
 
     @property
@@ -281,8 +308,11 @@ def _read(path: Path, readers: tuple[Path, ...] = ()) -> list:
     """What the YAML file says, after what its `base` says (a path relative to it); `readers` have it as a base."""
     _check(path.resolve() not in readers, f"config {path} has itself as a base")
     _check(path.is_file(), f"config {path} is no file; the published models are in configs/")
-    config = _parse(OmegaConf.load, path, f"config {path}")
-    base = config.pop("base", None)
+    config = _parse(read_yaml, path, f"config {path}")
+    try:
+        base = config.pop("base", None)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"config {path}: base: {one_line(error)}") from error
     if base is None:
         return [config]
     _check(isinstance(base, str), f"config {path}: base must be the path of another config, got {base}")
@@ -290,16 +320,16 @@ def _read(path: Path, readers: tuple[Path, ...] = ()) -> list:
 
 
 def _parse(reader, source, where: str):
+    """The mapping in YAML text that `reader` gives of the source, looked through."""
     try:
-        config = reader(source)
+        text = reader(source)
+        config = OmegaConf.create(text)
     except Exception as error:  # the YAML reader's errors share no class
-        raise ConfigError(f"{where} is not valid YAML: {_one_line(error)}") from error
+        raise ConfigError(f"{where} is not valid YAML: {one_line(error)}") from error
     _check(config is not None and OmegaConf.is_dict(config), f"{where} is not a mapping of names to values")
+    # texts that stand for one another can grow without bounds
+    _check(text.count("${") <= MOST_INTERPOLATIONS, f"{where} has more than {MOST_INTERPOLATIONS} interpolations")
     return config
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def load_config(source: str | Path) -> ModelConfig:
@@ -314,7 +344,7 @@ def load_config(source: str | Path) -> ModelConfig:
 def parse_config(text: str) -> ModelConfig:
     """The configuration that `dump_config` wrote."""
     where = "the config in the checkpoint"
-    return _structured([_parse(OmegaConf.create, text, where)], where)
+    return _structured([_parse(checked_yaml, text, where)], where)
 
 
 def dump_config(config: ModelConfig) -> str:
@@ -325,8 +355,13 @@ def dump_config(config: ModelConfig) -> str:
 def _structured(configs: list, where: str) -> ModelConfig:
     """The defaults with what the configs say, one after the other."""
     try:
+        for config in configs:
+            sampling = config.get("sampling")
+            if OmegaConf.is_dict(sampling) and isinstance(sampling.get("guidance"), (int, float)):
+                sampling.guidance = [sampling.guidance] * 2
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), *configs))
-    except (OmegaConfBaseException, TypeError) as error:  # TypeError: names where a list is expected
+    except (OmegaConfBaseException, TypeError, OverflowError, RecursionError) as error:
+        # TypeError: names where a list is expected; RecursionError: interpolations of one another
         key = getattr(error, "full_key", None)
         known = _known_keys(key)
         reason = str(getattr(error, "msg", None) or error).splitlines()[0]

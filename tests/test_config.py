@@ -1,9 +1,12 @@
 """Configurations: what the published ones state, how files build on each other, and what is refused."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from test_yaml_files import REFUSED
 
 from svd.config import (
     AutoencoderConfig,
@@ -17,6 +20,7 @@ from svd.config import (
     load_config,
     parse_config,
 )
+from svd.limits import about_parameters
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PUBLISHED = ["svd", "svd_image_decoder", "svd_xt", "svd_xt_image_decoder", "svd_xt_1_1", "svd_xt_1_1_image_decoder"]
@@ -137,7 +141,7 @@ def test_a_base_that_cannot_be_used(write, text, what):
         ("sampling: {num_frames: many}", "sampling.num_frames: .*'many'.*Integer"),
         ("sampling: {num_frames: 2.5}", "sampling.num_frames: .*2.5.*Integer"),
         ("sampling: {guidance: [a, b]}", r"sampling.guidance\[0\]: .*'a'.*Float"),
-        ("sampling: {guidance: 3}", "sampling.guidance: "),
+        ("sampling: {guidance: much}", "sampling.guidance: "),
         ("sampling: {sampler: ddim}", "sampling.sampler: .*'ddim'.*'euler', 'heun', 'dpmpp_2m'"),
         ("preconditioning: v", "preconditioning: .*'v_scaling', 'edm', 'vp_v'"),
         ("autoencoder: {decoder: fast}", "autoencoder.decoder: .*'temporal', 'image'"),
@@ -244,6 +248,110 @@ def test_the_smallest_settings_are_accepted():
     assert settings.num_frames == 2
     assert UNetConfig(channel_mult=[1], attention_resolutions=[], num_res_blocks=1).channel_mult == [1]
     assert AutoencoderConfig(channels=32, channel_mult=[1]).downsampling == 1
+
+
+# --- limits ---
+
+
+@pytest.mark.parametrize(
+    ("component", "values", "what"),
+    [
+        (UNetConfig, {"num_res_blocks": 10**6}, "unet.num_res_blocks must be at most 16, got 1000000"),
+        (UNetConfig, {"model_channels": 32 * 10**9}, "unet.model_channels must be at most 8192, got 32000000000"),
+        (UNetConfig, {"channel_mult": [1] * 9}, "unet.channel_mult must have at most 8 items, got 9"),
+        (UNetConfig, {"channel_mult": [1, 65]}, "unet.channel_mult must be at most 64, got 65"),
+        (UNetConfig, {"context_dim": 10**400}, "unet.context_dim must be at most 16384, got a number of 401 digits"),
+        (AutoencoderConfig, {"channel_mult": [1, 10**9]}, "autoencoder.channel_mult must be at most 64"),
+        (AutoencoderConfig, {"num_res_blocks": 17}, "autoencoder.num_res_blocks must be at most 16, got 17"),
+        (ImageEncoderConfig, {"layers": 10**6}, "image_encoder.layers must be at most 256, got 1000000"),
+        (ImageEncoderConfig, {"image_size": 4096, "patch_size": 1}, "an image of 16777216 patches; at most 65536"),
+        (SamplingConfig, {"num_frames": 10**6}, "num_frames must be at most 1024, got 1000000"),
+        (SamplingConfig, {"height": 2**20}, "height must be at most 8192"),
+        (SamplingConfig, {"fps": 1e300}, r"fps must be at most 1000, got 1e\+300"),
+        (SamplingConfig, {"motion_bucket_id": 1e300}, r"motion_bucket_id must be at most 10000, got 1e\+300"),
+        (SamplingConfig, {"noise_aug_strength": 1e9}, "noise_aug_strength must be at most 100"),
+        (SamplingConfig, {"sampling_steps": 10**9}, "sampling_steps must be at most 10000"),
+        (SamplingConfig, {"guidance": 1e30}, r"guidance must be at most 1000, got 1e\+30"),
+        (SamplingConfig, {"guidance": [1.0, -1e30]}, r"guidance must be at most 1000, got -1e\+30"),
+        (SamplingConfig, {"guidance": [float("nan"), 1.0]}, "guidance must be at most 1000, got nan"),
+        (SamplingConfig, {"sigma_max": 1e30}, "sigma_max must be at most"),
+        (SamplingConfig, {"rho": 1e9}, "rho must be at most 1000"),
+        (SamplingConfig, {"churn": 1e300}, "churn must be at most 100000"),
+        (SamplingConfig, {"decode_tile_size": 10**9}, "decode_tile_size must be at most 8192"),
+        (SamplingConfig, {"decode_chunk_size": 4, "decode_overlap": 4}, "decode_overlap 4 must be smaller than"),
+        (SamplingConfig, {"decode_chunk_size": 4, "decode_memory_gb": 1.0}, "decode_memory_gb is what .*: give one"),
+    ],
+)  # fmt: skip
+def test_what_nobody_means_is_refused(component, values, what):
+    with pytest.raises(ConfigError, match=what) as error:
+        component(**values)
+    message(error)
+
+
+def test_a_model_that_no_computer_holds(write):
+    """Each of its numbers would be possible by itself."""
+    start = time.perf_counter()
+    for text in (
+        "unet: {model_channels: 8192, num_res_blocks: 16}",
+        "autoencoder: {channels: 4096, channel_mult: [1, 32, 64, 64]}",
+        "image_encoder: {width: 16384, layers: 256, heads: 64}",
+    ):
+        with pytest.raises(ConfigError, match=r"networks of \d+ billion parameters; at most 20 are built"):
+            load_config(write("a.yaml", text))
+    assert time.perf_counter() - start < 5
+
+
+def test_the_number_of_parameters_is_about_right():
+    """1,524,623,082 of the UNet, 632,076,800 of the image encoder, 97,742,847 of the temporal autoencoder."""
+    model = ModelConfig()
+    about = about_parameters(model.unet, model.autoencoder, model.image_encoder)
+    assert 0.5 < about / 2.25e9 < 2
+
+
+def test_one_number_is_both_ends_of_the_guidance(write):
+    assert SamplingConfig(guidance=3).guidance == [3.0, 3.0]
+    assert replace(SamplingConfig(), guidance=7.5).guidance == [7.5, 7.5]
+    config = load_config(write("a.yaml", "sampling: {guidance: 7.5}"))
+    assert config.sampling.guidance == [7.5, 7.5] and parse_config(dump_config(config)) == config
+    write("b.yaml", "base: a.yaml\nsampling: {guidance: 2}")
+    assert load_config(write("c.yaml", "base: b.yaml")).sampling.guidance == [2.0, 2.0]
+
+
+# --- hostile files ---
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_yaml_that_may_not_be_loaded(write, name):
+    text, _ = REFUSED[name]
+    with pytest.raises(ConfigError, match="is not valid YAML: ") as error:
+        load_config(write("a.yaml", text))
+    message(error)
+    with pytest.raises(ConfigError, match="the config in the checkpoint is not valid YAML: ") as error:
+        parse_config(text)
+    message(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("base: '${a}'", "base: Interpolation key 'a' not found"),
+        ("preconditioning: '${autoencoder.decoder}'\nautoencoder: {decoder: '${preconditioning}'}", "[Rr]ecurs"),
+        ("preconditioning: '" + "${autoencoder.decoder}" * 20 + "'", "more than 16 interpolations"),
+        ("unet:", "unet: .*not Optional"),
+        ("sampling: [1]", "Merge error: list is not a subclass of SamplingConfig"),
+        ("unet: {channel_mult: null}", "unet.channel_mult: .*not Optional"),
+        ("unet: {channel_mult: {0: 1}}", "Cannot merge incompatible container types"),
+        ("unet: {num_res_blocks: true}", "num_res_blocks"),
+        ("sampling: {guidance: []}", "guidance takes two numbers"),
+        ("sampling: {churn: .nan}", "churn must not be negative, got nan"),
+        ("unet: {model_channels: !!binary aGk=}", "unet.model_channels: "),
+        ("1: 2", "Key '1' not in 'ModelConfig'|1: "),
+    ],
+)
+def test_odd_values(write, text, what):
+    with pytest.raises(ConfigError, match=what) as error:
+        load_config(write("a.yaml", text))
+    message(error)
 
 
 # --- sizes ---

@@ -1,0 +1,82 @@
+"""Command lines whose options may also come from a file that nobody vouches for."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Optional
+
+import jsonargparse
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from svd.cli import is_users
+from svd.config import ConfigError
+from svd.console import one_line
+from svd.yaml_files import checked_yaml, load_yaml, loader, read_yaml
+
+_ABSENT = object()
+
+
+@cache
+def bound_yaml() -> None:
+    """From now on jsonargparse looks through all YAML before it loads it, values of options included."""
+    load = jsonargparse.get_loader("yaml")
+
+    def load_bounded(text: str) -> Any:
+        if loader(checked_yaml(text)) is yaml.SafeLoader:
+            return load_yaml(text)
+        try:
+            return load(text)
+        except (ValueError, OverflowError) as error:
+            raise yaml.YAMLError(one_line(error)) from error
+
+    jsonargparse.set_loader("yaml", load_bounded, (yaml.YAMLError,))
+
+
+class OptionsFile(ActionConfigFile):
+    """What `--config` does: its file is bounded, and its sections are mappings."""
+
+    def __call__(
+        self, parser: ArgumentParser, cfg: Namespace, values: Any, option_string: Optional[str] = None
+    ) -> None:
+        where = f"--config {values}"
+        try:
+            if Path(values).exists():
+                content = load_yaml(read_yaml(values))
+                if not isinstance(content, dict):
+                    raise ConfigError(f"{where} is not a mapping of options to values")
+                _check_forms(parser, content, where)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{where} is no YAML that can be used: {one_line(error)}") from error
+        super().__call__(parser, cfg, values, option_string)
+
+
+def parse(parser: ArgumentParser, argv: Optional[list[str]]) -> Namespace:
+    """The options of a command line and of its files.
+
+    Raises:
+        ConfigError, jsonargparse.ArgumentError: they cannot be used.
+    """
+    try:
+        return parser.parse_args(argv)
+    except Exception as error:
+        if is_users(error):
+            raise
+        # what jsonargparse lets through where a value has another form than it takes for granted
+        raise ConfigError(f"the options cannot be used: {one_line(error)}") from error
+
+
+def _check_forms(parser: ArgumentParser, content: dict, where: str) -> None:
+    """Raise ConfigError where something else stands in the place of a group of options, or of a list."""
+    names = {action.dest for action in parser._actions}
+    groups = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)}
+    lists = {action.dest for action in parser._actions if action.nargs == "+"}
+    for name in sorted(groups | lists):
+        value: Any = content
+        for part in name.split("."):
+            value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
+        kind, wanted = (dict, "names and values") if name in groups else (list, "a list")
+        if value is not _ABSENT and not isinstance(value, kind) and not (value is None and kind is list):
+            what = "empty" if value is None else repr(value)[:40]
+            raise ConfigError(f"{where}: {name} is {what}; it takes {wanted}, or is left out")
