@@ -17,36 +17,45 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Literal, Optional
-from zipfile import BadZipFile
+from typing import Literal, Optional, Union
 
 import jsonargparse
 import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt
+from PIL import Image
 
-from svd import __version__, cli, runtime
+from svd import __version__, cli, options, runtime
 from svd.checkpoint import read_config
 from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
-from svd.data.images import find_images, load_image
+from svd.console import say, visible
+from svd.data.image_files import ImageError, UnknownImageError, check_image
+from svd.data.images import RESIZES, find_images, load_image, prepared_size
+from svd.data.noise_file import read_noise
 from svd.data.videos import write_frames, write_video
-from svd.files import check_folder, free_name, write_text
+from svd.files import LONGEST_NAME, check_folder, free_name, shortened, write_text
 
 DIGITS = Path(__file__).parent / "assets" / "digits" / "model.safetensors"
 """The model that comes with the project: handwritten digits that move (docs/digits.md)."""
+
+ROOM = 24
+"""Bytes of a name that are left for suffixes, and for the number of a video that is not the first of its name."""
 
 
 def build_parser() -> ArgumentParser:
     """The command line; the sampling flags are the fields of SamplingConfig."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    options.bound_yaml()
     parser = ArgumentParser(prog="image_to_video.py", description=__doc__.splitlines()[0], exit_on_error=False)
-    parser.add_argument("--config", action="config", help="File of these options; one is written beside each video.")
+    parser.add_argument(
+        "--config", action=options.OptionsFile, help="File of these options; one is written beside each video."
+    )
     add = parser.add_argument
-    add("--image", nargs="+", help="Image file, folder of images, or several of both.")
-    add("--resize", choices=("crop", "pad", "fit"), default="crop", help="How an image of another size is brought to "
+    add("--image", nargs="+", type=str, help="Image file, folder of images, or several of both.")
+    add("--resize", choices=RESIZES, default="crop", help="How an image of another size is brought to "
         "the video's: crop fills it, pad shows all of the image on black, fit gives the video the image's "
         "shape.")  # fmt: skip
-    add("--output_dir", default="outputs", help="Folder to write to; nothing in it is overwritten.")
+    add("--output_dir", type=str, default="outputs", help="Folder to write to; nothing in it is overwritten.")
     add("--format", nargs="+", choices=("mp4", "gif", "png"), default=["mp4", "gif"], help="What to write; png is a "
         "folder of frames.")  # fmt: skip
     add("--seed", type=NonNegativeInt, default=0, help="Seed of the noise: the same seed gives the same video on every "
@@ -68,7 +77,10 @@ def build_parser() -> ArgumentParser:
         "is.")  # fmt: skip
     add("--SVD.amp_level", choices=("auto", "O0", "O2", "bf16"), default="auto", help="O0: float32. O2: float16 inside "
         "the networks. bf16: bfloat16 (Ascend). auto: O2 on Ascend, O0 elsewhere.")  # fmt: skip
-    parser.add_class_arguments(SamplingConfig, "SVD", help="sampling (what is not given is as the model's config says)")
+    add("--SVD.guidance", type=Union[float, list[float]], help="Smallest and largest guidance scale over the frames; "
+        "one number is both.")  # fmt: skip
+    parser.add_class_arguments(SamplingConfig, "SVD", skip={"guidance"}, help="sampling (what is not given is as the "
+        "model's config says)")  # fmt: skip
     # No defaults here: a file of --print_config must not state what nobody asked for, and so override that config.
     parser.set_defaults({f"SVD.{field.name}": None for field in dataclasses.fields(SamplingConfig)})
     return parser
@@ -76,7 +88,7 @@ def build_parser() -> ArgumentParser:
 
 def resolve(parser: ArgumentParser, argv: Optional[list[str]]) -> tuple[Namespace, ModelConfig, SamplingConfig]:
     """Options, model and sampling settings: what was given, then the model's configuration, then the defaults."""
-    args = parser.parse_args(argv)
+    args = options.parse(parser, argv)
     if args.SVD.checkpoint is None and args.SVD.config is None and DIGITS.is_file():
         args.SVD.checkpoint = str(DIGITS)
         print(f"no --SVD.checkpoint was given: using {DIGITS.name} of moving digits, {DIGITS.parent}", file=sys.stderr)
@@ -84,6 +96,12 @@ def resolve(parser: ArgumentParser, argv: Optional[list[str]]) -> tuple[Namespac
         raise ConfigError("--SVD.checkpoint is missing: the weights, as svd_tools/convert.py writes them")
     if not args.image:
         raise ConfigError("--image is missing: an image file, a folder, or several of both")
+    if args.SVD.lora is None and args.SVD.lora_scale != 1:
+        raise ConfigError("--SVD.lora_scale is for the adapters of --SVD.lora, and none are given")
+    if args.compile_cache and args.mode == 1:
+        raise ConfigError("--compile_cache keeps compiled graphs, and --mode=1 compiles none: leave one of them out")
+    if args.seed >= 2**64:
+        raise ConfigError("--seed must be below 2^64")
     model = load_config(args.SVD.config) if args.SVD.config else read_config(args.SVD.checkpoint)
     names = [field.name for field in dataclasses.fields(SamplingConfig)]
     given = {name: args.SVD[name] for name in names if args.SVD[name] is not None}
@@ -94,83 +112,132 @@ def resolve(parser: ArgumentParser, argv: Optional[list[str]]) -> tuple[Namespac
     return args, model, sampling
 
 
-def read_noise(path: Optional[str]) -> dict[str, np.ndarray]:
-    """The arrays of a --noise file by name; none if no file is given."""
-    if path is None:
-        return {}
-    remedy = "write one with numpy.savez(path, noise=..., aug_noise=...)"
-    try:
-        with open(path, "rb") as file, np.lib.npyio.NpzFile(file) as arrays:
-            noise = {name: arrays[name] for name in ("noise", "aug_noise") if name in arrays}
-    except (BadZipFile, EOFError, OSError, ValueError) as error:
-        raise ConfigError(f"--noise {path} cannot be read as an .npz file ({error}): {remedy}") from error
-    if not noise:
-        raise ConfigError(f"--noise {path} holds neither `noise` nor `aug_noise`: {remedy}")
-    return noise
+def usable_images(paths: list[Path], named: set[Path]) -> tuple[list[Path], Image.Image, list[Path]]:
+    """Which images can be used, as far as a short look tells; the first of them, decoded; and which are damaged.
+
+    One that is named, not found in a folder, has to be sound: else ImageError is raised. Files in a folder that are no
+    images at all are passed over. What is wrong is said at once.
+    """
+    usable, first, damaged = [], None, []
+    for path in paths:
+        try:
+            if first is None:
+                first = load_image(path)
+            else:
+                check_image(path)
+            usable.append(path)
+        except ImageError as error:
+            if path in named or len(paths) == 1:
+                raise
+            say(f"warning: {error}")
+            if not isinstance(error, UnknownImageError):
+                damaged.append(path)
+    if first is None:
+        raise ImageError(f"none of these {len(paths)} images can be used")
+    return usable, first, damaged
+
+
+def noise_shapes(
+    model: ModelConfig, sampling: SamplingConfig, image: Image.Image, resize: str
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays in a --noise file, for this image."""
+    height, width = prepared_size(image, sampling.height, sampling.width, resize, model.size_multiple)
+    scale, channels = model.autoencoder.downsampling, model.autoencoder.latent_channels
+    return {
+        "noise": (1, sampling.num_frames, channels, height // scale, width // scale),
+        "aug_noise": (1, 3, height, width),
+    }
 
 
 def run(argv: Optional[list[str]] = None) -> None:
     """Do what the command line asks for."""
     parser = build_parser()
     args, model, sampling = resolve(parser, argv)
-    paths = find_images(args.image)
-    images = [load_image(path) for path in paths]  # a bad image is told of before minutes of loading and compiling
-    noise = read_noise(args.noise)
     check_folder(args.output_dir, "--output_dir")
     if args.compile_cache:
         check_folder(args.compile_cache, "--compile_cache")
+    # A bad image is told of before minutes of loading and compiling; but they are decoded when their turn comes.
+    paths, first, damaged = usable_images(find_images(args.image), set(map(Path, args.image)))
+    noise = read_noise(args.noise, noise_shapes(model, sampling, first, args.resize)) if args.noise else {}
 
     from svd.build import load_pipeline  # MindSpore takes seconds to import
 
     start = time.perf_counter()
     lora = args.SVD.lora, args.SVD.lora_scale
-    options = (args.device_target, args.mode, args.SVD.amp_level, *lora, args.compile_cache)
-    pipe = load_pipeline(model, args.SVD.checkpoint, *options)
-    print(f"loaded {args.SVD.checkpoint} in {time.perf_counter() - start:.1f} s", file=sys.stderr)
-    for path, image in zip(paths, images):
+    choices = (args.device_target, args.mode, args.SVD.amp_level, *lora, args.compile_cache)
+    pipe = load_pipeline(model, args.SVD.checkpoint, *choices)
+    say(f"loaded {args.SVD.checkpoint} in {time.perf_counter() - start:.1f} s")
+    facts = describe(args)
+    for path in paths:
         start = time.perf_counter()
+        try:
+            image, first = first or load_image(path), None
+        except ImageError as error:  # its head was sound
+            say(f"warning: {error}")
+            damaged.append(path)
+            continue
+        beside = side_file(parser, args, path, facts)
         frames = pipe(image, seed=args.seed, resize=args.resize, **noise, **dataclasses.asdict(sampling))
-        written = write_results(parser, args, path, frames, runtime.describe(args.mode))
-        print(f"{path}: {len(frames)} frames in {time.perf_counter() - start:.1f} s", file=sys.stderr)
+        written = write_results(args, path, frames, beside)
+        say(f"{path}: {len(frames)} frames in {time.perf_counter() - start:.1f} s")
         for result in written:
             print(result)
+    if damaged:
+        some = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+        raise ImageError(f"{len(damaged)} images could not be used ({some}); the videos of all others are written")
 
 
-def write_results(
-    parser: ArgumentParser, args: Namespace, image: Path, frames: np.ndarray, environment: dict[str, str]
-) -> list[Path]:
-    """Write the frames in every format, and beside them the options that repeat the run; returns the paths."""
+def write_results(args: Namespace, image: Path, frames: np.ndarray, beside: str) -> list[Path]:
+    """Write the frames in every format, and the text beside them; returns the paths.
+
+    What is finished stays, whatever happens to the rest.
+    """
     suffixes = {"mp4": ".mp4", "gif": ".gif", "png": "_frames"}
     chosen = [suffixes[name] for name in dict.fromkeys(args.format)]
-    folder = Path(args.output_dir)
+    folder, ending = Path(args.output_dir), f"_seed{args.seed}"
+    stem = shortened(image.stem, LONGEST_NAME - len(ending) - ROOM) + ending
     try:
-        with free_name(folder, f"{image.stem}_seed{args.seed}", [".yaml", *chosen]) as name:
+        with free_name(folder, stem, [".yaml", *chosen]) as name:
             for suffix in chosen:
                 if suffix == "_frames":
                     write_frames(folder / (name + suffix), frames)
                 else:
                     write_video(folder / (name + suffix), frames, args.SVD.fps)
-            write_text(folder / f"{name}.yaml", side_file(parser, args, image, environment))
+            write_text(folder / f"{name}.yaml", beside)
     except OSError as error:
         raise OSError(f"--output_dir {folder}: {error}; make room there, or choose another folder") from error
     return [folder / (name + suffix) for suffix in [*chosen, ".yaml"]]
 
 
-def side_file(parser: ArgumentParser, args: Namespace, image: Path, environment: dict[str, str]) -> str:
-    """The options of one video as a file for --config, headed by what they do not say."""
-    options = args.clone()
-    options.image = [str(image)]
-    options.config = None
-    facts = {
+def describe(args: Namespace) -> dict[str, str]:
+    """What the options of a run do not say, and all its videos share."""
+    lora = {"lora sha256": sha256(args.SVD.lora)} if args.SVD.lora else {}
+    return {
         "svd": __version__,
-        **environment,
-        "image sha256": hashlib.sha256(image.read_bytes()).hexdigest(),
-        "checkpoint bytes": Path(args.SVD.checkpoint).stat().st_size,
-        **({"lora sha256": hashlib.sha256(Path(args.SVD.lora).read_bytes()).hexdigest()} if args.SVD.lora else {}),
+        **runtime.describe(args.mode),
+        "checkpoint bytes": str(Path(args.SVD.checkpoint).stat().st_size),
+        **lora,
         "command": shlex.join(sys.argv),
     }
-    head = ["# Repeat this video with: python image_to_video.py --config THIS_FILE"]
-    return "\n".join([*head, *(f"# {name}: {value}" for name, value in facts.items()), parser.dump(options)])
+
+
+def side_file(parser: ArgumentParser, args: Namespace, image: Path, facts: dict[str, str]) -> str:
+    """The options of one video as a file for --config, headed by what they do not say."""
+    chosen = args.clone()
+    chosen.image = [str(image)]
+    chosen.config = None
+    lines = ["# Repeat this video with: python image_to_video.py --config THIS_FILE"]
+    for name, value in {**facts, "image sha256": sha256(image)}.items():
+        lines.append(f"# {name}: {visible(value)}".replace("\n", "\\n"))
+    return "\n".join([*lines, parser.dump(chosen)])
+
+
+def sha256(path: str | Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def main(argv: Optional[list[str]] = None) -> int:
