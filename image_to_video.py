@@ -17,7 +17,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Literal, Optional, Union
+from typing import Literal, Optional
 
 import jsonargparse
 import numpy as np
@@ -77,12 +77,7 @@ def build_parser() -> ArgumentParser:
         "is.")  # fmt: skip
     add("--SVD.amp_level", choices=("auto", "O0", "O2", "bf16"), default="auto", help="O0: float32. O2: float16 inside "
         "the networks. bf16: bfloat16 (Ascend). auto: O2 on Ascend, O0 elsewhere.")  # fmt: skip
-    add("--SVD.guidance", type=Union[float, list[float]], help="Smallest and largest guidance scale over the frames; "
-        "one number is both.")  # fmt: skip
-    parser.add_class_arguments(SamplingConfig, "SVD", skip={"guidance"}, help="sampling (what is not given is as the "
-        "model's config says)")  # fmt: skip
-    # No defaults here: a file of --print_config must not state what nobody asked for, and so override that config.
-    parser.set_defaults({f"SVD.{field.name}": None for field in dataclasses.fields(SamplingConfig)})
+    options.add_sampling(parser)
     return parser
 
 

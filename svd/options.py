@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import jsonargparse
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from svd.cli import is_users
-from svd.config import ConfigError
+from svd.config import ConfigError, SamplingConfig
 from svd.console import one_line
 from svd.yaml_files import checked_yaml, load_yaml, loader, read_yaml
 
@@ -50,6 +52,19 @@ class OptionsFile(ActionConfigFile):
         except yaml.YAMLError as error:
             raise ConfigError(f"{where} is no YAML that can be used: {one_line(error)}") from error
         super().__call__(parser, cfg, values, option_string)
+
+
+def add_sampling(parser: ArgumentParser, skip: Collection[str] = ()) -> None:
+    """Add the fields of SamplingConfig as `--SVD.<field>`, but those to skip.
+
+    They have no defaults: a file of --print_config must not state what nobody asked for, and so override what the
+    model's configuration says.
+    """
+    parser.add_argument("--SVD.guidance", type=Union[float, list[float]], help="Smallest and largest guidance scale "
+        "over the frames; one number is both.")  # fmt: skip
+    parser.add_class_arguments(SamplingConfig, "SVD", skip={"guidance", *skip}, help="sampling (what is not given is "
+        "as the model's config says)")  # fmt: skip
+    parser.set_defaults({f"SVD.{field.name}": None for field in fields(SamplingConfig) if field.name not in skip})
 
 
 def parse(parser: ArgumentParser, argv: Optional[list[str]]) -> Namespace:

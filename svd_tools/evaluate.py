@@ -37,6 +37,7 @@ from svd.console import say
 from svd.data.moving_digits import MovingDigits
 from svd.data.videos import write_video
 from svd.files import check_folder, write_text, written_whole
+from svd.options import add_sampling
 
 if TYPE_CHECKING:
     from svd.pipelines.image_to_video import ImageToVideo
@@ -176,11 +177,8 @@ def build_parser() -> ArgumentParser:
     add("--SVD.checkpoint", default=str(ASSETS / "model.safetensors"), help="Weights of the model.")
     add("--SVD.amp_level", choices=("auto", "O0", "O2", "bf16"), default="auto", help="O0: float32. O2: float16 inside "
         "the networks. bf16: bfloat16 (Ascend). auto: O2 on Ascend, O0 elsewhere.")  # fmt: skip
-    skipped = {"motion_bucket_id", "decode_memory_gb"}  # each clip has its own; all frames are decoded at once
-    parser.add_class_arguments(SamplingConfig, "SVD", skip=skipped, help="sampling (what is not given is as the "
-        "model's config says)")  # fmt: skip
-    fields = {field.name for field in dataclasses.fields(SamplingConfig)} - skipped
-    parser.set_defaults({f"SVD.{name}": None for name in fields})
+    # each clip has its own motion bucket; all frames are decoded at once
+    add_sampling(parser, skip={"motion_bucket_id", "decode_memory_gb"})
     skipped = {"clips", "frames", "size", "fps", "part", "seed"}  # follow from the others
     parser.add_class_arguments(MovingDigits, "data", skip=skipped, help="real clips, as those of the training")
     return parser
