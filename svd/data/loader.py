@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import chain, count
 from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
-from svd.data.dataset import BadItem, Dataset, DatasetError
+from svd.data.dataset import BadItem, Dataset, DatasetError, Unavailable
+from svd.data.outage import Outage, Patience
 from svd.data.stream import REPLACEMENT, SampleOrder, generator, samples_of_batch
-from svd.data.workers import Worker, WorkerDied, block_interrupts, load_item
+from svd.data.workers import ITEM_SECONDS, Worker, WorkerDied, block_interrupts, load_item
+
+_LOOK = 0.2
+"""Seconds from one look at whether to stop to the next, while data are waited for."""
+
+
+class Stopped(Exception):
+    """Whoever waits for the data wants to wait no more."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +50,18 @@ class Loader:
         ranks: How many processes share the data; a batch number stands for different samples on each.
         workers: Processes that load; with 0, this process does.
         prefetch: Samples kept loaded or being loaded for each worker (and always as many as a batch).
+        item_seconds: How long a worker may load an item without reading anything more of it.
+        patience: How long is waited for an item that cannot be read now.
+        tell: Is told when an item is waited for, and when that is over; called while a batch is asked for.
+        stop: Whether to wait no more; looked at while data are waited for.
 
     A sample whose item cannot be used takes another, chosen by the sample's own random numbers. A worker that dies
-    is started again, and an item that two died of cannot be used.
+    is started again, as is one that hangs, which is ended; an item that this happened to twice cannot be used. What
+    cannot be read now is tried again until it can: the samples are the same as if nothing had happened.
 
     Raises:
-        DatasetError: no item at all can be used, or a worker cannot start.
+        DatasetError: no item at all can be used, a worker cannot start, or an item could not be read for too long.
+        Stopped: as `stop` wants it, instead of the next batch.
     """
 
     def __init__(
@@ -58,6 +74,10 @@ class Loader:
         ranks: int = 1,
         workers: int = 2,
         prefetch: int = 2,
+        item_seconds: float = ITEM_SECONDS,
+        patience: Patience = Patience(),  # noqa: B008 (frozen)
+        tell: Callable[[str], None] = lambda text: None,
+        stop: Callable[[], bool] = lambda: False,
     ):
         for name, value, least in (
             ("seed", seed, 0),
@@ -81,13 +101,15 @@ class Loader:
         self._bad: dict[int, tuple[str, str]] = {}
         self._reported: set[tuple[str, str]] = set()
         # A thread for each worker process: it waits for the process and, if that dies, knows what it was loading.
-        self._workers = [Worker(dataset, seed) for _ in range(workers)]
+        self._workers = [Worker(dataset, seed, item_seconds) for _ in range(workers)]
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(workers, initializer=block_interrupts) if workers else None
         self._pending: deque[tuple[int, Future]] = deque()
         self._ahead = max(workers * prefetch, batch_size)
+        self._patience, self._outage, self._closing = patience, Outage(patience), Event()
+        self._tell, self._stop = tell, stop
 
     def __enter__(self) -> Loader:
         return self
@@ -97,6 +119,9 @@ class Loader:
 
     def close(self) -> None:
         """End the worker processes, whatever they are doing."""
+        self._closing.set()
+        for worker in self._workers:
+            worker.kill()
         for worker in self._workers:
             worker.close()
         if self._threads is not None:
@@ -120,12 +145,28 @@ class Loader:
         """The number of the next sample, its item and what there is to report of it."""
         if self._threads is None:
             sample = next(self._samples)
-            return sample, *self._load_sample(sample, self._order.index(sample))
+            loaded = self._load_sample(sample, self._order.index(sample))
+            self._tell_news()
+            return sample, *loaded
         self._load_ahead()
-        sample, future = self._pending.popleft()
+        sample, future = self._pending[0]
+        while not wait([future], _LOOK).done:
+            self._look()
+        self._tell_news()
+        self._pending.popleft()
         item, reports = future.result()
         self._load_ahead()
         return sample, item, reports
+
+    def _look(self) -> None:
+        """What there is to do while data are waited for; raises Stopped."""
+        self._tell_news()
+        if self._stop():
+            raise Stopped
+
+    def _tell_news(self) -> None:
+        for text in self._outage.news():
+            self._tell(text)
 
     def _load_ahead(self) -> None:
         while len(self._pending) < self._ahead:
@@ -156,6 +197,27 @@ class Loader:
         yield from (int(index) for index in others if index != first)
 
     def _load_item(self, index: int, sample: int) -> Any:
+        """An item, as soon as it can be read; raises BadItem, and DatasetError where that takes too long."""
+        with self._outage.waiting() as trials:
+            while True:
+                try:
+                    return self._try_item(index, sample)
+                except Unavailable as error:
+                    if trials.first is None:
+                        self._outage.begin(error)
+                    self._pause(trials.failed(error))
+
+    def _pause(self, seconds: float) -> None:
+        if self._threads is not None:
+            if self._closing.wait(seconds):
+                raise DatasetError("the loader is closed")
+            return
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._look()
+            time.sleep(min(left, _LOOK))
+
+    def _try_item(self, index: int, sample: int) -> Any:
         if self._threads is None:
             return load_item(self._dataset, self._seed, index, sample)
         worker = self._idle.get()

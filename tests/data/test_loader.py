@@ -14,8 +14,9 @@ import numpy as np
 import psutil
 import pytest
 
-from svd.data.dataset import BadItem, Dataset, DatasetError
-from svd.data.loader import Loader
+from svd.data.dataset import BadItem, Dataset, DatasetError, Unavailable
+from svd.data.loader import Loader, Stopped
+from svd.data.outage import Patience
 
 ROOT = Path(__file__).parents[2]
 
@@ -231,6 +232,155 @@ def test_no_process_is_left_whatever_it_is_doing():
     start = time.monotonic()
     loader.close()
     assert children() == before and time.monotonic() - start < 10
+
+
+# --- what cannot be read now, and what hangs ---
+
+AWAY = {
+    "away": Unavailable("item", "its disk is away"),
+    "no memory": MemoryError("no"),
+    "an error of the disk": OSError(5, "Input/output error"),
+}
+
+
+class Away(Numbers):
+    """Items that cannot be read before a moment, by time.time()."""
+
+    def __init__(self, n: int, until: float, error: Exception, **options):
+        super().__init__(n, **options)
+        self.until, self.error = until, error
+
+    def load(self, index: int, rng: np.random.Generator) -> Item:
+        if time.time() < self.until:
+            raise self.error
+        return super().load(index, rng)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("error", AWAY.values(), ids=AWAY)
+def test_what_cannot_be_read_now_is_waited_for(workers, error):
+    """The samples are as if nothing had happened, and it is told of once, and once more when it is over."""
+    dataset, told = Away(5, time.time() + 1.5, error, bad=[2]), []
+    patience = Patience(first=0.05, longest=0.2)
+    batches = take(6, dataset, workers=workers, patience=patience, tell=told.append)
+    assert batches == take(6, Numbers(5, bad=[2]), workers=0)
+    first, last = told
+    assert "cannot be read now: " in first and first.endswith("; trying again, for 5 minutes at most")
+    assert str(getattr(error, "reason", "Input/output" if isinstance(error, OSError) else "memory")) in first
+    assert last.startswith("the data can be read again, after ")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_cannot_be_read_for_long_is_given_up(workers):
+    told = []
+    patience, start = Patience(first=0.05, longest=0.2, limit=0.5), time.monotonic()
+    with pytest.raises(DatasetError, match=r"^item could not be read for 0.5 s: its disk is away; mend that, or"):
+        take(1, Away(5, time.time() + 1000, AWAY["away"]), workers=workers, patience=patience, tell=told.append)
+    assert 0.5 <= time.monotonic() - start < 20
+    assert len(told) == 1 and "trying again" in told[0]
+
+
+def test_pauses_grow():
+    from svd.data.outage import Outage
+
+    with Outage(Patience(1, 5, 300)).waiting() as trials:
+        assert [trials.failed(AWAY["away"]) for _ in range(5)] == [1, 2, 4, 5, 5]
+
+
+class Hanging(Numbers):
+    """Of some items the process hangs, silently or reading; others take their time to be read."""
+
+    def __init__(self, n: int, hanging=(), circling=(), long=(), **options):
+        super().__init__(n, **options)
+        self.hanging, self.circling, self.long = hanging, circling, long
+
+    def load(self, index: int, rng: np.random.Generator) -> Item:
+        end = time.monotonic() + (1000 if index in self.circling else 1.2 if index in self.long else 0)
+        with open("/dev/zero", "rb", buffering=0) as file:
+            while time.monotonic() < end:
+                time.sleep(0.1)
+                file.read(1000)
+        if index in self.hanging:
+            while True:
+                time.sleep(1000)
+        return super().load(index, rng)
+
+
+def test_an_item_that_hangs_its_process_is_replaced():
+    """After a while without progress, twice; one that is read slowly is not touched."""
+    batches = take(5, Hanging(4, hanging=[2], long=[1]), workers=2, item_seconds=0.6)
+    reason = "the processes that loaded it died, twice (ended, after 0.6 s in which nothing was read)"
+    assert failures(batches) == [("item 2", reason)]
+    expected = take(5, Numbers(4, bad=[2]), workers=0)
+    assert [batch[:2] for batch in batches] == [batch[:2] for batch in expected]
+
+
+def test_an_item_that_is_read_for_ever_is_replaced(monkeypatch):
+    monkeypatch.setattr("svd.data.workers.LONGEST", 4)
+    batches = take(3, Hanging(4, circling=[2]), workers=2, item_seconds=0.3)
+    assert failures(batches) == [("item 2", "the processes that loaded it died, twice (ended, after 1.2 s)")]
+
+
+def test_a_process_that_waits_for_its_disk_says_nothing_about_the_item(monkeypatch):
+    """Its state, as Linux has it, is D."""
+    monkeypatch.setattr("svd.data.workers._state", lambda pid: "D")
+    patience = Patience(first=0.05, limit=0.5)
+    with pytest.raises(DatasetError, match="item 0 could not be read for 0.5 s: its disk does not answer"):
+        take(1, Hanging(1, hanging=[0]), workers=1, item_seconds=0.3, patience=patience)
+
+
+def test_a_process_that_is_stopped_changes_nothing():
+    before = children()
+    with Loader(Numbers(9), 5, 2, workers=1, item_seconds=1.0) as loader:
+        first = next(loader)
+        wait_until(lambda: children() - before)
+        os.kill((children() - before).pop(), signal.SIGSTOP)
+        items = [first.items, *(next(loader).items for _ in range(5))]
+    expected = take(6, Numbers(9), workers=0)
+    assert [item.index for batch in items for item in batch] == indices(expected)
+
+
+def test_whoever_waits_may_stop():
+    """Within a moment, whatever the processes are doing."""
+    wanted = []
+    with Loader(Hanging(3, hanging=[0, 1, 2]), 0, 1, workers=2, stop=lambda: bool(wanted)) as loader:
+        loader._load_ahead()
+        wanted.append(True)
+        start = time.monotonic()
+        with pytest.raises(Stopped):
+            next(loader)
+    assert time.monotonic() - start < 10
+
+
+def test_pauses_may_be_stopped_without_processes():
+    dataset = Away(3, time.time() + 1000, AWAY["away"])
+    with Loader(dataset, 0, 1, workers=0, stop=lambda: True) as loader, pytest.raises(Stopped):
+        next(loader)
+
+
+class Starved(Numbers):
+    """Its processes are killed while they start: the first `times` of them."""
+
+    def __init__(self, n: int, folder: Path, times: int):
+        super().__init__(n)
+        self.folder, self.times = folder, times
+
+    def enter_worker(self) -> None:
+        started = len(os.listdir(self.folder))
+        (self.folder / str(started)).touch()
+        if started < self.times:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_while_it_starts_is_started_again(tmp_path):
+    assert take(3, Starved(4, tmp_path, 1), workers=1) == take(3, Numbers(4), workers=0)
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_processes_that_are_killed_whenever_they_start(tmp_path):
+    with pytest.raises(DatasetError, match=r"could not start \(signal 9, Killed\); workers=0 needs none"):
+        take(1, Starved(4, tmp_path, 99), workers=1)
+    assert len(os.listdir(tmp_path)) == 3
 
 
 SCRIPT = """
