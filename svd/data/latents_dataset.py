@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from glob import escape, glob
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
+from svd.console import one_line
 from svd.data.dataset import BadItem, Dataset, DatasetError
+from svd.data.item_file import open_item
 from svd.data.strings import Strings
+from svd.records import RecordError, read_json, record
 
 SETTINGS, INDEX, SHARDS = "settings.json", "index", "latents"
 """What a folder of latents holds: a file of what they depend on, and two folders."""
@@ -61,13 +64,14 @@ class LatentsDataset(Dataset):
         if not folder:
             raise DatasetError(f"folder is missing; give a folder of latents, or {_MAKE}")
         self._folder = os.path.abspath(folder)
+        self._there = os.path.isdir(os.path.join(self._folder, SHARDS))
         self.settings = read_settings(folder)
-        clips = self.settings["clips"]
-        self.frames, self.height, self.width = clips["frames"], clips["height"], clips["width"]
+        clips, self._shapes = _described(self.settings, os.path.join(folder, SETTINGS))
+        self.frames, self.height, self.width = clips.frames, clips.height, clips.width
         if not 0 <= drawn_frames <= self.frames:
             raise DatasetError(f"drawn_frames must be 0 to {self.frames}, as many as clips have; got {drawn_frames}")
         self.drawn_frames = drawn_frames
-        table = _read_index(folder, clips["videos"] * clips["passes"])
+        table = _read_index(folder, clips.videos, clips.passes)
         videos = table.drop_duplicates("row")
         self._paths = Strings(videos["path"])
         usable = table[table["why"] == ""]
@@ -92,13 +96,17 @@ class LatentsDataset(Dataset):
         # VideoDataset draws the same number first: it says where a clip begins, and is equal for equal samples alone.
         clip = first + int(np.argmin(np.abs(self._places[first:last] - rng.random())))
         path = os.path.join(self._folder, SHARDS, self._files[self._file[clip]])
+        if not self._there and not os.path.exists(path):  # else it may come back, with the disk that it is on
+            raise BadItem(path, "no such file; copy it here, or run encode_latents.py again, which makes it")
         try:
-            shard = _open_shard(path, os.stat(path).st_mtime_ns)
-            arrays = [shard.get_tensor(f"{self._entry[clip]}.{name}") for name in TENSORS]
-        except FileNotFoundError as error:
-            raise BadItem(path, "no such file; copy it here, or run encode_latents.py again, which makes it") from error
-        except (SafetensorError, OSError) as error:
-            reason = f"truncated or damaged ({error}); run encode_latents.py again, which replaces it"
+            with open_item(path) as file:
+                shard = _open_shard(path, os.fstat(file.fileno()).st_mtime_ns)
+                arrays = [
+                    _tensor(path, shard, f"{self._entry[clip]}.{name}", shape)
+                    for name, shape in zip(TENSORS, self._shapes)
+                ]
+        except SafetensorError as error:
+            reason = f"truncated or damaged ({one_line(error)}); run encode_latents.py again, which replaces it"
             raise BadItem(path, reason) from error
         if self.drawn_frames:
             arrays[0] = arrays[0][rng.choice(len(arrays[0]), self.drawn_frames, replace=False)]
@@ -111,25 +119,105 @@ class LatentsDataset(Dataset):
             raise DatasetError(f"{self._folder}: its latents are not for this training: {some}; encode the videos anew")
 
 
+def _tensor(path: str, shard: safe_open, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor of a shard; raises BadItem where it is not finite float16 of this shape."""
+    found = shard.get_slice(name)
+    if found.get_dtype() != "F16" or found.get_shape() != list(shape):
+        what = f"{name} is {found.get_dtype()} {found.get_shape()}, not F16 {list(shape)}"
+        raise BadItem(path, f"{what}; run encode_latents.py again in a new folder")
+    array = shard.get_tensor(name)
+    if not np.isfinite(array).all():
+        raise BadItem(path, f"{name} is not finite; run encode_latents.py again in a new folder")
+    return array
+
+
 @lru_cache(maxsize=16)
 def _open_shard(path: str, changed: int) -> safe_open:
     """A shard as it was when its file last `changed`, kept open: its header, of thousands of clips, is long to read."""
     return safe_open(path, framework="np")
 
 
+@dataclass
+class _Settings:
+    """What a folder of latents depends on."""
+
+    clips: dict
+    model: dict
+
+
+@dataclass
+class _Clips:
+    """What has to be known of the clips."""
+
+    frames: int
+    height: int
+    width: int
+    videos: int
+    passes: int
+
+    def __post_init__(self):
+        for name, most in (
+            ("frames", 100_000),
+            ("height", 2**16),
+            ("width", 2**16),
+            ("videos", 2**40),
+            ("passes", 2**20),
+        ):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} has to be 1 to {most}, not {getattr(self, name)}")
+
+
+@dataclass
+class _Autoencoder:
+    """What has to be known of the model's autoencoder: channels of the latents, and its levels."""
+
+    latent_channels: int
+    channel_mult: list[int]
+
+    def __post_init__(self):
+        if not (0 < self.latent_channels <= 2**16 and 0 < len(self.channel_mult) <= 16):
+            raise ValueError("an autoencoder has 1 to 65,536 channels of latents and 1 to 16 levels")
+
+
+@dataclass
+class _ImageEncoder:
+    """What has to be known of the model's image encoder: the length of an embedding."""
+
+    output_dim: int
+
+
 def read_settings(folder: str) -> dict[str, Any]:
-    """What the latents in a folder depend on; raises DatasetError if it is no such folder."""
+    """What the latents in a folder depend on: clips and model; raises DatasetError if it is no such folder."""
     path = os.path.join(folder, SETTINGS)
     try:
-        with open(path, encoding="utf-8") as file:
-            settings = json.load(file)
-        if settings.keys() != {"clips", "model"}:
-            raise ValueError(f"it has {', '.join(settings) or 'nothing'}, not clips and model")
+        settings = read_json(path)
+        _described(settings, path)
         return settings
     except OSError as error:
         raise DatasetError(f"{folder}: not a folder of latents ({SETTINGS}: {error.strerror}); {_MAKE}") from error
-    except (ValueError, AttributeError) as error:
-        raise DatasetError(f"{path}: damaged ({error}); {_MAKE}") from error
+    except RecordError as error:
+        raise DatasetError(f"{path}: damaged ({one_line(error)}); {_MAKE}") from error
+
+
+def _described(settings: Any, where: str) -> tuple[_Clips, list[tuple[int, ...]]]:
+    """What settings say of the clips, and the shapes of TENSORS; raises RecordError."""
+    settings = record(_Settings, settings, where)
+    clips = _some(_Clips, settings.clips, f"{where}: clips")
+    autoencoder = _some(_Autoencoder, settings.model.get("autoencoder"), f"{where}: model.autoencoder")
+    encoder = _some(_ImageEncoder, settings.model.get("image_encoder"), f"{where}: model.image_encoder")
+    channels, downsampling = autoencoder.latent_channels, 2 ** (len(autoencoder.channel_mult) - 1)
+    size = clips.height // downsampling, clips.width // downsampling
+    return clips, [(clips.frames, 2 * channels, *size), (1, encoder.output_dim), (channels, *size)]
+
+
+Record = TypeVar("Record")
+
+
+def _some(kind: type[Record], data: Any, where: str) -> Record:
+    """A record of some of the fields that are there."""
+    if isinstance(data, Mapping):
+        data = {field.name: data[field.name] for field in fields(kind) if field.name in data}
+    return record(kind, data, where)
 
 
 def differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:
@@ -144,23 +232,48 @@ def differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -
     return lines
 
 
-def _read_index(folder: str, count: int) -> pd.DataFrame:
-    """The index's rows by video and sample; raises DatasetError if it is not one row for each of `count` clips."""
-    kinds = {"row": np.int64, "sample": np.int64, **dict.fromkeys(("path", "why", "file"), str)}
-    kinds |= dict.fromkeys(NUMBERS, np.float64)
-    tables = []
-    for path in sorted(glob(os.path.join(escape(folder), INDEX, "*.csv"))):
-        try:
-            nothing = dict.fromkeys(NUMBERS, ["", "nan"])
-            tables.append(pd.read_csv(path, usecols=COLUMNS, dtype=kinds, keep_default_na=False, na_values=nothing))
-        except (ValueError, OSError) as error:
-            what = " ".join(str(error).split())
-            raise DatasetError(f"{path}: not an index of latents ({what}); run encode_latents.py again") from error
+def _read_index(folder: str, videos: int, passes: int) -> pd.DataFrame:
+    """The index's rows by video and sample; raises DatasetError if it is not one row for each clip of each video."""
+    tables = [_read_part(path) for path in sorted(glob(os.path.join(escape(folder), INDEX, "*.csv")))]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
     twice = table["sample"].duplicated().sum()
     if twice:
         raise DatasetError(f"{folder}: {twice} clips are there twice; keep the files in {INDEX}/ that are of one run")
-    if len(table) != count:
-        missing = f"{count - len(table)} of {count} clips are missing"
+    if len(table) != videos * passes:
+        missing = f"{videos * passes - len(table)} of {videos * passes} clips are missing"
         raise DatasetError(f"{folder}: {missing}; end the run of encode_latents.py, with --shard all of its parts")
-    return table.sort_values(["row", "sample"], ignore_index=True)
+    table = table.sort_values(["row", "sample"], ignore_index=True)
+    if not np.array_equal(table["row"].to_numpy(), np.repeat(np.arange(videos), passes)):
+        raise DatasetError(f"{folder}: its index has not {passes} clips of each video; {_MAKE}")
+    return table
+
+
+def _read_part(path: str) -> pd.DataFrame:
+    """A file of the index, its columns checked; raises DatasetError."""
+    kinds = {"row": np.int64, "sample": np.int64, **dict.fromkeys(("path", "why", "file"), str)}
+    kinds |= dict.fromkeys(NUMBERS, np.float64)
+    nothing = dict.fromkeys(NUMBERS, ["", "nan"])
+    try:
+        if not os.path.isfile(path):
+            raise ValueError("no ordinary file")
+        table = pd.read_csv(path, usecols=COLUMNS, dtype=kinds, keep_default_na=False, na_values=nothing)
+    except (ValueError, OverflowError, OSError) as error:
+        raise DatasetError(
+            f"{path}: not an index of latents ({one_line(error)}); run encode_latents.py again"
+        ) from error
+    usable = table[table["why"] == ""]
+    entry, fps = usable["entry"], usable["fps"]
+    rules = {
+        "sample": table["sample"] >= 0,
+        "entry": (entry >= 0) & (entry < 2**31) & (entry % 1 == 0),
+        "place": (usable["place"] >= 0) & (usable["place"] < 1),
+        "fps": (fps > 0) & (fps < np.inf),
+        "motion_bucket_id": (usable["motion_bucket_id"] >= 0) & (usable["motion_bucket_id"] < np.inf),
+        "aug_strength": (usable["aug_strength"] >= 0) & (usable["aug_strength"] < np.inf),
+        "file": usable["file"].str.fullmatch(r"[^/\0]+\.safetensors"),
+    }
+    for name, right in rules.items():
+        if len(right) and not right.all():
+            wrong = table[name][right.index[~right.astype(bool)][0]]
+            raise DatasetError(f"{path}: {name} cannot be {str(wrong)[:40]!r}; run encode_latents.py again")
+    return table

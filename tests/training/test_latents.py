@@ -1,16 +1,20 @@
 """Training from latents: the same as from the videos, without the encoders, and with those of the same model alone."""
 
+import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 from small_checkpoint import random_tensors, write_checkpoint
 from training_runs import TINY, Outcome, metrics, options, train_here, write_inputs
 
 from svd import build
 from svd.build_training import load_trainer
+from svd.data.dataset import BadItem, DatasetError, Unavailable
 from svd.data.latents_dataset import LatentsDataset
 from svd.data.loader import Loader
 from svd.data.stream import DATA, generator
@@ -182,6 +186,115 @@ def test_spoilt_folders_are_refused(inputs, latents, tmp_path, spoil, words):
     shutil.copytree(latents, tmp_path / "latents")
     spoil(tmp_path / "latents")
     assert words in refusal(train_here(*flags(inputs, tmp_path / "run", tmp_path / "latents")))
+
+
+def change_settings(**changes):
+    def spoil(folder: Path) -> None:
+        settings = json.loads((folder / "settings.json").read_text())
+        for path, value in changes.items():
+            *sections, name = path.split("__")
+            inner = settings
+            for section in sections:
+                inner = inner[section]
+            inner[name] = value
+        (folder / "settings.json").write_text(json.dumps(settings))
+
+    return spoil
+
+
+def write_settings(text: str):
+    return lambda folder: (folder / "settings.json").write_text(text)
+
+
+def pipe(name: str):
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return spoil
+
+
+def change_index(column: str, value):
+    def spoil(folder: Path) -> None:
+        table = pd.read_csv(folder / "index/clips.csv", keep_default_na=False).astype({column: object})
+        table.loc[3, column] = value
+        table.to_csv(folder / "index/clips.csv", index=False)
+
+    return spoil
+
+
+HOSTILE = {
+    "settings of null": (write_settings("null"), "settings.json has to be a mapping"),
+    "clips of null": (change_settings(clips=None), "clips has to be"),
+    "a model of text": (change_settings(model="text"), "model has to be"),
+    "no autoencoder": (change_settings(model__autoencoder=None), "model.autoencoder has to be"),
+    "frames of text": (change_settings(clips__frames="text"), "frames has to be of type int"),
+    "frames of 3.0": (change_settings(clips__frames=3.0), "frames has to be of type int"),
+    "frames of true": (change_settings(clips__frames=True), "frames has to be of type int"),
+    "no height": (change_settings(clips__height=0), "height has to be 1 to"),
+    "passes of null": (change_settings(clips__passes=None), "passes has to be of type int"),
+    "a number of 400 digits": (change_settings(clips__videos=10**400), "a number of 401 digits"),
+    "too many levels": (change_settings(model__autoencoder__channel_mult=[1] * 99), "1 to 16 levels"),
+    "deeply nested": (write_settings(100_000 * "[" + 100_000 * "]"), "nested too deeply"),
+    "settings that are a pipe": (pipe("settings.json"), "no ordinary file"),
+    "an index that is a pipe": (pipe("index/clips.csv"), "no ordinary file"),
+    "a row of text": (change_index("row", "x"), "not an index of latents"),
+    "a row of 400 digits": (change_index("row", "1" * 400), "not an index of latents"),
+    "a row that is not there": (change_index("row", 77), "has not 2 clips of each video"),
+    "a negative sample": (change_index("sample", -1), "sample cannot be '-1'"),
+    "no entry": (change_index("entry", ""), "entry cannot be 'nan'"),
+    "an infinite rate": (change_index("fps", "inf"), "fps cannot be 'inf'"),
+    "an infinite bucket": (change_index("motion_bucket_id", "inf"), "motion_bucket_id cannot be 'inf'"),
+    "a place behind the end": (change_index("place", 1.5), "place cannot be '1.5'"),
+    "a file elsewhere": (change_index("file", "../../x.safetensors"), "file cannot be '../../x.safetensors'"),
+}
+
+
+@pytest.mark.parametrize("spoil, words", HOSTILE.values(), ids=HOSTILE)
+def test_what_encode_latents_does_not_write_is_refused(latents, tmp_path, spoil, words):
+    shutil.copytree(latents, tmp_path / "latents")
+    spoil(tmp_path / "latents")
+    with pytest.raises(DatasetError) as error:
+        LatentsDataset(str(tmp_path / "latents"))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+SHAPES = {
+    "frames": ("moments", lambda array: array[:2]),
+    "channels": ("moments", lambda array: array[:, :-2]),
+    "a scalar": ("concat", lambda array: array[0, 0, 0]),
+    "a larger embedding": ("context", lambda array: np.concatenate([array, array], 1)),
+    "float32": ("moments", lambda array: array.astype(np.float32)),
+    "not finite": ("concat", lambda array: array * np.float16(np.inf)),
+}
+
+
+@pytest.mark.parametrize("name, change", SHAPES.values(), ids=SHAPES)
+def test_tensors_that_encode_latents_does_not_write_are_left_out(latents, tmp_path, name, change):
+    """As those of a damaged file are."""
+    shutil.copytree(latents, tmp_path / "latents")
+    for file in (tmp_path / "latents/latents").iterdir():
+        tensors = load_file(file)
+        changed = {key: change(array) if key.endswith(name) else array for key, array in tensors.items()}
+        save_file({key: np.ascontiguousarray(array) for key, array in changed.items()}, file)
+    with pytest.raises(BadItem, match=f"[0-9]+.{name} is .*; run encode_latents.py again in a new folder"):
+        LatentsDataset(str(tmp_path / "latents")).load(1, generator(0, 0, DATA))
+
+
+def test_latents_that_are_away_may_come_back(latents, tmp_path):
+    """With the folder that they are in; a file that alone is missing does not."""
+    folder = tmp_path / "latents"
+    shutil.copytree(latents, folder)
+    dataset = LatentsDataset(str(folder))
+    folder.rename(tmp_path / "away")
+    with pytest.raises(Unavailable, match="its folder .* is not there"):
+        dataset.load(1, generator(0, 0, DATA))
+    (tmp_path / "away").rename(folder)
+    assert dataset.load(1, generator(0, 0, DATA)).path
+    for file in (folder / "latents").iterdir():
+        file.unlink()
+    with pytest.raises(BadItem, match="no such file"):
+        dataset.load(1, generator(0, 0, DATA))
 
 
 def test_training_goes_on_without_the_clips_of_a_truncated_file(inputs, latents, tmp_path):
