@@ -44,7 +44,7 @@ from svd.data.video_dataset import VideoDataset
 from svd.files import to_disk, write_text, written_whole
 from svd.saving import save_tensors
 from svd.tensor_header import CheckpointError, read_header
-from svd.training.config import EnvironmentConfig, TrainConfig
+from svd.training.config import EnvironmentConfig, TrainConfig, fill
 from svd_tools.jobs import Shard, check_all_done, patiently, work_off
 from svd_tools.journal import Journal, Row, report, write_csv
 
@@ -89,6 +89,7 @@ class Plan:
     def __init__(self, arguments: Optional[list[str]] = None):
         parser = _parser()
         args = parser.parse_args(arguments)
+        fill(args, parser.get_defaults())
         self.options = parser.instantiate(args)
         self.train: TrainConfig = self.options.train
         self.out, self.dataset = Path(self.options.out), self.train.dataset

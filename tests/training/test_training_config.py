@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny_task import Items, parameter
+from tiny_task import Items, parameter, tiny_config, tiny_trainer
 
 from svd.config import ConfigError
 from svd.training.config import LoRAConfig, LossConfig, OptimizerConfig, PreviewConfig, TrainConfig
@@ -38,6 +38,32 @@ REFUSED = [
     (TrainConfig, {"log_every": 0}),
     (TrainConfig, {"workers": -1}),
     (TrainConfig, {"seed": -1}),
+    # larger than is reasonable, or than float32 can hold
+    (LossConfig, {"p_mean": float("inf")}),
+    (LossConfig, {"noise_aug_mean": -1e300}),
+    (LossConfig, {"p_std": 1e300}),
+    (LossConfig, {"kl_weight": 1e300}),
+    (LoRAConfig, {"rank": 10**9}),
+    (LoRAConfig, {"alpha": 1e300}),
+    (OptimizerConfig, {"learning_rate": 1e300}),
+    (OptimizerConfig, {"eps": 1e-300}),
+    (OptimizerConfig, {"max_grad_norm": 1e300}),
+    (OptimizerConfig, {"weight_decay": float("inf")}),
+    (OptimizerConfig, {"weight_decay": float("nan")}),
+    (OptimizerConfig, {"betas": (0.9, 1 - 1e-12)}),
+    (OptimizerConfig, {"ema_decay": float("nan")}),
+    (OptimizerConfig, {"warmup_updates": 10**12}),
+    (PreviewConfig, {"sampling_steps": 10**9}),
+    (PreviewConfig, {"seed": -1}),
+    (TrainConfig, {"epochs": 1e300}),
+    (TrainConfig, {"updates": 10**8}),
+    (TrainConfig, {"batch_size": 10**9}),
+    (TrainConfig, {"gradient_accumulation": 10**9}),
+    (TrainConfig, {"keep_checkpoints": 10**12}),
+    (TrainConfig, {"workers": 10**6}),
+    (TrainConfig, {"seed": 10**400}),
+    (TrainConfig, {"item_seconds": 0.5}),
+    (TrainConfig, {"item_seconds": float("nan")}),
 ]
 
 
@@ -54,6 +80,17 @@ def test_bounds_that_are_allowed():
     LossConfig(p_std=0, noise_aug_std=0, drop_context=0, drop_concat=1)
     OptimizerConfig(warmup_updates=0, weight_decay=0, ema_decay=0)
     TrainConfig(Items(), workers=0, seed=0, epochs=0.01)
+
+
+@pytest.mark.parametrize("name", ["output_dir", "pretrained", "resume"])
+def test_paths_without_zero_bytes(name):
+    with pytest.raises(ConfigError, match=f"^train.{name} has a zero byte"):
+        TrainConfig(Items(), **{name: "a\0b"})
+
+
+def test_epochs_of_more_updates_than_names_can_count(tmp_path):
+    with pytest.raises(ConfigError, match=r"^train.epochs makes 600,000,000 updates, more than 99,999,999: lower it$"):
+        tiny_trainer(tiny_config(tmp_path, updates=None, epochs=2e8))
 
 
 # --- the learning rate ---
