@@ -12,8 +12,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+import shlex
 import shutil
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +24,22 @@ from mindspore import Parameter, Tensor
 from safetensors import SafetensorError, safe_open
 
 from svd.checkpoint import CheckpointError
+from svd.console import one_line
 from svd.files import to_disk
+from svd.records import RecordError, read_json, record
 from svd.saving import save_tensors
 from svd.training import TRAINED_FORMAT
+from svd.training.config import MOST_UPDATES
 from svd.training.distributed import Ranks
+
+_NAME = re.compile(r"update_[0-9]{8}")
+_LEFT_OVER = re.compile(r"\.update_[0-9]{8}\.(tmp|old)")
+FILES = {"trained": r"trained", "ema": r"ema", "optimizer": r"optimizer(_[0-9]+_of_[0-9]+)?"}
+"""The kinds of files, and how they are called, as regular expressions."""
+
+
+class NotFiniteError(CheckpointError):
+    """Weights, averages or optimizer states that are not finite: they are not written, and nothing can be continued."""
 
 
 @dataclass
@@ -44,10 +59,27 @@ class TrainState:
     settings: dict = dataclasses.field(default_factory=dict)
     """The configuration of the run."""
 
+    def __post_init__(self):
+        most_of = {"update": MOST_UPDATES, "applied": MOST_UPDATES, "samples": 2**63, "good_updates": MOST_UPDATES}
+        for name, most in most_of.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} has to be 0 to {most}, not {getattr(self, name)}")
+        if not (isfinite(self.loss_scale) and self.loss_scale > 0):
+            raise ValueError(f"loss_scale has to be positive, not {self.loss_scale}")
+
+
+def checkpoint_name(update: int) -> str:
+    """What the checkpoint after an update is called."""
+    return f"update_{update:08d}"
+
 
 def checkpoints(run: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    return sorted((run / "checkpoints").glob("update_*"))
+    """The complete checkpoints of a run, oldest first. What has another name than those that are written is not one."""
+    return _checkpoints_in(run / "checkpoints")
+
+
+def _checkpoints_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("update_*") if _NAME.fullmatch(path.name) and path.is_dir())
 
 
 class CheckpointWriter:
@@ -80,7 +112,7 @@ class CheckpointWriter:
         Raises:
             CheckpointError: it could not be written; the older checkpoints are still there.
         """
-        target = self.run / "checkpoints" / f"update_{state.update:08d}"
+        target = self.run / "checkpoints" / checkpoint_name(state.update)
         aside = target.with_name(f".{target.name}.tmp")
         files = {"optimizer": optimizer} if not shared_out else {}
         if shared_out:
@@ -99,15 +131,20 @@ class CheckpointWriter:
 
     def _together(self, action, *arguments) -> None:
         """Do something on every rank; raise on all of them if it fails on one."""
-        problem = ""
+        problem = None
         try:
             action(*arguments)
-        except (OSError, SafetensorError) as error:
-            problem = f": {' '.join(str(error).split())}"
-        if self.ranks.sum(float(bool(problem)))[0]:
-            kept = checkpoints(self.run)
-            last = f"the last good one is {kept[-1]}" if kept else "there is no earlier one"
-            raise CheckpointError(f"the checkpoint could not be written to {self.run}{problem}; {last}")
+        except Exception as error:  # whatever it is, the other ranks must not wait for this one
+            problem = error
+        failed, infinite = self.ranks.sum(float(problem is not None), float(isinstance(problem, NotFiniteError)))
+        if not failed:
+            return
+        kept = checkpoints(self.run)
+        last = f"the last good one is {kept[-1]}" if kept else "there is no earlier one"
+        what = f": {one_line(problem)}" if problem is not None else ""
+        if infinite:
+            raise NotFiniteError(f"the weights or the optimizer's states are not finite{what}; {last}") from problem
+        raise CheckpointError(f"the checkpoint could not be written to {self.run}{what}; {last}") from problem
 
     def _begin(self, aside: Path, *groups: dict) -> None:
         if not self.ranks.first:
@@ -125,7 +162,11 @@ class CheckpointWriter:
         for name, parameters in files.items():
             metadata = self.metadata if name in ("trained", "ema") else {"format": "pt"}
             path = aside / f"{name}.safetensors"
-            save_tensors(path, {key: parameter.asnumpy() for key, parameter in parameters.items()}, metadata)
+            arrays = {key: parameter.asnumpy() for key, parameter in parameters.items()}
+            bad = [key for key, array in arrays.items() if not np.isfinite(array).all()]
+            if bad:
+                raise NotFiniteError(f"{len(bad)} tensors of {name}, such as {bad[0]}")
+            save_tensors(path, arrays, metadata)
             to_disk(path)
 
     def _complete(self, aside: Path, target: Path, state: TrainState) -> None:
@@ -135,8 +176,10 @@ class CheckpointWriter:
         path.write_text(json.dumps(dataclasses.asdict(state), indent=1))
         to_disk(path)
         to_disk(aside)
-        if target.exists():  # written twice at the same update: the older one is as good
+        if target in checkpoints(self.run):  # written twice at the same update: the older one is as good
             shutil.rmtree(aside)
+        elif os.path.lexists(target):
+            raise FileExistsError(f"{target} is in the way")
         else:
             os.replace(aside, target)
             to_disk(target.parent)
@@ -150,48 +193,111 @@ class CheckpointWriter:
 def remove_leftovers(run: Path) -> None:
     """Delete what a run that was killed left half-written or half-deleted."""
     for path in (run / "checkpoints").glob(".update_*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if _LEFT_OVER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def read_state(path: Path) -> TrainState:
     """The state of a checkpoint.
 
     Raises:
-        CheckpointError: no checkpoint of a training run.
+        CheckpointError: no checkpoint of a training run, or a damaged one.
     """
     try:
-        return TrainState(**json.loads((path / "state.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        return _read_state(path)
+    except (OSError, RecordError) as error:
         raise CheckpointError(
-            f"{path} is no checkpoint of a training run ({error}): give RUN/checkpoints/update_<number>, auto or never"
+            f"{path} is no checkpoint of a training run ({one_line(error)}): give RUN/checkpoints/update_<number>, "
+            f"auto or never{_instead_of(path)}"
         ) from error
 
 
-def load(path: Path, pattern: str, targets: dict[str, Parameter]) -> None:
-    """Fill parameters from a checkpoint's files whose names match, such as `trained` or `optimizer*`.
+def _read_state(path: Path) -> TrainState:
+    file = path / "state.json"
+    return record(TrainState, read_json(file), str(file))
+
+
+def load(path: Path, kind: str, targets: dict[str, Parameter]) -> None:
+    """Fill parameters from a checkpoint's files of a kind: `trained`, `ema` or `optimizer*`.
 
     Raises:
         CheckpointError: a file is damaged, or the parameters are not those that are trained now.
     """
     found: dict[str, np.ndarray] = {}
-    for file in sorted(path.glob(f"{pattern}.safetensors")):
+    wrong: list[str] = []
+    files = _files(path, kind)
+    if not files and kind != "ema":
+        raise _damaged(path, f"{path} has no file {kind}.safetensors")
+    for file in files:
         try:
             with safe_open(file, framework="np") as tensors:
                 names = tensors.keys()
-                found |= {name: tensors.get_tensor(name) for name in names if name in targets}
-                extra = [name for name in names if name not in targets] if pattern == "trained" else []
+                extra = [name for name in names if name not in targets] if kind == "trained" else []
+                for name in names:
+                    if name not in targets:
+                        continue
+                    if tensors.get_slice(name).get_shape() != list(targets[name].shape):
+                        wrong.append(name)
+                        continue
+                    found[name] = tensors.get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is not a complete safetensors file ({error})") from error
+            raise _damaged(path, f"{file} is not a complete safetensors file ({one_line(error)})") from error
         if extra:
             raise CheckpointError(_other(path, f"{len(extra)} of its parameters are not trained now", extra))
-    missing = [name for name in targets if name not in found]
+    missing = [name for name in targets if name not in found and name not in wrong]
     if missing:
-        raise CheckpointError(_other(path, f"{len(missing)} of {pattern} are missing", missing))
-    wrong = [name for name, parameter in targets.items() if found[name].shape != tuple(parameter.shape)]
+        raise CheckpointError(_other(path, f"{len(missing)} of {kind} are missing", missing))
     if wrong:
         raise CheckpointError(_other(path, f"{len(wrong)} are of another shape", wrong))
+    bad = [name for name, array in found.items() if not _is_good(array)]
+    if bad:
+        raise _damaged(path, f"{path}: {len(bad)} tensors of {kind} are not finite float32 numbers ({bad[0]})")
     for name, parameter in targets.items():
-        parameter.set_data(Tensor(found[name].astype(np.float32, copy=False)))
+        parameter.set_data(Tensor(found[name]))
+
+
+def _files(path: Path, kind: str) -> list[Path]:
+    """The files of a kind in a checkpoint."""
+    name = re.compile(FILES[kind.rstrip("*")] + r"\.safetensors")
+    return sorted(file for file in path.glob("*.safetensors") if name.fullmatch(file.name) and file.is_file())
+
+
+def _is_good(array: np.ndarray) -> bool:
+    return array.dtype == np.float32 and bool(np.isfinite(array).all())
+
+
+def _damaged(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{what}{_instead_of(path)}")
+
+
+def _instead_of(path: Path) -> str:
+    """What to do about a damaged checkpoint, if there is an older one in its folder that is whole."""
+    if not _NAME.fullmatch(path.name):
+        return ""
+    there = _checkpoints_in(path.parent)
+    whole = next((older for older in reversed(there) if older.name < path.name and _is_whole(older)), None)
+    if whole is None:
+        return ""
+    newer = [shlex.quote(str(other)) for other in there if other.name > whole.name]
+    moves = " && ".join(f"mv {name} {name}.damaged" for name in newer)
+    return f"; {whole.name} is whole, and to continue from it: {moves}, and --train.resume=auto"
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a checkpoint can be read from beginning to end, and all its numbers are finite."""
+    try:
+        _read_state(path)
+        for name in FILES:
+            files = _files(path, name)
+            if not files and name != "ema":
+                return False
+            for file in files:
+                with safe_open(file, framework="np") as tensors:
+                    if not all(_is_good(tensors.get_tensor(key)) for key in tensors.keys()):  # noqa: SIM118 (no mapping)
+                        return False
+    except (OSError, RecordError, SafetensorError):
+        return False
+    return True
 
 
 def _other(path: Path, problem: str, names: list[str]) -> str:

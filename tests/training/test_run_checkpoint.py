@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,12 +14,20 @@ import numpy as np
 import pytest
 from mindspore import Parameter
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from tiny_task import assert_same, parameter, values
 
 from svd.checkpoint import CheckpointError
 from svd.training import TRAINED_FORMAT, checkpoint
-from svd.training.checkpoint import CheckpointWriter, TrainState, checkpoints, load, read_state, remove_leftovers
+from svd.training.checkpoint import (
+    CheckpointWriter,
+    NotFiniteError,
+    TrainState,
+    checkpoints,
+    load,
+    read_state,
+    remove_leftovers,
+)
 from svd.training.distributed import Ranks
 
 SHAPES = {"network.a.weight": (3, 4), "network.b.bias": (5,), "network.c.mix_factor": (1,)}
@@ -210,6 +219,133 @@ def test_a_checkpoint_of_other_parameters(tmp_path, pattern, change, expected):
         load(path, pattern, targets)
     assert message(error).startswith(str(path))
     assert not any(p.asnumpy().any() for p in targets.values())
+
+
+STATES = {
+    "text": {"update": "text"},
+    "null": {"update": None},
+    "negative": {"update": -1},
+    "with a point": {"update": 1e30},
+    "true": {"samples": True},
+    "huge": {"update": 10**8},
+    "a list of settings": {"settings": []},
+    "an infinite scale": {"loss_scale": float("inf")},
+    "no scale": {"loss_scale": 0},
+    "an unknown field": {"updates": 3},
+}
+
+
+@pytest.mark.parametrize("change", STATES.values(), ids=STATES)
+def test_a_state_of_other_types_or_out_of_bounds(tmp_path, change):
+    path = save(tmp_path)
+    (path / "state.json").write_text(json.dumps(vars(STATE) | change))
+    with pytest.raises(CheckpointError, match="is no checkpoint of a training run") as error:
+        read_state(path)
+    assert next(iter(change)) in message(error)
+
+
+def test_a_state_that_is_nested_too_deeply_or_no_file(tmp_path):
+    path = save(tmp_path)
+    (path / "state.json").write_text('{"settings": ' + 100_000 * "[" + 100_000 * "]" + "}")
+    with pytest.raises(CheckpointError, match="nested too deeply"):
+        read_state(path)
+    (path / "state.json").unlink()
+    os.mkfifo(path / "state.json")
+    with pytest.raises(CheckpointError, match="no ordinary file"):
+        read_state(path)
+
+
+def rewrite(file: Path, change) -> None:
+    arrays = load_file(file)
+    change(arrays)
+    save_file(arrays, file)
+
+
+@pytest.mark.parametrize("kind, prefix", [("trained", ""), ("ema", ""), ("optimizer*", "exp_avg.")])
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        (np.float32(np.inf), "1 tensors of .* are not finite float32 numbers"),
+        (np.float32(np.nan), "1 tensors of .* are not finite float32 numbers"),
+        (np.float16(0), "1 tensors of .* are not finite float32 numbers"),
+        (np.ones((5, 3, 4), np.float32), "1 are of another shape"),
+        (np.ones((12,), np.float32), "1 are of another shape"),
+    ],
+    ids=["infinite", "nan", "float16", "more", "flat"],
+)
+def test_tensors_that_no_run_writes(tmp_path, kind, prefix, value, expected):
+    """Nothing is loaded then."""
+    path, name = save(tmp_path), f"{prefix}network.a.weight"
+    rewrite(
+        path / f"{kind.rstrip('*')}.safetensors",
+        lambda arrays: arrays.update({name: value if value.ndim else np.full((3, 4), value)}),
+    )
+    targets = make(0, prefix)
+    with pytest.raises(CheckpointError, match=expected) as error:
+        load(path, kind, targets)
+    assert name in message(error) and not any(p.asnumpy().any() for p in targets.values())
+
+
+@pytest.mark.parametrize("spoilt", ["trained.safetensors", "optimizer.safetensors", "state.json"])
+def test_the_newest_that_is_whole_is_offered(tmp_path, spoilt):
+    """With the commands to continue from it: of two damaged ones the older."""
+    for update in (2, 3, 4, 5):
+        save(tmp_path, update, keep=9)
+    paths = checkpoints(tmp_path)
+    (paths[1] / "state.json").write_text("{")  # 3
+    rewrite(paths[2] / "ema.safetensors", lambda arrays: arrays["network.b.bias"].fill(np.nan))  # 4
+    (paths[3] / spoilt).write_text("{")  # 5
+    with pytest.raises(CheckpointError) as error:
+        if spoilt == "state.json":
+            read_state(paths[3])
+        else:
+            kind = spoilt.split(".")[0]
+            load(paths[3], f"{kind}*" if kind == "optimizer" else kind, {})
+    text = message(error)
+    assert "; update_00000002 is whole, and to continue from it: " in text
+    assert text.endswith(", and --train.resume=auto")
+    subprocess.run(text.split("to continue from it: ")[1].split(", and")[0], shell=True, check=True)
+    assert checkpoints(tmp_path) == paths[:1]
+
+
+# --- what is not the program's own ---
+
+OTHERS = ("update_00000002_best", "update_00000002.bak", "update_best", "update_2", "update_000000003", "best")
+
+
+def test_a_users_copies_are_neither_deleted_nor_continued_from(tmp_path):
+    first = save(tmp_path, 1)
+    for name in OTHERS:
+        shutil.copytree(first, first.with_name(name))
+    (first.parent / "update_00000009").write_text("a file")
+    for name in (".update_notes", ".update_00000007.bak", ".update_7.tmp"):
+        (first.parent / name).mkdir()
+    for update in (2, 3, 4):
+        save(tmp_path, update, keep=1)
+    remove_leftovers(tmp_path)
+    assert [path.name for path in checkpoints(tmp_path)] == ["update_00000004"]
+    theirs = {*OTHERS, "update_00000009", ".update_notes", ".update_00000007.bak", ".update_7.tmp"}
+    assert set(os.listdir(first.parent)) == {*theirs, "update_00000004"}
+
+
+def test_something_in_the_place_of_a_checkpoint_is_not_taken_for_one(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/update_00000004").write_text("a file")
+    with pytest.raises(CheckpointError, match="update_00000004 is in the way"):
+        save(tmp_path, 4)
+    assert (tmp_path / "checkpoints/update_00000004").read_text() == "a file" and not hidden(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["trained", "ema", "optimizer"])
+def test_what_is_not_finite_is_not_written(tmp_path, file):
+    older = save(tmp_path, 2)
+    groups = {"trained": make(1), "ema": make(2), "optimizer": make(3, "exp_avg.")}
+    bad = list(groups[file].values())[1]
+    bad.set_data(bad * float("nan"))
+    optimizer = groups.pop("optimizer")
+    with pytest.raises(NotFiniteError, match=f"1 tensors of {file}, such as .*; the last good one is {older}"):
+        writer(tmp_path, keep=1).save(STATE, groups, optimizer, shared_out=False)
+    assert checkpoints(tmp_path) == [older] and not hidden(tmp_path)
 
 
 # --- several processes ---
