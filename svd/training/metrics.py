@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from math import isfinite
 from pathlib import Path
+from typing import Any, Optional
 
-import pandas as pd
+import numpy as np
 
-# Not SummaryWriter: its thread dies of a full disk, and the process then waits for it and never ends.
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from svd.files import written_whole
 
 COLUMNS = (
     "update",
@@ -26,66 +27,196 @@ COLUMNS = (
     "void_updates",
     "skipped_videos",
 )
+LARGEST = 64 << 20
+"""Bytes of a table that is continued: lines of half a million entries."""
 
 
 class Metrics:
-    """RUN/metrics.csv, RUN/tensorboard/ and, at the end, RUN/loss.png.
+    """RUN/metrics.csv, RUN/tensorboard/ and, at the end, RUN/loss.png. None of them is worth a run.
 
     Args:
         run: the folder of the run.
         update: where the run continues; lines from after that, which a killed run left, are dropped.
+        dispensable: made with the name of what is done in it; decides about what is raised there.
+        tell: is told what was wrong with a table that is continued.
     """
 
-    def __init__(self, run: Path, update: int = 0):
-        self.path, self.plot_path = run / "metrics.csv", run / "loss.png"
-        kept = [line for line in _whole_lines(self.path) if int(line.split(",")[0]) <= update]
-        aside = self.path.with_name(f".{self.path.name}.tmp")
-        aside.write_text("".join([",".join(COLUMNS) + "\n", *kept]))
-        os.replace(aside, self.path)
-        (run / "tensorboard").mkdir(exist_ok=True)
-        self._events = EventsWriter(str(run / "tensorboard" / "events"))
-        if update:  # TensorBoard then forgets what came after it
-            self._add_event(step=update + 1, session_log=SessionLog(status=SessionLog.START))
+    def __init__(
+        self,
+        run: Path,
+        update: int = 0,
+        dispensable: Callable[[str], AbstractContextManager] = nullcontext,
+        tell: Callable[[str], None] = lambda text: None,
+    ):
+        self._dispensable = dispensable
+        self._plot_path = run / "loss.png"
+        self._table: Optional[Table] = None
+        self._events: Any = None
+        with dispensable("the metrics"):
+            self._table = Table(run, update, tell)
+        with dispensable("TensorBoard's files"):
+            self._events = _open_events(run / "tensorboard", update)
 
     def write(self, **row: float) -> None:
         """Add a line: a value for each of COLUMNS."""
-        pd.DataFrame([row], columns=COLUMNS).to_csv(self.path, mode="a", header=False, index=False)
-        finite = {name: value for name, value in row.items() if isfinite(value)}  # a void update's norm is not
-        scalars = [Summary.Value(tag=f"train/{name}", simple_value=finite[name]) for name in finite if name != "update"]
-        self._add_event(step=int(row["update"]), summary=Summary(value=scalars))
-
-    def _add_event(self, **content) -> None:
-        self._events.write_event(Event(wall_time=time.time(), **content))
-        self._events.flush()
+        if self._table is not None:
+            with self._dispensable("the metrics"):
+                self._table.write(row)
+        if self._events is not None:
+            with self._dispensable("TensorBoard's files"):
+                _add_scalars(self._events, row)
 
     def close(self) -> None:
         """Write the plot and close the files."""
-        try:
-            table = pd.read_csv(self.path)
-            if len(table):
-                plot_loss(table, self.plot_path)
-        finally:
-            self._events.close()
+        if self._table is not None:
+            with self._dispensable("the plot of the loss"):
+                rows = np.array(self._table.rows())
+                if len(rows):
+                    plot_loss(rows[:, COLUMNS.index("update")], rows[:, COLUMNS.index("loss")], self._plot_path)
+        if self._events is not None:
+            with self._dispensable("TensorBoard's files"):
+                self._events.close()
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a table without its header, and without the half line that a killed run may have left."""
-    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
-    whole = [line for line in lines if line.endswith("\n") and line.count(",") == len(COLUMNS) - 1]
-    return [line for line in whole if line.split(",")[0].isdecimal()]
+class Table:
+    """RUN/metrics.csv; where that cannot be continued (it is a folder, say), the first of metrics_1.csv, ... that can.
+
+    Raises:
+        OSError: the drive refuses.
+    """
+
+    def __init__(self, run: Path, update: int, tell: Callable[[str], None]):
+        for number in count():
+            self.path = run / (f"metrics_{number}.csv" if number else "metrics.csv")
+            problem = _not_a_table(self.path)
+            if not problem:
+                break
+            tell(f"warning: {self.path} {problem}: another table is begun beside it")
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(True) if self.path.exists() else []
+        numbers = [(line, _numbers(line)) for line in lines]
+        kept = [line for line, row in numbers if row is not None and row[0] <= update]
+        # The last may be half of a line, and the first is the header.
+        damaged = sum(row is None for _, row in numbers[1:-1])
+        if damaged:
+            tell(f"warning: {self.path}: {damaged} damaged lines are left out")
+        with written_whole(self.path) as aside:
+            aside.write_text("".join([",".join(COLUMNS) + "\n", *kept]), encoding="utf-8")
+
+    def write(self, row: dict[str, float]) -> None:
+        """Add a line, as a whole or not at all."""
+        line = ",".join(str(row[name]) for name in COLUMNS) + "\n"
+        with open(self.path, "ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                written = file.write(line.encode())
+                if written < len(line):
+                    raise OSError(f"{written} of {len(line)} bytes were written")
+            except OSError:
+                file.truncate(end)
+                raise
+
+    def rows(self) -> list[list[float]]:
+        """What is in the table, as numbers."""
+        with open(self.path, encoding="utf-8", errors="replace") as file:
+            return [row for line in file if (row := _numbers(line)) is not None]
 
 
-def plot_loss(table: pd.DataFrame, path: Path) -> None:
+class Meter:
+    """Means over the updates since the last line of the metrics."""
+
+    def __init__(self, clips_per_update: int):
+        self._clips_per_update = clips_per_update
+        self._losses: list[float] = []
+        self._norms: list[float] = []
+        self._clock, self._timed = time.perf_counter(), 0
+        self._first = True
+
+    def add(self, loss: float, norm: float) -> None:
+        self._losses.append(loss)
+        self._norms.append(norm)
+        self._timed += 1
+        if self._first:  # compiles the graph: its time says nothing about the ones to come
+            self._first, self._clock, self._timed = False, time.perf_counter(), 0
+
+    @property
+    def loss(self) -> float:
+        return float(np.mean(self._losses))
+
+    def row(self) -> dict[str, float]:
+        """The columns that this knows of, and a new beginning. The norm is that of the last update."""
+        seconds = time.perf_counter() - self._clock
+        row = {
+            "loss": self.loss,
+            "grad_norm": self._norms[-1],
+            "clips_per_second": self._timed * self._clips_per_update / seconds,
+            "void_updates": sum(not isfinite(norm) for norm in self._norms),
+        }
+        self._losses, self._norms, self._clock, self._timed = [], [], time.perf_counter(), 0
+        return row
+
+
+def _open_events(folder: Path, update: int) -> Any:
+    """The writer of what TensorBoard shows of a run, which continues after an update."""
+    # Not SummaryWriter: its thread dies of a full disk, and the process then waits for it and never ends.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import SessionLog
+
+    folder.mkdir(exist_ok=True)
+    events = EventsWriter(str(folder / "events"))
+    if update:  # TensorBoard then forgets what came after it
+        _add_event(events, step=update + 1, session_log=SessionLog(status=SessionLog.START))
+    return events
+
+
+def _add_scalars(events: Any, row: dict[str, float]) -> None:
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    finite = {name: value for name, value in row.items() if isfinite(value)}  # a void update's norm is not
+    scalars = [Summary.Value(tag=f"train/{name}", simple_value=finite[name]) for name in finite if name != "update"]
+    _add_event(events, step=int(row["update"]), summary=Summary(value=scalars))
+
+
+def _add_event(events: Any, **content) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    events.write_event(Event(wall_time=time.time(), **content))
+    events.flush()
+
+
+def _not_a_table(path: Path) -> str:
+    """What keeps a file from being continued, or empty."""
+    if not os.path.lexists(path):
+        return ""
+    if not path.is_file():
+        return "is no ordinary file"
+    if path.stat().st_size > LARGEST:
+        return f"has {path.stat().st_size:,} bytes, more than the {LARGEST:,} that are read"
+    return ""
+
+
+def _numbers(line: str) -> Optional[list[float]]:
+    """The numbers of a whole line of a table; None for another, such as half a line that a killed run has left."""
+    fields = line.split(",")
+    if not line.endswith("\n") or len(fields) != len(COLUMNS) or not fields[0].isdecimal():
+        return None
+    try:
+        return [float(field or "nan") for field in fields]
+    except ValueError:
+        return None
+
+
+def plot_loss(updates: np.ndarray, losses: np.ndarray, path: Path) -> None:
     """The loss over the updates, and its mean over a twentieth of the run, as a PNG."""
+    import pandas as pd
     from matplotlib.figure import Figure  # not pyplot, which looks for a display
 
-    window = max(len(table) // 20, 1)
+    window = max(len(losses) // 20, 1)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(table["update"], table["loss"], color="0.75", linewidth=0.8, label="loss")
-    axes.plot(table["update"], table["loss"].rolling(window, min_periods=1).mean(), label=f"mean of {window} lines")
+    axes.plot(updates, losses, color="0.75", linewidth=0.8, label="loss")
+    mean = pd.Series(losses).rolling(window, min_periods=1).mean()
+    axes.plot(updates, mean, label=f"mean of {window} lines")
     axes.set(xlabel="update", ylabel="loss")
     axes.legend()
-    aside = path.with_name(f".{path.name}")
-    figure.savefig(aside, format="png", dpi=120)
-    os.replace(aside, path)
+    with written_whole(path) as aside:
+        figure.savefig(aside, format="png", dpi=120)

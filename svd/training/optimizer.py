@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import cos, pi, sqrt
 
 import mindspore as ms
@@ -80,6 +82,18 @@ class WeightAverage(nn.Cell):
         """Set the averages to the parameters."""
         for average, parameter in zip(self.averages, self.parameters):
             average.set_data(Tensor(parameter.asnumpy().astype(np.float32)))
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The averages in the place of the parameters, meanwhile."""
+        kept = [parameter.asnumpy().copy() for parameter in self.parameters]
+        try:
+            for parameter, average in zip(self.parameters, self.averages):
+                parameter.set_data(Tensor(average.asnumpy().copy()))
+            yield
+        finally:
+            for parameter, value in zip(self.parameters, kept):
+                parameter.set_data(Tensor(value))
 
     def rate(self, update: int) -> float:
         """How much of the parameters goes into the average in the n-th update, n = 1, 2, ..."""

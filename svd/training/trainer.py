@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import csv
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from math import ceil, isfinite
 from pathlib import Path
-from typing import Any, Optional, Protocol
+from typing import Any, NoReturn, Optional, Protocol
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
-from tqdm import tqdm
 
 from svd.checkpoint import CheckpointError
-from svd.data.loader import Batch, Loader
+from svd.config import ConfigError
+from svd.console import one_line
+from svd.data.loader import Batch, Stopped
 from svd.errors import UserError
-from svd.signals import deferred
-from svd.training.checkpoint import CheckpointWriter, TrainState, load
-from svd.training.config import TrainConfig
+from svd.training.checkpoint import CheckpointWriter, NotFiniteError, TrainState, load
+from svd.training.config import MOST_UPDATES, TrainConfig
 from svd.training.distributed import OwnedParameters, Ranks
-from svd.training.metrics import Metrics
+from svd.training.feed import Feed
+from svd.training.metrics import Meter, Metrics
 from svd.training.optimizer import AdamW, WeightAverage, learning_rate
+from svd.training.progress import Progress, named
 from svd.training.step import LossScale, TrainStep, host_scalar
+
+_REMEDY = "try a smaller --train.optimizer.learning_rate, or --environment.amp_level=O0"
 
 
 class TrainingError(UserError, RuntimeError):
@@ -97,10 +98,14 @@ class Trainer:
         self.writer = CheckpointWriter(self.run_folder, config.keep_checkpoints, metadata, ranks)
         self.clips_per_update = config.batch_size * ranks.count * config.gradient_accumulation
         self.updates = config.updates or ceil(config.epochs * len(config.dataset) / self.clips_per_update)
+        if self.updates > MOST_UPDATES:
+            raise ConfigError(f"train.epochs makes {self.updates:,} updates, more than {MOST_UPDATES:,}: lower it")
         self.skipped: dict[str, str] = {}
-        self._bar: Optional[tqdm] = None
-        self._shown: dict[str, str] = {}
         self.last_checkpoint: Optional[Path] = None
+        self.stopped_by = 0
+        self._saved = state.update
+        """The last update that there is a checkpoint of."""
+        self._in_a_step = False
 
     def restore(self, checkpoint: Path) -> None:
         """Load weights, averages and optimizer states from a checkpoint.
@@ -114,56 +119,50 @@ class Trainer:
             load(checkpoint, "ema", self._averages())
         self.last_checkpoint = checkpoint
 
-    def run(self) -> Optional[int]:
+    def run(self) -> bool:
         """Train to the last update, or to a signal that asks to end, after whose update a checkpoint is written.
 
-        Returns the number of the signal, on every rank; None where the last update was reached.
+        Returns whether the last update was reached; otherwise `stopped_by` is the signal's number, on every rank.
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: the loss is not finite, or something else, such as data that cannot be read, has ended the
+                run; what was good is in a checkpoint then. So it is with any other error: a fault of the program.
             CheckpointError: the last checkpoint could not be written.
         """
-        metrics = Metrics(self.run_folder, self.state.update) if self.ranks.first else None
-        start, quiet = self.state.update, not self.ranks.first
-        try:
-            with (
-                tqdm(desc="training", unit="update", initial=start, total=self.updates, disable=quiet) as self._bar,
-                self._loader() as loader,
-                deferred() as signals,
-            ):
-                return self._loop(loader, metrics, signals)
-        finally:
-            if metrics is not None:
-                with self._dispensable("the metrics"):
+        with (
+            Progress(self.state.update, self.updates, quiet=not self.ranks.first) as self._progress,
+            Feed(self.config, self.state.samples, self.ranks, self._inputs, self._progress.say) as self._feed,
+        ):
+            metrics = self._metrics() if self.ranks.first else None
+            try:
+                return self._loop(metrics)
+            except (TrainingError, CheckpointError):
+                raise
+            except Exception as error:
+                self._end_by(error)
+            finally:
+                if metrics is not None:
                     metrics.close()
 
-    def _loader(self) -> Loader:
-        c, ranks = self.config, self.ranks
-        first = ceil(self.state.samples / (c.batch_size * ranks.count))
-        return Loader(c.dataset, c.seed, c.batch_size, first, ranks.rank, ranks.count, workers=c.workers)
+    def _metrics(self) -> Metrics:
+        return Metrics(self.run_folder, self.state.update, self._progress.dispensable, self._progress.say)
 
-    def _loop(self, batches: Iterator[Batch], metrics: Optional[Metrics], signals: list[int]) -> Optional[int]:
+    def _loop(self, metrics: Optional[Metrics]) -> bool:
         config, state = self.config, self.state
         if ms.get_context("mode") == ms.GRAPH_MODE and state.update < self.updates:
-            self._say("compiling the graph of the training step ... (with the first update)")
-        meter = _Meter(self.clips_per_update)
-        stop = 0
-        while state.update < self.updates and not stop:
-            loss, norm, names = self._update(batches)
-            bad = not isfinite(loss) or (not isfinite(norm) and not self.loss_scale.can_shrink)
-            # What one rank knows alone, all must know before they go on: they would wait for one another otherwise.
-            mine = signals[0] if signals else 0
-            loss, bad_ranks, stops = self.ranks.sum(loss / self.ranks.count, float(bad), float(mine > 0))
-            if bad_ranks:
-                raise TrainingError(self._not_finite(loss, names if bad else []))
-            state.applied += isfinite(norm)
-            self.loss_scale.observe(isfinite(norm))
-            stop = mine or (signal.SIGTERM if stops else 0)
-
+            self._progress.say("compiling the graph of the training step ... (with the first update)")
+        meter = Meter(self.clips_per_update)
+        while state.update < self.updates and not self.stopped_by:
+            try:
+                loss, norm = self._update()
+            except Stopped:
+                self.stopped_by = self._feed.stopped_by()
+                self._keep()
+                break
             meter.add(loss, norm)
-            self._bar.update()
-            self._show(loss=f"{meter.loss:.4f}", lr=f"{self._learning_rate(state.update):.1e}")
-            ended = stop or state.update == self.updates
+            self._progress.update()
+            self._progress.show(loss=f"{meter.loss:.4f}", lr=f"{self._learning_rate(state.update):.1e}")
+            ended = bool(self.stopped_by) or state.update == self.updates
             if metrics is not None and (ended or state.update % config.log_every == 0):
                 self._log(metrics, meter)
             if ended or state.update % config.checkpoint_every == 0:
@@ -171,39 +170,92 @@ class Trainer:
             if config.preview.images and (state.update % config.preview.every == 0 or state.update == self.updates):
                 self._make_preview()
         if state.update >= self.updates:  # more, if it is continued to fewer updates than it has had
-            return None
-        self._say(f"stopped by a signal after update {state.update}; --train.resume=auto continues")
-        return stop
+            return True
+        self._progress.say(f"stopped by a signal after update {state.update}; --train.resume=auto continues")
+        return False
 
-    def _update(self, batches: Iterator[Batch]) -> tuple[float, float, list[str]]:
-        """One update: the mean loss of its micro-batches, the norm of the gradients, and the names of its clips."""
+    def _update(self) -> tuple[float, float]:
+        """One update: the mean loss of its micro-batches, and the norm of the gradients.
+
+        Raises:
+            TrainingError: they are not finite, and nothing was applied.
+        """
         state, count = self.state, self.config.gradient_accumulation
         coefficients = self.optimizer.coefficients(state.applied + 1, self._learning_rate(state.update + 1))
         rate = self.average.rate(state.applied + 1) if self.average is not None else 0.0
         total, names = 0.0, []
         for micro_batch in range(count):
-            batch = next(batches)
-            self._tell_failures(batch)
+            batch, inputs = self._feed.next()
             names += [item.path for item in batch.items]
+            self._in_a_step = True
             loss, norm = self.step(
                 host_scalar(self.loss_scale.value),
                 host_scalar(micro_batch == count - 1),
                 Tensor(np.array(coefficients, np.float32)),
                 host_scalar(rate),
-                *self.task.inputs(batch.items, batch.samples),
+                *inputs,
             )
             total += float(loss.asnumpy()) / count
+            norm = float(norm.asnumpy())
+            self._in_a_step = False
+            stop = self._feed.signal
+        bad = not isfinite(total) or (not isfinite(norm) and not self.loss_scale.can_shrink)
+        # What one rank knows alone, all must know before they go on: they would wait for one another otherwise.
+        loss, bad_ranks, stops = self.ranks.sum(total / self.ranks.count, float(bad), float(stop > 0))
+        if bad_ranks:
+            raise TrainingError(self._not_finite(loss, names if bad else []))
         state.update += 1
         state.samples += self.clips_per_update
-        return total, float(norm.asnumpy()), names
+        state.applied += isfinite(norm)
+        self.loss_scale.observe(isfinite(norm))
+        self.stopped_by = self._feed.stopped_by() if stops else 0
+        return loss, norm
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        self._tell_failures(batch)
+        return self.task.inputs(batch.items, batch.samples)
+
+    def _end_by(self, error: Exception) -> NoReturn:
+        """Save the last good update, say what ends the run and how it can be continued, and raise."""
+        kept = self._kept()
+        if not isinstance(error, (UserError, OSError, MemoryError)):
+            self._progress.say(f"error: a fault of the program ends the run ({named(error)}){kept}")
+            raise error
+        if not kept:
+            raise error
+        raise TrainingError(f"{one_line(error)}{kept}") from error
+
+    def _kept(self) -> str:
+        """Save the last update, if that is to be done and can be, and say what there is; nothing if there is none."""
+        behind = self.state.update - self._saved
+        problem = ""
+        if behind and not self._feed.agreed:
+            problem = "processes of a run save together, and this one failed alone"
+        elif behind:
+            try:
+                self._keep()
+                behind = 0
+            except Exception as error:
+                problem = named(error)
+        if self.last_checkpoint is None:
+            return f"; update {self.state.update} could not be saved: {problem}" if problem else ""
+        lost = f"; the last {behind} updates could not be saved: {problem}" if problem else ""
+        part = " (with a part of the update that failed, perhaps)" if self._in_a_step and not lost else ""
+        own = self.last_checkpoint.parent.parent == self.run_folder
+        how = f"--train.resume={'auto' if own else self.last_checkpoint}"
+        return f"{lost}; the last checkpoint is {self.last_checkpoint}{part}: {how} continues"
+
+    def _keep(self) -> None:
+        """Save the last update, if it is newer than the last checkpoint."""
+        if self.state.update > self._saved:
+            self._save(last=True)
 
     def _not_finite(self, loss: float, names: list[str]) -> str:
         what = "gradient" if isfinite(loss) else "loss"
         where = f"with the clips {', '.join(names)}" if names else "on another rank"
         return (
-            f"the {what} is not finite in update {self.state.update} {where}; the last good checkpoint: "
-            f"{self.last_checkpoint or 'none was written yet'}. Look at these clips, try a smaller "
-            "--train.optimizer.learning_rate, or --environment.amp_level=O0"
+            f"the {what} is not finite in update {self.state.update + 1} {where}; the last good checkpoint: "
+            f"{self.last_checkpoint or 'none was written yet'}. Look at these clips, {_REMEDY}"
         )
 
     def _learning_rate(self, update: int) -> float:
@@ -215,16 +267,15 @@ class Trainer:
             if path in self.skipped:
                 continue
             self.skipped[path] = reason
-            self._say(f"warning: {path}: {reason}")
+            self._progress.say(f"warning: {path}: {reason}")
             name = f"skipped_videos_{self.ranks.rank}.csv"
-            with self._dispensable(name), open(self.run_folder / name, "a", newline="") as file:
+            with self._progress.dispensable(name), open(self.run_folder / name, "a", newline="") as file:
                 csv.writer(file).writerow([path, reason])
 
-    def _log(self, metrics: Metrics, meter: _Meter) -> None:
-        state, gigabytes = self.state, self.memory() / 1e9
-        row = meter.row()
-        self._show(clips=f"{row['clips_per_second']:.2f}/s", memory=f"{gigabytes:.1f} GB")
-        with self._dispensable("the metrics"):
+    def _log(self, metrics: Metrics, meter: Meter) -> None:
+        with self._progress.dispensable("the metrics"):
+            state, gigabytes, row = self.state, self.memory() / 1e9, meter.row()
+            self._progress.show(clips=f"{row['clips_per_second']:.2f}/s", memory=f"{gigabytes:.1f} GB")
             metrics.write(
                 update=state.update,
                 epoch=state.samples / len(self.config.dataset),
@@ -235,25 +286,13 @@ class Trainer:
                 **row,
             )
 
-    def _show(self, **numbers: str) -> None:
-        """Numbers on the progress bar, where they stay until they are shown anew."""
-        self._shown |= numbers
-        self._bar.set_postfix(self._shown)
-
-    def _say(self, text: str) -> None:
-        """A line above the progress bar."""
-        self._bar.write(text, file=sys.stderr)
-
-    @contextmanager
-    def _dispensable(self, what: str) -> Iterator[None]:
-        """What a full disk may keep from being written: it is told of, and the run goes on."""
-        try:
-            yield
-        except OSError as error:
-            self._say(f"warning: {what} could not be written: {' '.join(str(error).split())}")
-
     def _save(self, last: bool) -> None:
-        """Write a checkpoint. A full disk in the middle of a run is told of, and the run goes on."""
+        """Write a checkpoint. A full disk in the middle of a run is told of, and the run goes on.
+
+        Raises:
+            TrainingError: what would be saved is not finite.
+            CheckpointError: it is the last one, and could not be written.
+        """
         self.state.loss_scale, self.state.good_updates = self.loss_scale.value, self.loss_scale.good
         weights = {"trained": self.task.trained}
         if self.average is not None:
@@ -262,33 +301,21 @@ class Trainer:
             self.last_checkpoint = self.writer.save(
                 self.state, weights, self._optimizer_states(), shared_out=self.step.owned is not None
             )
+            self._saved = self.state.update
+        except NotFiniteError as error:
+            raise TrainingError(f"after update {self.state.update} {error}; {_REMEDY}") from error
         except CheckpointError as error:
             if last:
                 raise
-            self._say(f"warning: {error}; trying again after {self.config.checkpoint_every} updates")
+            self._progress.say(f"warning: {error}; trying again after {self.config.checkpoint_every} updates")
 
     def _make_preview(self) -> None:
         """Videos by the averaged weights."""
         if self.preview is not None:
-            with self._averaged(), self._dispensable("a preview"):
+            averaged = self.average.in_place() if self.average is not None else nullcontext()
+            with self._progress.dispensable("a preview"), averaged:
                 self.preview(f"update_{self.state.update:08d}")
         self.ranks.wait()
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The averages in place of the weights."""
-        if self.average is None:
-            yield
-            return
-        trained = self.task.trained.values()
-        kept = [parameter.asnumpy().copy() for parameter in trained]
-        for parameter, average in zip(trained, self.average.averages):
-            parameter.set_data(Tensor(average.asnumpy().copy()))
-        try:
-            yield
-        finally:
-            for parameter, value in zip(trained, kept):
-                parameter.set_data(Tensor(value))
 
     def _averages(self) -> dict[str, Parameter]:
         return dict(zip(self.task.trained, self.average.averages))
@@ -301,37 +328,3 @@ class Trainer:
             for kind, states in (("exp_avg", self.optimizer.exp_avg), ("exp_avg_sq", self.optimizer.exp_avg_sq))
             for parameter, state in zip(self.optimizer.parameters, states)
         }
-
-
-class _Meter:
-    """Means over the updates since the last line of the metrics."""
-
-    def __init__(self, clips_per_update: int):
-        self._clips_per_update = clips_per_update
-        self._losses: list[float] = []
-        self._norms: list[float] = []
-        self._clock, self._timed = time.perf_counter(), 0
-        self._first = True
-
-    def add(self, loss: float, norm: float) -> None:
-        self._losses.append(loss)
-        self._norms.append(norm)
-        self._timed += 1
-        if self._first:  # compiles the graph: its time says nothing about the ones to come
-            self._first, self._clock, self._timed = False, time.perf_counter(), 0
-
-    @property
-    def loss(self) -> float:
-        return float(np.mean(self._losses))
-
-    def row(self) -> dict[str, float]:
-        """The columns that this knows of, and a new beginning. The norm is that of the last update."""
-        seconds = time.perf_counter() - self._clock
-        row = {
-            "loss": self.loss,
-            "grad_norm": self._norms[-1],
-            "clips_per_second": self._timed * self._clips_per_update / seconds,
-            "void_updates": sum(not isfinite(norm) for norm in self._norms),
-        }
-        self._losses, self._norms, self._clock, self._timed = [], [], time.perf_counter(), 0
-        return row

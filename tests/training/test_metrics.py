@@ -1,6 +1,10 @@
 """The table of a run: whole lines, whatever was killed, and a plot of them."""
 
 import os
+import resource
+import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from svd.training.metrics import COLUMNS, Metrics
+from svd.training.metrics import COLUMNS, LARGEST, Metrics
 
 
 def row(update: int, **changes) -> dict:
@@ -70,6 +74,77 @@ def test_lines_of_overflows_are_kept(tmp_path):
     write(tmp_path, [], start=3)
     table = pd.read_csv(tmp_path / "metrics.csv")
     assert table["update"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "20,text,1,1,1,1,1,1,1,1\n",
+        "x,1,1,1,1,1,1,1,1,1\n",
+        "1" * 400 + ",1,1,1,1,1,1,1,1,1\n",
+        "\xff\0\n",
+        "20" * 9**6 + "\n",
+    ],
+    ids=["text", "no update", "400 digits", "bytes", "a long line"],
+)
+def test_damaged_lines_are_told_of_and_left_out(tmp_path, line):
+    text, told = write(tmp_path, [10, 30]), []
+    header, first, second = text.splitlines(keepends=True)
+    (tmp_path / "metrics.csv").write_text("".join([header, first, line, second]), encoding="latin-1")
+    Metrics(tmp_path, 30, tell=told.append).close()
+    assert (tmp_path / "metrics.csv").read_text() == text
+    assert told == ([] if "1" * 400 in line else [f"warning: {tmp_path / 'metrics.csv'}: 1 damaged lines are left out"])
+
+
+def make_large(path: Path) -> None:
+    path.touch()
+    os.truncate(path, LARGEST + 1)
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, make_large], ids=["a folder", "a pipe", "a large file"])
+def test_what_is_no_table_is_left_alone(tmp_path, make):
+    """And another is begun beside it, which the next run continues."""
+    told = []
+    make(tmp_path / "metrics.csv")
+    for start, update in ((0, 10), (10, 20)):
+        metrics = Metrics(tmp_path, start, tell=told.append)
+        metrics.write(**row(update))
+        metrics.close()
+    assert pd.read_csv(tmp_path / "metrics_1.csv")["update"].tolist() == [10, 20]
+    assert len(told) == 2 and all("another table is begun beside it" in text for text in told)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "loss.png",
+        "metrics.csv",
+        "metrics_1.csv",
+        "tensorboard",
+    ]
+
+
+def test_a_disk_that_is_full_for_one_line_leaves_no_half_of_it(tmp_path):
+    """What comes later is as if it had not been tried."""
+    metrics = Metrics(tmp_path)
+    metrics.write(**row(1))
+    size = (tmp_path / "metrics.csv").stat().st_size
+    limit, signals = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 7, limit[1]))
+    try:
+        with pytest.raises(OSError):
+            metrics.write(**row(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, signals)
+    metrics.write(**row(3))
+    metrics.close()
+    assert pd.read_csv(tmp_path / "metrics.csv")["update"].tolist() == [1, 3]
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    code = "import sys, os; from svd.files import written_whole\nwith written_whole(sys.argv[1]) as aside:\n"
+    code += "    aside.touch(); os._exit(0)"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "metrics.csv"], check=True)
+    assert len(list(tmp_path.glob(".metrics.*"))) == 1
+    write(tmp_path, [1])
+    assert not list(tmp_path.glob(".*"))
 
 
 def events(folder: Path) -> list[tuple[int, dict[str, float], bool]]:

@@ -3,6 +3,10 @@
 import csv
 import errno
 import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ from safetensors.numpy import load_file
 from tiny_task import Items, assert_same, tiny_config, tiny_trainer, weights
 
 from svd.checkpoint import CheckpointError
+from svd.data.dataset import DatasetError
 from svd.data.stream import SampleOrder
 from svd.training import checkpoint
 from svd.training.checkpoint import TrainState, checkpoints, read_state
@@ -33,7 +38,7 @@ def test_bad_items_are_told_of_once(eager, tmp_path, capsys):
     """Of two that are met in every pass; others take their places, and their number is in the metrics."""
     dataset = Items(broken=(ORDER[1], ORDER[4]))
     trainer = tiny_trainer(tiny_config(tmp_path, dataset, updates=12))
-    assert trainer.run() is None
+    assert trainer.run() is True
     names = [f"item_{ORDER[i]}.mp4" for i in (1, 4)]
     warnings = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "warning" in line]
     assert [line.strip() for line in warnings] == [f"warning: {name}: is broken" for name in names]
@@ -95,7 +100,7 @@ def test_an_overflow_is_a_void_update(eager, tmp_path):
     coefficients, rate = trainer.optimizer.coefficients, trainer.average.rate
     trainer.optimizer.coefficients = lambda n, lr: counted.append((n, lr)) or coefficients(n, lr)
     trainer.average.rate = lambda n: averaged.append(n) or rate(n)
-    assert trainer.run() is None
+    assert trainer.run() is True
     order = [SampleOrder(0, 6).index(sample) for sample in range(12)]
     void = [i // 2 for i, item in enumerate(order) if item == ORDER[2]]
     assert len(void) == 2
@@ -145,7 +150,7 @@ def refuse(monkeypatch):
 def test_a_checkpoint_that_fails_is_told_of_and_the_run_goes_on(eager, tmp_path, capsys, refuse):
     refuse(2)
     trainer = tiny_trainer(tiny_config(tmp_path))
-    assert trainer.run() is None
+    assert trainer.run() is True
     text = capsys.readouterr().err
     assert "warning: the checkpoint could not be written" in text and "No space left on device" in text
     assert "there is no earlier one; trying again after 2 updates" in text
@@ -178,16 +183,213 @@ def test_a_run_needs_no_space_but_for_its_checkpoints(eager, tmp_path, capsys, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     real_open = open
-    monkeypatch.setattr("svd.training.metrics.pd.DataFrame.to_csv", full)
-    monkeypatch.setattr("svd.training.metrics.pd.read_csv", full)
+    monkeypatch.setattr("svd.training.metrics.Table.write", full)
+    monkeypatch.setattr("svd.training.metrics.Table.rows", full)
     monkeypatch.setattr(
         "svd.training.trainer.open", lambda path, *_, **__: real_open("/dev/full", "w", buffering=1), raising=False
     )
     config = tiny_config(tmp_path, Items(broken=[0]), preview=PreviewConfig(images=["image.png"], every=3))
-    assert tiny_trainer(config, preview=full).run() is None
+    assert tiny_trainer(config, preview=full).run() is True
     text = capsys.readouterr().err
-    for what in ("the metrics", "skipped_videos_0.csv", "a preview"):
-        assert f"warning: {what} could not be written: [Errno 28] No space left on device" in text
-    assert text.count("warning: the metrics") == 7  # six lines and the plot
-    assert text.count("warning: a preview") == 2
+    for what in ("the metrics", "the plot of the loss", "skipped_videos_0.csv", "a preview"):
+        assert text.count(f"warning: {what} could not be written: [Errno 28] No space left on device") == 1
     assert [path.name[-1] for path in checkpoints(tmp_path)] == ["2", "4", "6"]
+
+
+# --- whatever ends a run ---
+
+ENDS = {
+    "data": DatasetError("the data are gone"),
+    "no memory": MemoryError("no memory"),
+    "a drive": OSError(errno.EIO, "Input/output error"),
+    "a fault of the program": ZeroDivisionError("a fault"),
+}
+
+
+def ending(error: Exception, sample: int):
+    """A hook that raises this at a sample."""
+
+    def hook(samples: list[int]) -> None:
+        if sample in samples:
+            raise error
+
+    return hook
+
+
+@pytest.mark.parametrize("error", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("sample", [6, 7], ids=["between updates", "in an update"])
+def test_whatever_ends_a_run_its_last_update_is_saved(eager, tmp_path, capsys, error, sample):
+    """It says what it was, once, and how to continue; the run is then as one that nothing has ended."""
+    config = tiny_config(tmp_path / "run", checkpoint_every=100)
+    trainer = tiny_trainer(config, hook=ending(error, sample))
+    fault = isinstance(error, ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError if fault else TrainingError) as raised:
+        trainer.run()
+    path = tmp_path / "run/checkpoints/update_00000003"
+    told = capsys.readouterr().err if fault else str(raised.value)
+    assert f"; the last checkpoint is {path}: --train.resume=auto continues" in told
+    assert str(error) in told and "\n" not in str(raised.value)
+    assert checkpoints(tmp_path / "run") == [path] and table(tmp_path / "run")["update"].tolist() == [1, 2, 3]
+    resumed = tiny_trainer(config, read_state(path))
+    resumed.restore(path)
+    assert resumed.run()
+    whole = tiny_trainer(tiny_config(tmp_path / "whole"))
+    whole.run()
+    assert_same(weights(resumed).values(), weights(whole).values())
+
+
+def test_nothing_is_saved_twice_or_before_there_is_something(eager, tmp_path):
+    with pytest.raises(DatasetError, match="^the data are gone$"):
+        tiny_trainer(tiny_config(tmp_path / "none"), hook=ending(ENDS["data"], 0)).run()
+    assert checkpoints(tmp_path / "none") == []
+    last = tmp_path / "run/checkpoints/update_00000002"
+    with pytest.raises(TrainingError, match=f"^the data are gone; the last checkpoint is {last}: "):
+        tiny_trainer(tiny_config(tmp_path / "run"), hook=ending(ENDS["data"], 4)).run()
+    assert checkpoints(tmp_path / "run") == [last]
+
+
+def test_what_cannot_be_saved_is_said(eager, tmp_path, refuse):
+    refuse(3)
+    last = tmp_path / "checkpoints" / "update_00000002"
+    expected = (
+        f"^the data are gone; the last 1 updates could not be saved: .*No space left.*; the last checkpoint is {last}"
+    )
+    with pytest.raises(TrainingError, match=expected):
+        tiny_trainer(tiny_config(tmp_path), hook=ending(ENDS["data"], 6)).run()
+
+
+class OtherRank:
+    """The sums of two ranks, of which the other tells of a failure of its own in its call of this number."""
+
+    def __init__(self, call: int):
+        self.rank, self.first, self.count, self.calls, self.call = 0, True, 1, 0, call
+
+    def sum(self, *numbers: float) -> list[float]:
+        self.calls += 1
+        return [numbers[0] + (self.calls == self.call), *numbers[1:]]
+
+    def wait(self) -> None:
+        self.sum(0.0)
+
+
+def test_what_ends_another_rank_ends_this_one_with_a_checkpoint(eager, tmp_path):
+    """Which all write together."""
+    trainer = tiny_trainer(tiny_config(tmp_path, checkpoint_every=100))
+    trainer.ranks = OtherRank(7)  # two micro-batches and the update itself, twice
+    trainer.ranks.count = 2
+    trainer.clips_per_update = 2
+    with pytest.raises(TrainingError, match="^another process of the run had to end: see what it says; the last check"):
+        trainer.run()
+    assert [path.name for path in checkpoints(tmp_path)] == ["update_00000002"]
+
+
+def test_what_ends_a_rank_alone_in_its_step_is_not_saved_together(eager, tmp_path, monkeypatch):
+    """The others wait in the step: they would for ever, and this one for them."""
+    trainer = tiny_trainer(tiny_config(tmp_path))
+    trainer.ranks, trainer.clips_per_update = OtherRank(999), 2
+    trainer.ranks.count = 2
+    step = trainer.step
+
+    def failing(*arguments):
+        if trainer.state.update == 3:
+            raise MemoryError("no memory")
+        return step(*arguments)
+
+    monkeypatch.setattr(trainer, "step", failing)
+    monkeypatch.setattr(failing, "owned", None, raising=False)
+    failing.owned = None
+    with pytest.raises(
+        TrainingError, match="^no memory; the last 1 updates could not be saved: processes of a run save"
+    ):
+        trainer.run()
+    assert [path.name for path in checkpoints(tmp_path)] == ["update_00000002"]
+
+
+def test_weights_that_are_not_finite_are_no_checkpoint(eager, tmp_path):
+    """They end the run, and what was good stays, also where one checkpoint is kept."""
+
+    def spoil(samples: list[int]) -> None:
+        if samples == [7]:
+            trainer.average.averages[0].set_data(trainer.average.averages[0] + float("inf"))
+
+    trainer = tiny_trainer(tiny_config(tmp_path, keep_checkpoints=1), hook=spoil)
+    with pytest.raises(TrainingError) as error:
+        trainer.run()
+    last = tmp_path / "checkpoints" / "update_00000002"
+    text = "after update 4 the weights or the optimizer's states are not finite: 1 tensors of ema, such as network."
+    assert str(error.value).startswith(text) and f"; the last good one is {last}; try a smaller" in str(error.value)
+    assert os.listdir(tmp_path / "checkpoints") == ["update_00000002"]
+
+
+# --- what a run can do without ---
+
+
+@pytest.mark.parametrize("module", ["matplotlib.figure", "tensorboardX.event_file_writer"])
+def test_libraries_that_cannot_be_imported(eager, tmp_path, capsys, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert tiny_trainer(tiny_config(tmp_path, updates=2)).run()
+    what = {"m": "the plot of the loss", "t": "TensorBoard's files"}[module[0]]
+    text = capsys.readouterr().err
+    assert text.count(f"warning: {what} could not be written: ModuleNotFoundError: ") == 1
+    assert table(tmp_path)["update"].tolist() == [1, 2]
+
+
+class Gone:
+    """A stream whose terminal is gone."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+    def write(self, text: str):
+        raise self.error
+
+    flush = fileno = lambda self: self.write("")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "gone"), BrokenPipeError(), ValueError("closed")], ids=str)
+def test_a_terminal_that_is_gone(eager, tmp_path, monkeypatch, error):
+    """The bar, warnings, and what is said of previews."""
+    monkeypatch.setattr(sys, "stderr", Gone(error))
+    images = PreviewConfig(images=["image.png"], every=1)
+    trainer = tiny_trainer(tiny_config(tmp_path, Items(broken=[0]), preview=images), preview=lambda name: 1 / 0)
+    assert trainer.run()
+    assert checkpoints(tmp_path)[-1].name == "update_00000006"
+
+
+# --- data that stall ---
+
+
+class Stalling(Items):
+    """From its fourth item on, nothing comes."""
+
+    def load(self, index: int, rng: np.random.Generator):
+        if index == ORDER[3]:
+            time.sleep(1000)
+        return super().load(index, rng)
+
+
+def test_a_signal_ends_a_run_whose_data_stall(eager, tmp_path, capsys, monkeypatch):
+    """Within seconds, with a checkpoint, from which it goes on."""
+    monkeypatch.setattr("svd.training.feed.GRACE", 0.3)
+    started, times = threading.Event(), []
+
+    def interrupt() -> None:
+        started.wait(60)
+        time.sleep(0.5)
+        times.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def hook(samples: list[int]) -> None:
+        if samples == [2]:
+            started.set()
+
+    config = tiny_config(tmp_path / "run", Stalling(), checkpoint_every=100, workers=1)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    trainer = tiny_trainer(config, hook=hook)
+    assert trainer.run() is False and trainer.stopped_by == signal.SIGTERM
+    assert time.monotonic() - times[0] < 10
+    thread.join()
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["update_00000001"]
+    text = capsys.readouterr().err
+    assert "stopping after this update" in text and "stopped by a signal after update 1; --train.resume=auto" in text
