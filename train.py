@@ -13,6 +13,7 @@ if __name__ == "__main__":  # signals are answered from here on, also while all 
 
 import json
 import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
@@ -20,7 +21,7 @@ import jsonargparse
 from jsonargparse import ArgumentParser, Namespace
 
 from svd import cli
-from svd.config import ConfigError, load_config
+from svd.config import ConfigError, ModelConfig, load_config
 from svd.console import say
 from svd.data.dataset import DatasetError
 from svd.data.latents_dataset import LatentsDataset  # noqa: F401 (known by its name to --train.dataset)
@@ -28,8 +29,8 @@ from svd.data.moving_digits import MovingDigits  # noqa: F401
 from svd.data.video_dataset import VideoDataset
 from svd.files import check_folder, write_text
 from svd.options import OptionsFile, bound_yaml, parse
-from svd.signals import exit_code
 from svd.training.config import EnvironmentConfig, TrainConfig
+from svd.training.launcher import code_of_stop, follow, leads
 
 if TYPE_CHECKING:
     from svd.training.checkpoint import TrainState
@@ -65,7 +66,7 @@ def dump(parser: ArgumentParser, args: Namespace, form: str = "yaml") -> str:
 
 def begin_or_resume(train: TrainConfig) -> tuple[Optional[Path], TrainState]:
     """The checkpoint to continue from, or None to begin, and its state."""
-    from svd.training.checkpoint import TrainState, checkpoints, read_state
+    from svd.training.checkpoint import TrainState, checkpoint_name, checkpoints, read_state
 
     found = checkpoints(Path(train.output_dir))
     if train.resume == "never" and found:
@@ -77,7 +78,7 @@ def begin_or_resume(train: TrainConfig) -> tuple[Optional[Path], TrainState]:
         return None, TrainState()
     resume = found[-1] if train.resume == "auto" else Path(train.resume)
     state = read_state(resume)
-    if found and found[-1].name > resume.name:  # they would be taken for those of the run to come
+    if found and found[-1].name > checkpoint_name(state.update):  # they would be taken for those of the run to come
         raise ConfigError(
             f"--train.output_dir {train.output_dir} has checkpoints of later updates than {resume.name}, the last is "
             f"{found[-1].name}: remove them, or choose another folder"
@@ -99,6 +100,7 @@ def changes(old: dict, new: dict, prefix: str = "") -> list[str]:
 
 def run(argv: Optional[list[str]] = None) -> int:
     """Do what the command line asks for; returns the exit code: 0, or that of the signal that ended it."""
+    follow()
     parser = build_parser()
     args = parse(parser, argv)
     try:
@@ -111,10 +113,10 @@ def run(argv: Optional[list[str]] = None) -> int:
             "--train.pretrained is missing: the weights to start from, as svd_tools/convert.py writes them"
         )
 
-    from svd.build_training import check_task, describe, load_trainer  # MindSpore: --help and data processes need none
+    from svd.build_training import check_task, describe  # MindSpore: --help and data processes need none
     from svd.checkpoint import read_config
     from svd.data.images import find_images, load_image
-    from svd.training.checkpoint import remove_leftovers
+    from svd.training.lock import locked
 
     model = load_config(args.svd_config) if args.svd_config else read_config(train.pretrained)
     check_task(train, model)
@@ -127,8 +129,18 @@ def run(argv: Optional[list[str]] = None) -> int:
         print(dump(parser, args))
         print(describe(train, model))
         return 0
-    settings = json.loads(dump(parser, args, "json"))  # as a checkpoint gives it back
+    begin_or_resume(train)  # refuses what it refuses before the folder is made
+    with locked(Path(train.output_dir)) if leads() else nullcontext():
+        return run_alone(parser, args, options, model)
 
+
+def run_alone(parser: ArgumentParser, args: Namespace, options: Namespace, model: ModelConfig) -> int:
+    """Begin or continue the run, in a folder that no other run has; returns the exit code."""
+    from svd.build_training import describe, load_trainer
+    from svd.training.checkpoint import remove_leftovers
+
+    train: TrainConfig = options.train
+    settings = json.loads(dump(parser, args, "json"))  # as a checkpoint gives it back
     resume, state = begin_or_resume(train)
     if resume is not None:
         say(f"continuing from {resume}")
@@ -141,11 +153,11 @@ def run(argv: Optional[list[str]] = None) -> int:
         say(describe(train, model))
         remove_leftovers(trainer.run_folder)
         write_text(trainer.run_folder / "config.yaml", dump(parser, args))
-    stopped_by = trainer.run()
-    if stopped_by is not None:
-        return exit_code(stopped_by)
+    if not trainer.run():
+        return code_of_stop(trainer.stopped_by)
     if trainer.ranks.first:
-        finish(train, trainer.last_checkpoint)
+        with redirect_stdout(sys.stderr):  # all that is said of a training goes there; standard output may be gone
+            finish(train, trainer.last_checkpoint)
     return 0
 
 

@@ -246,9 +246,8 @@ def run(argv: Optional[list[str]] = None) -> bool:
     trainer = Trainer(task, config, state, {}, Ranks(), False, None, memory=lambda: runtime.used_memory(device))
     if resume is not None:
         trainer.restore(resume)
-    stopped_by = trainer.run()
-    if stopped_by is not None:
-        return exit_code(stopped_by)
+    if not trainer.run():
+        return exit_code(trainer.stopped_by)
     load(trainer.last_checkpoint, "ema", task.trained)
     for parameter in parameters:  # the judge is tested as it is written, in float16
         parameter.set_data(Tensor(parameter.asnumpy().astype(np.float16).astype(np.float32)))

@@ -106,8 +106,8 @@ def test_shared_out_and_stopped(inputs, single, tmp_path):
     child.wait_for(" 1/1000 ")
     everyone = [process.pid for process in descendants(child.process.pid)]
     child.process.send_signal(signal.SIGTERM)
-    assert child.wait() != 0
-    assert all_gone(everyone)
+    assert child.wait() == 143
+    assert all_gone(everyone) and "Traceback" not in child.said
     last = max(names(run / "checkpoints"))
     update = int(last.removeprefix("update_"))
     assert f"stopped by a signal after update {update}" in (tmp_path / "logs/worker_0.log").read_text()
@@ -139,3 +139,17 @@ def test_a_process_that_dies_takes_the_other_with_it(inputs, single, tmp_path, m
     assert child.wait() != 0
     assert all_gone(everyone)
     assert_close(checkpoint(run, 1), checkpoint(single, 1))
+
+
+def test_a_script_that_is_killed_takes_all_processes_with_it(inputs, tmp_path):
+    """They notice that it is gone, and write a checkpoint first; msrun alone would train on unseen."""
+    run = tmp_path / "run"
+    child = start_two(tmp_path, *flags(inputs, run), "--train.checkpoint_every=9999", "--train.updates=1000")
+    child.wait_for(" 1/1000 ")
+    everyone = [process.pid for process in descendants(child.process.pid)]
+    assert len(everyone) >= 4  # msrun, and with it two processes that train and one that introduces them
+    child.process.kill()
+    child.wait()
+    assert all_gone(everyone, 60)
+    (last,) = names(run / "checkpoints")
+    assert f"stopped by a signal after update {int(last[-8:])}" in (tmp_path / "logs/worker_0.log").read_text()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 from small_checkpoint import write_checkpoint
 from training_runs import TINY, Outcome, assert_same, checkpoint, names, options, tensors, train_here
@@ -72,6 +73,28 @@ def test_a_bad_flag(cli, tmp_path, flag, what):
     run = cli(flag)
     assert run.code == 2 and names(tmp_path) == set()
     assert re.search(what, run.error), run.error
+
+
+@pytest.mark.parametrize("section", ["loss", "lora", "preview", "optimizer", "dataset", "output_dir"])
+def test_a_section_that_is_empty_is_as_if_it_were_not_there(cli, tmp_path, section):
+    path = tmp_path / "train.yaml"
+    path.write_text(f"environment:\ntrain:\n  {section}:\n")
+    run = train_here(f"--config={path}", "--dry_run", "--train.pretrained=no.safetensors")
+    assert "no.safetensors" in run.error  # it was read, and what is missing is told as ever
+    path.write_text(f"train:\n  log_every: 3\n  {section}:\n")
+    resolved, defaults = (
+        yaml.safe_load(cli(*flags, "--dry_run").out.split("\n# ")[0]) for flags in ([f"--config={path}"], [])
+    )
+    assert resolved["train"].pop("log_every") == defaults["train"].pop("log_every") == 1
+    assert resolved == defaults
+
+
+@pytest.mark.parametrize("value", ["3", "[]", "text"])
+def test_what_is_no_section(tmp_path, value):
+    path = tmp_path / "train.yaml"
+    path.write_text(f"train:\n  loss: {value}\n")
+    run = train_here(f"--config={path}", "--dry_run")
+    assert run.code == 2 and "train.loss" in run.error
 
 
 @pytest.mark.parametrize(

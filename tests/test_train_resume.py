@@ -124,7 +124,7 @@ def test_sigterm_writes_a_checkpoint(inputs, undisturbed, tmp_path):
     child.wait_for(" 1/1000 ")
     processes = [process.pid for process in descendants(child.process.pid)]
     os.killpg(child.process.pid, signal.SIGTERM)
-    assert child.wait() == 130
+    assert child.wait() == 143
     assert processes and all_gone(processes)
     stopped = re.search("stopped by a signal after update (.*); --train.resume=auto continues", child.said)
     assert "stopping after this update, with a checkpoint" in child.said and stopped, child.said

@@ -230,22 +230,3 @@ class TrainConfig:
         counts = dict.fromkeys(("updates", "checkpoint_every", "keep_checkpoints", "log_every"), MOST_UPDATES)
         _check_most("train", self, epochs=1e9, gradient_accumulation=1e6, batch_size=65_536, **counts)
         _check_most("train", self, workers=1024, seed=2**63, item_seconds=1e6)
-
-
-def fill(args: Any, defaults: Any, prefix: str = "") -> None:
-    """Put the defaults in the place of what a file of options leaves empty, sections included.
-
-    Args:
-        args, defaults: parsed options, as jsonargparse's namespaces; the first are changed.
-
-    Raises:
-        ConfigError: something else stands where a section is expected.
-    """
-    section = type(defaults)
-    for name, default in vars(defaults).items():
-        value = getattr(args, name, None)
-        if value is None:
-            setattr(args, name, default)
-        elif isinstance(default, section):
-            _check(isinstance(value, section), f"{prefix}{name} has to be a section of settings, not {value!r:.40}")
-            fill(value, default, f"{prefix}{name}.")

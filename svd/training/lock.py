@@ -1,0 +1,102 @@
+"""One run at a time in a folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Optional
+
+from svd.console import say
+from svd.errors import UserError
+from svd.records import RecordError, parse_json, record
+
+NAME = ".lock"
+_HELD = (errno.EWOULDBLOCK, errno.EACCES)
+
+
+class LockedError(UserError):
+    """Another run has the folder; the message says which."""
+
+
+@dataclass
+class Holder:
+    """Who has a folder."""
+
+    host: str
+    process: int
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}, since {self.since}"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Have a folder to oneself; the system gives it up when the process dies, however it does.
+
+    The folder is made if need be, and is gone afterwards if nothing has come into it. Some network disks know no
+    locks: this is said, and the work goes on without.
+
+    Raises:
+        LockedError: another process has it; this one has changed nothing there.
+        OSError: it cannot be written to.
+    """
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    handle = _lock(path)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            path.unlink(missing_ok=True)  # while it is held: whoever has opened it sees that, and begins anew
+            os.close(handle)
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _lock(path: Path) -> Optional[int]:
+    """The open file that is the lock, None where the disk knows none."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _holder(handle)
+            os.close(handle)
+            if error.errno in _HELD:
+                raise LockedError(
+                    f"{path.parent} is in use by another run ({holder}): wait for its end, or choose another folder"
+                ) from error
+            say(f"warning: {path.parent} is on a disk without locks ({error.strerror}): start no second run there")
+            return None
+        if _is_at(path, handle):
+            break
+        os.close(handle)  # of a run that has just ended
+    holder = Holder(socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S"))
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(asdict(holder)).encode(), 0)
+    return handle
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(handle: int) -> str:
+    try:
+        return str(record(Holder, parse_json(os.pread(handle, 4096, 0), NAME), NAME))
+    except (OSError, RecordError):
+        return "it has not said which"
