@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from typing import Literal, Optional
 
-import jsonargparse
 import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt
@@ -44,11 +43,8 @@ ROOM = 24
 
 def build_parser() -> ArgumentParser:
     """The command line; the sampling flags are the fields of SamplingConfig."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    options.bound_yaml()
-    parser = ArgumentParser(prog="image_to_video.py", description=__doc__.splitlines()[0], exit_on_error=False)
-    parser.add_argument(
-        "--config", action=options.OptionsFile, help="File of these options; one is written beside each video."
+    parser = options.new_parser(
+        "image_to_video.py", __doc__, "File of these options; one is written beside each video."
     )
     add = parser.add_argument
     add("--image", nargs="+", type=str, help="Image file, folder of images, or several of both.")

@@ -17,7 +17,6 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-import jsonargparse
 from jsonargparse import ArgumentParser, Namespace
 
 from svd import cli
@@ -28,7 +27,7 @@ from svd.data.latents_dataset import LatentsDataset  # noqa: F401 (known by its 
 from svd.data.moving_digits import MovingDigits  # noqa: F401
 from svd.data.video_dataset import VideoDataset
 from svd.files import check_folder, write_text
-from svd.options import OptionsFile, bound_yaml, parse
+from svd.options import new_parser, parse
 from svd.training.config import EnvironmentConfig, TrainConfig
 from svd.training.launcher import code_of_stop, follow, leads
 
@@ -45,10 +44,7 @@ FLAGS = {
 
 def build_parser() -> ArgumentParser:
     """The command line; its flags are the fields of svd/training/config.py."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    bound_yaml()
-    parser = ArgumentParser(prog="train.py", description=__doc__.splitlines()[0], exit_on_error=False)
-    parser.add_argument("--config", action=OptionsFile, help="File of these options, such as configs/svd_train.yaml.")
+    parser = new_parser("train.py", __doc__, "File of these options, such as configs/svd_train.yaml.")
     parser.add_argument("--svd_config", type=Optional[str], help="Model, such as configs/svd.yaml; if it is not given, "
         "what the pretrained checkpoint says of itself.")  # fmt: skip
     parser.add_argument("--dry_run", action="store_true", help="Print the resolved options and what would be trained, "

@@ -20,8 +20,17 @@ from svd.yaml_files import checked_yaml, load_yaml, loader, read_yaml
 _ABSENT = object()
 
 
+def new_parser(program: str, description: str, files: str) -> ArgumentParser:
+    """A command line with `--config`; its help has the first line of the description, and says what the files are."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    _bound_yaml()
+    parser = ArgumentParser(prog=program, description=description.splitlines()[0], exit_on_error=False)
+    parser.add_argument("--config", action=OptionsFile, help=files)
+    return parser
+
+
 @cache
-def bound_yaml() -> None:
+def _bound_yaml() -> None:
     """From now on jsonargparse looks through all YAML before it loads it, values of options included."""
     load = jsonargparse.get_loader("yaml")
 
@@ -68,18 +77,29 @@ def add_sampling(parser: ArgumentParser, skip: Collection[str] = ()) -> None:
 
 
 def parse(parser: ArgumentParser, argv: Optional[list[str]]) -> Namespace:
-    """The options of a command line and of its files.
+    """The options of a command line and of its files; what a file leaves empty, sections included, is as by default.
 
     Raises:
         ConfigError, jsonargparse.ArgumentError: they cannot be used.
     """
     try:
-        return parser.parse_args(argv)
+        args = parser.parse_args(argv)
+        _fill(args, parser.get_defaults())
+        return args
     except Exception as error:
         if is_users(error):
             raise
         # what jsonargparse lets through where a value has another form than it takes for granted
         raise ConfigError(f"the options cannot be used: {one_line(error)}") from error
+
+
+def _fill(args: Namespace, defaults: Namespace) -> None:
+    for name, default in vars(defaults).items():
+        value = getattr(args, name, None)
+        if value is None:
+            setattr(args, name, default)
+        elif isinstance(default, Namespace) and not hasattr(default, "class_path"):  # a class may be another one
+            _fill(value, default)
 
 
 def _check_forms(parser: ArgumentParser, content: dict, where: str) -> None:
@@ -92,6 +112,5 @@ def _check_forms(parser: ArgumentParser, content: dict, where: str) -> None:
         for part in name.split("."):
             value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
         kind, wanted = (dict, "names and values") if name in groups else (list, "a list")
-        if value is not _ABSENT and not isinstance(value, kind) and not (value is None and kind is list):
-            what = "empty" if value is None else repr(value)[:40]
-            raise ConfigError(f"{where}: {name} is {what}; it takes {wanted}, or is left out")
+        if value is not _ABSENT and value is not None and not isinstance(value, kind):
+            raise ConfigError(f"{where}: {name} is {repr(value)[:40]}; it takes {wanted}, or is left out")

@@ -19,7 +19,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Optional
 
-import jsonargparse
 import numpy as np
 import pandas as pd
 from jsonargparse import ArgumentParser
@@ -42,9 +41,10 @@ from svd.data.latents_dataset import (
 from svd.data.stream import DATA, SampleOrder, generator
 from svd.data.video_dataset import VideoDataset
 from svd.files import to_disk, write_text, written_whole
+from svd.options import new_parser, parse
 from svd.saving import save_tensors
 from svd.tensor_header import CheckpointError, read_header
-from svd.training.config import EnvironmentConfig, TrainConfig, fill
+from svd.training.config import EnvironmentConfig, TrainConfig
 from svd_tools.jobs import Shard, check_all_done, patiently, work_off
 from svd_tools.journal import Journal, Row, report, write_csv
 
@@ -53,8 +53,7 @@ VALUES = {"file": "TEXT", "entry": "INTEGER", **dict.fromkeys(NUMBERS[1:], "REAL
 
 
 def _parser() -> ArgumentParser:
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog="encode_latents.py", description=__doc__.splitlines()[0], exit_on_error=False)
+    parser = new_parser("encode_latents.py", __doc__, "File of the options of train.py that follow.")
     parser.add_argument("--out", required=True, type=str, help="Folder of latents to write.")
     parser.add_argument(
         "--passes",
@@ -65,7 +64,6 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--shard", type=Optional[str], help="i/n: encode the i-th (from 0) of n parts of the videos.")
     parser.add_argument("--shard_mb", default=500, type=float, help="Megabytes of a file of latents, about.")
     parser.add_argument("--retry_failed", action="store_true", help="Try clips again that could not be encoded.")
-    parser.add_argument("--config", action="config", help="File of the options of train.py that follow.")
     parser.add_argument("--svd_config", type=Optional[str], help="Model; what the checkpoint says of itself if none.")
     parser.add_class_arguments(EnvironmentConfig, "environment")
     parser.add_class_arguments(TrainConfig, "train")
@@ -88,8 +86,7 @@ class Plan:
 
     def __init__(self, arguments: Optional[list[str]] = None):
         parser = _parser()
-        args = parser.parse_args(arguments)
-        fill(args, parser.get_defaults())
+        args = parse(parser, arguments)
         self.options = parser.instantiate(args)
         self.train: TrainConfig = self.options.train
         self.out, self.dataset = Path(self.options.out), self.train.dataset

@@ -22,7 +22,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
-import jsonargparse
 import numpy as np
 import pandas as pd
 from jsonargparse import ArgumentParser, Namespace
@@ -37,7 +36,7 @@ from svd.console import say
 from svd.data.moving_digits import MovingDigits
 from svd.data.videos import write_video
 from svd.files import check_folder, write_text, written_whole
-from svd.options import add_sampling
+from svd.options import add_sampling, new_parser, parse
 
 if TYPE_CHECKING:
     from svd.pipelines.image_to_video import ImageToVideo
@@ -156,9 +155,7 @@ def plain(value: Any) -> Any:
 
 def build_parser() -> ArgumentParser:
     """The command line; the sampling flags are those of SamplingConfig, but for the bucket: each clip has its own."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog="evaluate.py", description=__doc__.splitlines()[0], exit_on_error=False)
-    parser.add_argument("--config", action="config", help="File of these options.")
+    parser = new_parser("evaluate.py", __doc__, "File of these options.")
     add = parser.add_argument
     add("--judge", default=str(ASSETS / "judge.safetensors"), help="Network that judges videos, as "
         "scripts/train_digit_judge.py writes it.")  # fmt: skip
@@ -186,7 +183,7 @@ def build_parser() -> ArgumentParser:
 
 def resolve(argv: Optional[list[str]]) -> tuple[Namespace, ModelConfig, SamplingConfig]:
     """Options, model and sampling settings: what was given, then the model's configuration."""
-    args = build_parser().parse_args(argv)
+    args = parse(build_parser(), argv)
     if args.clips < 2:
         raise ConfigError(f"--clips must be 2 or more, got {args.clips}: one has no covariance")
     model = load_config(args.SVD.config) if args.SVD.config else read_config(args.SVD.checkpoint)

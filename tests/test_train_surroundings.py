@@ -124,9 +124,9 @@ def test_videos_that_are_away_for_a_while(inputs, tmp_path):
         f"--train.dataset.init_args.data_dir={data}",
     ]
     shutil.copy(inputs / "videos/videos.csv", tmp_path)
-    more += ["--train.updates=40", "--train.workers=1"]
+    more += ["--train.updates=10", "--train.workers=1"]
     child = start_training(tmp_path / "log", *flags(inputs, tmp_path / "run", *more))
-    child.wait_for(" 1/40 ")
+    child.wait_for(" 1/10 ")
     data.rename(tmp_path / "away")
     child.wait_for("cannot be read now: ")
     time.sleep(0.5)
@@ -135,4 +135,4 @@ def test_videos_that_are_away_for_a_while(inputs, tmp_path):
     assert child.said.count("cannot be read now") == child.said.count("the data can be read again, after ") == 1
     assert not (tmp_path / "run/skipped_videos_0.csv").exists()
     assert train_here(*flags(inputs, tmp_path / "whole", *more)).code == 0
-    assert_same(tensors(checkpoint(tmp_path / "run", 40)), tensors(checkpoint(tmp_path / "whole", 40)))
+    assert_same(tensors(checkpoint(tmp_path / "run", 10)), tensors(checkpoint(tmp_path / "whole", 10)))

@@ -230,6 +230,7 @@ def load(path: Path, kind: str, targets: dict[str, Parameter]) -> None:
         raise _damaged(path, f"{path} has no file {kind}.safetensors")
     for file in files:
         try:
+            file.open("rb").close()  # what keeps a file from being read, safetensors calls a file that is not there
             with safe_open(file, framework="np") as tensors:
                 names = tensors.keys()
                 extra = [name for name in names if name not in targets] if kind == "trained" else []

@@ -76,6 +76,7 @@ class WeightAverage(nn.Cell):
         self.parameters = ParameterTuple(parameters)
         self.averages = zeros_like(parameters, "average")
         self.map = ops.HyperMap()
+        self.swapped = False
         self.restart()
 
     def restart(self) -> None:
@@ -85,15 +86,19 @@ class WeightAverage(nn.Cell):
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The averages in the place of the parameters, meanwhile."""
-        kept = [parameter.asnumpy().copy() for parameter in self.parameters]
+        """The averages in the place of the parameters, meanwhile; `swapped` says whether they are."""
+        kept, averages = (
+            [Tensor(p.asnumpy().copy()) for p in parameters] for parameters in (self.parameters, self.averages)
+        )
+        self.swapped = True
         try:
-            for parameter, average in zip(self.parameters, self.averages):
-                parameter.set_data(Tensor(average.asnumpy().copy()))
+            for parameter, average in zip(self.parameters, averages):
+                parameter.set_data(average)
             yield
         finally:
             for parameter, value in zip(self.parameters, kept):
-                parameter.set_data(Tensor(value))
+                parameter.set_data(value)
+            self.swapped = False
 
     def rate(self, update: int) -> float:
         """How much of the parameters goes into the average in the n-th update, n = 1, 2, ..."""

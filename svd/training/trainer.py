@@ -315,6 +315,9 @@ class Trainer:
             averaged = self.average.in_place() if self.average is not None else nullcontext()
             with self._progress.dispensable("a preview"), averaged:
                 self.preview(f"update_{self.state.update:08d}")
+            if self.average is not None and self.average.swapped:  # nothing of these weights may be saved
+                last = self.last_checkpoint or "none"
+                raise TrainingError(f"the weights could not be put back after a preview; the last checkpoint: {last}")
         self.ranks.wait()
 
     def _averages(self) -> dict[str, Parameter]:
