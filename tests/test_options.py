@@ -89,7 +89,7 @@ def test_options_in_a_file_and_on_the_command_line(tmp_path):
 
 
 def test_yaml_is_bounded_once():
-    options.bound_yaml()
+    options._bound_yaml()
     loader = jsonargparse.get_loader("yaml")
-    options.bound_yaml()
+    options._bound_yaml()
     assert jsonargparse.get_loader("yaml") is loader
