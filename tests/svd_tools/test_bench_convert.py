@@ -20,7 +20,7 @@ SHAPES = {"a.weight": (3, 4, 2), "a.bias": (3,), "b": (1,)}
 @pytest.mark.parametrize("kind", ["safetensors", "mindspore", "pytorch"])
 def test_synthetic_checkpoints(tmp_path, same_tensors, dtype, kind):
     getattr(bench, f"write_{kind}")(tmp_path / "x.ckpt", SHAPES, dtype)
-    _, tensors = read_weights(tmp_path / "x.ckpt")
+    tensors = read_weights(tmp_path / "x.ckpt").tensors
     same_tensors({name: tensor.read() for name, tensor in tensors.items()}, dict(bench.values(SHAPES, dtype)))
 
 
