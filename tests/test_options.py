@@ -89,7 +89,7 @@ def test_options_in_a_file_and_on_the_command_line(tmp_path):
 
 
 def test_yaml_is_bounded_once():
-    options._bound_yaml()
+    image_to_video.build_parser()
     loader = jsonargparse.get_loader("yaml")
-    options._bound_yaml()
+    train.build_parser()
     assert jsonargparse.get_loader("yaml") is loader
