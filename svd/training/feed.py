@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from math import ceil
 from typing import Any, Optional
 
@@ -58,7 +59,9 @@ class Feed:
     def __enter__(self) -> Feed:
         c, ranks = self._config, self._ranks
         first = ceil(self._samples / (c.batch_size * ranks.count))
-        waiting = {"item_seconds": c.item_seconds, "patience": PATIENCE, "tell": self._say, "stop": self._waits_no_more}
+        # On CPU, processes wait half a minute for one another: their pauses must not end further apart than that.
+        patience = PATIENCE if ranks.count == 1 else replace(PATIENCE, longest=min(PATIENCE.longest, 15))
+        waiting = {"item_seconds": c.item_seconds, "patience": patience, "tell": self._say, "stop": self._waits_no_more}
         loader = Loader(c.dataset, c.seed, c.batch_size, first, ranks.rank, ranks.count, workers=c.workers, **waiting)
         self._loader = self._open.enter_context(loader)
         self._signals = self._open.enter_context(deferred())

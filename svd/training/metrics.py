@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import count
 from math import isfinite
 from pathlib import Path
@@ -14,6 +14,11 @@ from typing import Any, Optional
 import numpy as np
 
 from svd.files import written_whole
+
+with suppress(
+    Exception
+):  # What is missing is told of where it is needed. On every rank: the others wait for the first.
+    import tensorboardX.event_file_writer  # noqa: F401
 
 COLUMNS = (
     "update",
