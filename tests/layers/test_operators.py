@@ -12,9 +12,13 @@ from svd.layers import composed
 from svd.layers.attention import DotProductAttention
 from svd.layers.basic import GELU, Conv2d, Geglu, GroupNorm, LayerNorm, Linear, SwapAxes, conv2d
 from svd.layers.blend import Blend
+from svd.layers.native import operators as native
 from svd.layers.native.library import library
 from svd.layers.operators import ASCEND, ASCEND_16_BITS, COMPOSED, NATIVE, operators_for
 from svd.precision import set_precision
+from svd.training.config import OptimizerConfig
+from svd.training.optimizer import AdamW
+from svd.training.step import TrainStep
 
 needs_kernels = pytest.mark.skipif(library() is None, reason="there is no C++ compiler")
 FORMULATIONS = [
@@ -152,6 +156,47 @@ def test_layers_of_equal_shapes_are_told_apart(mode):
             expected = layer(*inputs)
             layer.use(NATIVE)
             assert_close(layer(*inputs), expected)
+
+
+class TwiceNormalised(nn.Cell):
+    """By a kernel that gives three gradients, and by one of the same name that gives four."""
+
+    def __init__(self, shifted_first: bool):
+        super().__init__()
+        self.plain, self.shifted, self.shifted_first = GroupNorm(64), GroupNorm(64), shifted_first
+        self.plain.use(NATIVE)
+        self.shifted.use(NATIVE)
+
+    def construct(self, x: Tensor, shift: Tensor) -> Tensor:
+        if self.shifted_first:
+            y = self.plain(ops.sin(self.shifted(x, shift)))
+        else:
+            y = self.shifted(ops.sin(self.plain(x)), shift)
+        return ops.mean(ops.square(y - x))
+
+
+@needs_kernels
+@pytest.mark.parametrize("shifted_first", [False, True])
+def test_operators_of_one_kernel_are_told_apart_in_a_graph_that_branches(mode, shifted_first):
+    """As that of a training step that accumulates gradients does: MindSpore infers again what it has inferred."""
+    x, shift = Tensor(random(2, 64, 5, 3)), Tensor(random(2, 1, 64))
+    norms = []
+    for micro_batches in (1, 2):
+        loss = TwiceNormalised(shifted_first)
+        trained = list(loss.get_parameters())
+        step = TrainStep(loss, AdamW(trained, OptimizerConfig()), trained, None, micro_batches, 1.0)
+        for last in (False, True)[-micro_batches:]:
+            of_optimizer = Tensor([0.0, 1.0, 0.0], ms.float32)
+            _, norm = step(Tensor(1.0, ms.float32), Tensor(last), of_optimizer, Tensor(0.0, ms.float32), x, shift)
+        norms.append(norm)
+    assert_close(norms[1], norms[0])
+
+
+def test_shapes_by_a_rule():
+    b, c, e, g = 2, 3, 5, 7
+    shapes = native.shapes_by("b c e, c, g -> b c e, b g, g")
+    assert shapes([b, c, e], [c], [g]) == ([b, c, e], [b, g], [g])
+    assert native.shapes_by("b c, ... -> ...")([b, c], [e, g]) == [e, g]
 
 
 @needs_kernels

@@ -11,14 +11,37 @@ from svd.layers.native.library import library
 from svd.layers.shared import shared
 
 
-def kernel(name: str, shapes: Callable, outputs: int = 1) -> ops.Custom:
-    """The operator of a kernel; `shapes` tells those of its results from those of its inputs, and from nothing else.
+def shapes_by(rule: str) -> Callable[..., list[int] | tuple[list[int], ...]]:
+    """What tells the shapes of results from those of inputs: by the letters that a rule gives the axes of both.
 
-    In pynative mode MindSpore remembers shapes by the kernel's name and inputs: a number that shapes depend on, of
-    groups or heads, has to be the size of an input.
+    `b c e, c -> b c e, b c` takes [b c e] and [c]; `...` is a whole shape, of any number of axes.
     """
+    inputs, outputs = ([term.split() for term in side.split(",")] for side in rule.split("->"))
+
+    def shapes(*given: list[int]) -> list[int] | tuple[list[int], ...]:
+        sizes, whole = {}, []
+        for term, shape in zip(inputs, given):
+            if term == ["..."]:
+                whole = shape
+            else:
+                sizes.update(zip(term, shape))
+        results = tuple(list(whole) if term == ["..."] else [sizes[axis] for axis in term] for term in outputs)
+        return results if len(results) > 1 else results[0]
+
+    return shapes
+
+
+def kernel(name: str, rule: str) -> ops.Custom:
+    """The operator of a kernel, in float32; the rule (`shapes_by`) says what it takes and gives.
+
+    MindSpore takes two operators of the same name and attributes for one, whose results are those of the first that
+    it met: what it infers must follow from them and from the inputs' shapes alone. So the rule is an attribute. A
+    number that shapes depend on, of groups or heads, has to be the size of an input.
+    """
+    outputs = rule.split("->")[1].count(",") + 1
     dtype = ms.float32 if outputs == 1 else (ms.float32,) * outputs
-    return ops.Custom(f"{library()}:{name}", out_shape=shapes, out_dtype=dtype, func_type="aot")
+    operator = ops.Custom(f"{library()}:{name}", out_shape=shapes_by(rule), out_dtype=dtype, func_type="aot")
+    return operator.add_prim_attr("rule", rule)
 
 
 class NormaliseGroups(nn.Cell):
@@ -28,8 +51,8 @@ class NormaliseGroups(nn.Cell):
         super().__init__()
         self.eps = Tensor([eps] * groups, ms.float32)
         name = "GroupNormSilu" if silu else "GroupNorm"
-        self.forth = kernel(name, lambda x, weight, bias, eps, *_: (x, x[:1] + eps, x[:1] + eps), 3)
-        self.back = kernel(name + "Grad", lambda dy, x, weight, *_: (x, weight, weight), 3)
+        self.forth = kernel(name, "b c e, c, c, g -> b c e, b g, b g")
+        self.back = kernel(name + "Grad", "b c e, b c e, c, c, b g, b g -> b c e, c, c")
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor):
         return self.forth(x, weight, bias, self.eps)
@@ -45,8 +68,8 @@ class NormaliseShiftedGroups(nn.Cell):
         super().__init__()
         self.eps = Tensor([eps] * groups, ms.float32)
         name = "GroupNormSilu" if silu else "GroupNorm"
-        self.forth = kernel(name, lambda x, weight, bias, eps, *_: (x, x[:1] + eps, x[:1] + eps), 3)
-        self.back = kernel(name + "Grad", lambda dy, x, w, b, m, r, shift: (x, w, w, shift), 4)
+        self.forth = kernel(name, "b c e, c, c, g, b s t -> b c e, b g, b g")
+        self.back = kernel(name + "Grad", "b c e, b c e, c, c, b g, b g, b s t -> b c e, c, c, b s t")
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor):
         return self.forth(x, weight, bias, self.eps, shift)
@@ -78,8 +101,8 @@ class NormaliseRows(nn.Cell):
     def __init__(self, eps: float):
         super().__init__()
         self.eps = Tensor([eps], ms.float32)
-        self.forth = kernel("LayerNorm", lambda x, *_: (x, x[:1], x[:1]), 3)
-        self.back = kernel("LayerNormGrad", lambda dy, x, weight, *_: (x, weight, weight), 3)
+        self.forth = kernel("LayerNorm", "m c, c, c, o -> m c, m, m")
+        self.back = kernel("LayerNormGrad", "m c, m c, c, m, m -> m c, c, c")
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor):
         return self.forth(x, weight, bias, self.eps)
@@ -105,7 +128,7 @@ class Gelu(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.forth, self.back = kernel("Gelu", lambda x: x), kernel("GeluGrad", lambda dy, x: x)
+        self.forth, self.back = kernel("Gelu", "... -> ..."), kernel("GeluGrad", "..., ... -> ...")
 
     def construct(self, x: Tensor) -> Tensor:
         return self.forth(x)
@@ -119,11 +142,11 @@ class GateRows(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.forth = kernel("Geglu", lambda x, bias: [x[0], x[1] // 2])
-        self.back = kernel("GegluGrad", lambda dy, x, bias: (x, bias), 2)
+        self.forth = kernel("Geglu", "m w, h e -> m e")
+        self.back = kernel("GegluGrad", "m e, m w, w -> m w, w")
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.forth(x, bias)
+        return self.forth(x, ops.reshape(bias, (2, -1)))  # of which the kernel takes the half as a size
 
     def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
         return self.back(dout, x, bias)
@@ -147,8 +170,8 @@ class Attend(nn.Cell):
     def __init__(self, heads: int):
         super().__init__()
         self.heads = Tensor([1.0] * heads, ms.float32)
-        self.forth = kernel("Attention", lambda q, k, v, heads: (q, [q[0], heads[0], q[1]]), 2)
-        self.back = kernel("AttentionGrad", lambda dy, q, k, v, y, log: (q, k, v), 3)
+        self.forth = kernel("Attention", "b l c, b n c, b n c, h -> b l c, b h l")
+        self.back = kernel("AttentionGrad", "b l c, b l c, b n c, b n c, b l c, b h l -> b l c, b n c, b n c")
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor):
         return self.forth(q, k, v, self.heads)
@@ -173,7 +196,7 @@ class SwapAxes(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.swap = kernel("SwapAxes", lambda x: [x[0], x[2], x[1], x[3]])
+        self.swap = kernel("SwapAxes", "b m n e -> b n m e")
 
     def construct(self, x: Tensor) -> Tensor:
         return self.swap(x)
@@ -187,8 +210,8 @@ class AddTokens(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.forth = kernel("AddTokens", lambda x, h, shift: x)
-        self.sums = kernel("SumTokens", lambda x, shift: shift)
+        self.forth = kernel("AddTokens", "b m c, b m c, s t c -> b m c")
+        self.sums = kernel("SumTokens", "b m c, s t c -> s t c")
 
     def construct(self, x: Tensor, h: Tensor, shift: Tensor) -> Tensor:
         return self.forth(x, h, shift)
@@ -214,8 +237,8 @@ class AddRows(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.forth = kernel("AddToChannels", lambda x, h, bias: x)
-        self.sums = kernel("SumChannels", lambda x: [x[1]])
+        self.forth = kernel("AddToChannels", "n c e, n c e, c -> n c e")
+        self.sums = kernel("SumChannels", "n c e -> c")
 
     def construct(self, x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
         return self.forth(x, h, bias)
@@ -241,8 +264,8 @@ class Blend(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.forth = kernel("Blend", lambda x, y, alpha: x)
-        self.back = kernel("BlendGrad", lambda dz, x, y, alpha: (x, x, alpha), 3)
+        self.forth = kernel("Blend", "..., ..., a -> ...")
+        self.back = kernel("BlendGrad", "..., ..., ..., a -> ..., ..., a")
 
     def construct(self, x: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
         return self.forth(x, y, alpha)
