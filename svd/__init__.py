@@ -1,11 +1,13 @@
 """Stable Video Diffusion on MindSpore: from an image to a video, on Ascend, GPU and CPU."""
 
-from svd.runtime import cure_slow_convolution
+from svd.runtime import cure_slow_convolution, hide_warnings_of_compiling
 
 __version__ = "0.1.0"
 __all__ = ["load_pipeline"]
 
-cure_slow_convolution()  # has to come before the first `import mindspore`
+# Both have to come before the first `import mindspore`.
+cure_slow_convolution()
+hide_warnings_of_compiling()
 
 
 def __getattr__(name: str):

@@ -1,47 +1,151 @@
-"""Compiled graphs kept on disk, each in a folder named by all that it depends on.
+"""Compiled graphs kept on disk, each in a file named by all that it depends on.
 
-MindSpore's compile cache alone serves what it kept for the n-th graph of a process, whatever has changed since.
+MindSpore's own compile cache serves, for the n-th graph of a process, what the n-th graph of another process was,
+whatever has changed since, and keeps to the first folder that it was told. So it gets a folder that is this process's
+alone, and for each graph that is compiled nothing lies there but the one that was kept of the same facts, if any.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
+import os
+import shutil
+import sys
+import tempfile
+from functools import cache
 from pathlib import Path
+from typing import Any, Optional
 
 from mindspore import Tensor, nn
 
 from svd import runtime
+from svd.files import written_whole
 from svd.layers.native.library import library
+from svd.trust import private_folder, read_trusted
+
+_DIGEST = 32
+"""Bytes of the digest that a file begins with: what is damaged is compiled again."""
 
 
 class CompileCache:
-    """Keeps the graphs of networks between processes.
+    """Keeps the graphs of networks between processes. What goes wrong with it is told, and costs no more than time.
 
     Args:
-        folder: made if it is not there; it may be removed at any time that nothing compiles.
-        facts: what graphs depend on beside the sources, versions and shapes: the configuration, device, compute type.
+        folder: made if it is not there; it may be removed at any time.
+        facts: what graphs depend on beside the sources, versions, shapes and parameters: the configuration, device,
+            compute type.
     """
 
     def __init__(self, folder: str | Path, *facts: str):
-        self._folder = Path(folder)
+        self._folder: Optional[Path] = Path(folder)
         self._facts = [*facts, *runtime.describe(mode=0).values(), _sources(), str(library())]
+        if os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1":
+            self._give_up("MS_COMPILER_CACHE_ENABLE=1 is set, and MindSpore has one folder for a process")
 
     def keep(self, name: str, cell: nn.Cell) -> None:
         """From now on, compile the cell's graphs only where they are not kept."""
-        compile_graph, compiled = cell.compile, set()
+        compile_graph, known = cell.compile, set()
+        parameters = [[p.name, list(p.shape), str(p.dtype)] for p in cell.get_parameters()]
 
         def compile_or_load(*args, **kwargs):  # MindSpore calls it before every run
-            inputs = [[list(x.shape), str(x.dtype)] if isinstance(x, Tensor) else repr(x) for x in args]
-            facts = json.dumps([name, cell.training, inputs, *self._facts])
-            if facts in compiled:
+            inputs = _described([args, kwargs])
+            facts = json.dumps([name, cell.training, inputs, parameters, *self._facts])
+            if self._folder is None or facts in known:
                 return compile_graph(*args, **kwargs)
-            compiled.add(facts)
+            known.add(facts)
             key = hashlib.sha256(facts.encode()).hexdigest()[:24]
-            with runtime.graphs_kept_in(self._folder / f"{name}-{key}"):
-                return compile_graph(*args, **kwargs)
+            return self._kept(self._folder / f"{name}-{key}.graph", lambda: compile_graph(*args, **kwargs))
 
         cell.compile = compile_or_load
+
+    def _kept(self, path: Path, compile_graph) -> Any:
+        """Compile where MindSpore finds the graph of this file, or else write the file."""
+        try:
+            private_folder(path.parent)
+            workspace = _workspace()
+            workspace.offer(_read(path))
+        except OSError as error:
+            self._give_up(str(error))
+            return compile_graph()
+        with runtime.graphs_kept_in(workspace.folder):
+            result = compile_graph()
+        try:
+            compiled = workspace.take()
+            if compiled is not None:
+                with written_whole(path) as aside:
+                    aside.write_bytes(hashlib.sha256(compiled).digest() + compiled)
+                    aside.chmod(0o600)  # whatever others may do with what this user writes
+        except OSError as error:
+            self._give_up(str(error))
+        return result
+
+    def _give_up(self, reason: str) -> None:
+        print(f"svd: compiled graphs are not kept: {reason}", file=sys.stderr)
+        self._folder = None
+
+
+class _Workspace:
+    """Where MindSpore looks for graphs, and writes them, by their numbers in this process."""
+
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="svd-graphs-"))
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+        self._next, self._offered = 0, False
+
+    def offer(self, graph: Optional[bytes]) -> None:
+        """Let MindSpore find this graph for what it compiles next, or none."""
+        for path in self._graphs():
+            path.unlink()
+        self._offered = graph is not None
+        if graph is not None:
+            path = self.folder / "rank_0" / "graph_cache" / f"compile_cache_{self._next}.mindir"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(graph)
+
+    def take(self) -> Optional[bytes]:
+        """What MindSpore has written instead of using what it was offered; None if it has used that."""
+        graphs = {int(path.stem.rsplit("_", 1)[1]): path for path in self._graphs()}
+        if self._offered:
+            graphs.pop(self._next, None)
+        # If MindSpore counts otherwise than is thought here, it has found nothing, and says how it counts.
+        number = max(graphs, default=self._next)
+        compiled = graphs[number].read_bytes() if number in graphs else None
+        for path in self._graphs():
+            path.unlink()
+        self._next = number + 1
+        return compiled
+
+    def _graphs(self) -> list[Path]:
+        return list(self.folder.rglob("compile_cache_*.mindir"))
+
+
+_workspace = cache(_Workspace)
+"""That of this process."""
+
+
+def _described(value: Any) -> Any:
+    """What a graph depends on of its inputs: tensors' shapes and types, the values of all others."""
+    if isinstance(value, Tensor):
+        return [list(value.shape), str(value.dtype)]
+    if isinstance(value, (list, tuple)):
+        return [type(value).__name__, *map(_described, value)]
+    if isinstance(value, dict):
+        return {str(key): _described(item) for key, item in value.items()}
+    return repr(value)
+
+
+def _read(path: Path) -> Optional[bytes]:
+    """The graph of a file; None if there is none that can be used, which is told if it is the fault of others."""
+    try:
+        content = read_trusted(path)
+    except OSError as error:
+        print(f"svd: {error}", file=sys.stderr)
+        return None
+    if content is None or hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+        return None
+    return content[_DIGEST:]
 
 
 def _sources() -> str:

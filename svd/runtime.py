@@ -67,6 +67,16 @@ def cure_slow_convolution(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return True
 
 
+def hide_warnings_of_compiling() -> None:
+    """Ask MindSpore for nothing but errors of its compiler, unless the user has said how much of its log is wanted.
+
+    For every kept graph it would warn that the graph may be of another network, which `svd.compile_cache` rules out. It
+    reads the variable when it is imported.
+    """
+    if "GLOG_v" not in os.environ:
+        os.environ.setdefault("MS_SUBMODULE_LOG_v", "{PIPELINE:3}")
+
+
 def available_device() -> str:
     """The best device that is there: Ascend, GPU or CPU (MindSpore's own default, by the plugins it could load)."""
     import mindspore as ms
@@ -128,10 +138,18 @@ def _set_device(device: str) -> None:
 
 @contextlib.contextmanager
 def graphs_kept_in(folder: Path) -> Iterator[None]:
-    """What is compiled meanwhile is loaded from this folder, or written to it. Raises OSError where it cannot be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    ours = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(folder)}
-    before = {name: os.environ.pop(name, None) for name in ours}
+    """What is compiled meanwhile is loaded from this folder if it is there, or else written to it.
+
+    MindSpore keeps to the first folder that a process has told it, and does not look whether what it finds there is of
+    the same graph: that is the caller's part.
+    """
+    ours = {
+        "MS_COMPILER_CACHE_ENABLE": "1",
+        "MS_COMPILER_CACHE_PATH": str(folder),
+        # Otherwise it looks at the entry script and what that imports, and loads nothing more after the first miss.
+        "MS_DEV_FORCE_USE_COMPILE_CACHE": "1",
+    }
+    before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
         yield

@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from mindspore import Tensor
 
+from svd import compile_cache
 from svd.compile_cache import CompileCache
 
 SCRIPT = """
@@ -15,60 +18,227 @@ import svd
 from svd import runtime
 runtime.setup("CPU")
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, nn
 from svd.compile_cache import CompileCache
 from svd.layers.basic import Linear
-folder, weight, *shapes = sys.argv[1:]
+
+class Scaled(nn.Cell):
+    def __init__(self, layer):
+        super().__init__(auto_prefix=False)
+        self.layer = layer
+
+    def construct(self, x, number: int):
+        return self.layer(x) * number
+
+folder, weight, *calls = sys.argv[1:]
 layer = Linear(3, 2)
 layer.weight.set_data(Tensor(np.full((2, 3), float(weight), np.float32)))
 layer.bias.set_data(Tensor(np.zeros(2, np.float32)))
-CompileCache(folder, "facts").keep("layer", layer)
-for rows in map(int, shapes):
-    print(layer(Tensor(np.ones((rows, 3), np.float32))).asnumpy().tolist())
+scaled = Scaled(layer)
+cache = CompileCache(folder, "facts")
+cache.keep("layer", layer)
+cache.keep("scaled", scaled)
+for call in calls:
+    rows, _, number = call.partition("x")
+    x = Tensor(np.ones((int(rows), 3), np.float32))
+    print((scaled(x, int(number)) if number else layer(x)).asnumpy().tolist(), flush=True)
 """
+LOADED = "Use the compilation cache"
 
 
-def run(folder: Path, weight: float, *rows: int) -> tuple[list, str]:
-    (script := folder.with_suffix(".py")).write_text(SCRIPT)  # of a -c MindSpore cannot read the sources
-    command = map(str, [sys.executable, script, folder, weight, *rows])
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return [eval(line) for line in done.stdout.splitlines() if line.startswith("[[")], done.stdout + done.stderr
+def start(folder: Path, weight: float, *calls: str) -> subprocess.Popen:
+    """A process whose layer, of this weight, is called with so many rows; ROWSxNUMBER multiplies its result."""
+    (script := folder.with_suffix(".py")).write_text(SCRIPT)
+    command = map(str, [sys.executable, script, folder, weight, *calls])
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "GLOG_v": "2", "MS_SUBMODULE_LOG_v": ""}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def finish(process: subprocess.Popen, weight: float, *calls: str) -> str:
+    """Its results are right, whatever was kept; returns all that it has said."""
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    expected = []
+    for call in calls:
+        rows, _, number = call.partition("x")
+        expected.append([[3 * weight * int(number or 1)] * 2] * int(rows))
+    assert [eval(line) for line in said.splitlines() if line.startswith("[[")] == expected
+    return said
+
+
+def run(folder: Path, weight: float, *calls: str) -> str:
+    return finish(start(folder, weight, *calls), weight, *calls)
 
 
 def graphs(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.mindir")}
+    return {path: path.stat().st_mtime_ns for path in folder.glob("*.graph")}
 
 
 def test_another_process_takes_what_was_kept(tmp_path):
-    """With its own weights; graphs of other shapes are told apart, in whatever order they come."""
-    assert run(tmp_path, 1, 1, 2)[0] == [[[3, 3]], [[3, 3], [3, 3]]]
-    kept = graphs(tmp_path)
-    values, said = run(tmp_path, 2, 1, 2)
-    assert values == [[[6, 6]], [[6, 6], [6, 6]]] and graphs(tmp_path) == kept and len(kept) >= 2
-    assert "Use the compilation cache" in said
-    assert run(tmp_path, 2, 2, 1)[0] == [[[6, 6], [6, 6]], [[6, 6]]]
+    """With its own weights; graphs of other shapes, numbers and cells are told apart, in whatever order they come."""
+    folder = tmp_path / "kept"
+    assert run(folder, 1, "1", "2", "2x5").count(LOADED) == 0
+    kept = graphs(folder)
+    assert len(kept) == 3
+    assert run(folder, 2, "2x5", "2", "1").count(LOADED) == 3 and graphs(folder) == kept
+    assert run(folder, 3, "3", "1", "2x4", "2").count(LOADED) == 2
+    assert len(graphs(folder)) == 5 and kept.items() <= graphs(folder).items()
+    assert {path.stat().st_mode & 0o077 for path in [folder, *folder.iterdir()]} == {0}
 
 
-@pytest.mark.parametrize("change", ["facts", "sources", "name", "training"])
-def test_what_a_graph_depends_on_is_in_the_folders_name(tmp_path, monkeypatch, change):
-    class Cell:
-        training = False
+def test_what_is_damaged_or_not_ours_is_compiled_again(tmp_path):
+    """And replaced: graphs that were cut, changed or emptied, a link to another, a folder, what others can write."""
+    folder = tmp_path / "kept"
+    calls = ["1", "2", "3", "1x2", "2x2", "3x3"]
+    run(folder, 1, *calls)
+    paths = sorted(graphs(folder))
+    content = bytearray(paths[1].read_bytes())
+    content[-9] ^= 1
+    paths[0].write_bytes(paths[0].read_bytes()[:-1])
+    paths[1].write_bytes(content)
+    paths[2].write_bytes(b"")
+    paths[3].unlink()
+    paths[3].symlink_to(paths[5])  # of another graph
+    paths[4].chmod(0o606)
+    kept = graphs(folder)
+    said = run(folder, 2, *calls)
+    assert said.count(LOADED) == 1
+    assert f"svd: {paths[4]} is not used: others can write it (mode 0606; chmod go-w makes it yours alone)" in said
+    changed = {path for path, time in graphs(folder).items() if kept.get(path) != time}
+    assert changed == set(paths[:5])
+    paths[5].unlink()
+    paths[5].mkdir()
+    assert run(folder, 2, *calls).count(LOADED) == 5
+    assert run(folder, 2, *calls).count(LOADED) == 6
+    assert {path.stat().st_mode & 0o077 for path in graphs(folder)} == {0}
 
-        def compile(self, *args):
-            pass
 
-    def folders(name="network", **attributes):
-        cell = Cell()
+def test_a_folder_that_others_can_write_is_not_used(tmp_path):
+    folder = tmp_path / "kept"
+    run(folder, 1, "1", "2")
+    folder.chmod(0o770)
+    said = run(folder, 2, "1", "2")
+    assert LOADED not in said
+    told = f"svd: compiled graphs are not kept: {folder} is not used: others can write it (mode 0770; chmod go-w "
+    assert said.count("svd: compiled graphs are not kept") == said.count(told) == 1
+
+
+def test_two_processes_at_once(tmp_path):
+    """Also while neither has anything: each keeps, or takes, whole graphs."""
+    folder = tmp_path / "kept"
+    for _ in range(2):
+        processes = [start(folder, weight, "1", "2", "2x3") for weight in (1, 2)]
+        for weight, process in zip((1, 2), processes):
+            assert "not kept" not in finish(process, weight, "1", "2", "2x3")
+    assert len(graphs(folder)) == len(list(folder.iterdir())) == 3
+
+
+# --- what a graph depends on ---
+
+
+class FakeParameter:
+    name, shape, dtype = "weight", (2, 3), "Float32"
+
+
+class FakeCell:
+    """Of no parameters; compiles as MindSpore does: with the number of the process's graph."""
+
+    training = False
+    compiled = 0
+
+    def get_parameters(self):
+        return [FakeParameter()]
+
+    def compile(self, *args, **kwargs):
+        folder = Path(os.environ["MS_COMPILER_CACHE_PATH"]) / "rank_0/graph_cache"
+        path = folder / f"compile_cache_{FakeCell.compiled}.mindir"
+        FakeCell.compiled += 1
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            return path.read_text()
+        path.write_text(repr((args, kwargs)))
+        return "compiled"
+
+
+def as_another_process(monkeypatch) -> None:
+    workspace = compile_cache._Workspace()
+    monkeypatch.setattr(compile_cache, "_workspace", lambda: workspace)
+
+
+@pytest.fixture
+def compile_in(tmp_path, monkeypatch):
+    """Returns what a cell of this name and these attributes takes or writes, as another process would."""
+
+    def compile_in(*args, name="network", facts="config", folder=tmp_path / "kept", **attributes):
+        as_another_process(monkeypatch)
+        FakeCell.compiled = 0
+        cell = FakeCell()
         vars(cell).update(attributes)
-        CompileCache(tmp_path, facts).keep(name, cell)
-        cell.compile("x")
-        return {path.name for path in tmp_path.iterdir()}
+        CompileCache(folder, facts).keep(name, cell)
+        return cell.compile(*args)
 
-    facts = "config"
-    assert folders() == folders() and len(folders()) == 1
+    return compile_in
+
+
+@pytest.mark.parametrize("change", ["facts", "sources", "kernels", "name", "training", "number", "shape", "parameters"])
+def test_another_graph_is_compiled(compile_in, monkeypatch, change):
+    x = Tensor(np.zeros((2, 3), np.float32))
+    assert compile_in(x, 1) == "compiled" and compile_in(x, 1) != "compiled"
+    arguments, options = [x, 1], {}
     if change == "sources":
-        monkeypatch.setattr("svd.compile_cache._sources", lambda: "others")
-    facts = "another" if change == "facts" else facts
-    arguments = {"name": {"name": "decoder"}, "training": {"training": True}}.get(change, {})
-    assert len(folders(**arguments)) == 2
+        monkeypatch.setattr(compile_cache, "_sources", lambda: "others")
+    elif change == "kernels":
+        monkeypatch.setattr(compile_cache, "library", lambda: None)
+    elif change == "number":
+        arguments = [x, 2]
+    elif change == "shape":
+        arguments = [Tensor(np.zeros((3, 3), np.float32)), 1]
+    elif change == "parameters":
+        monkeypatch.setattr(FakeParameter, "dtype", "Float16")
+    else:
+        options = {change: {"facts": "another", "name": "decoder", "training": True}[change]}
+    assert compile_in(*arguments, **options) == "compiled"
+    assert compile_in(*arguments, **options) != "compiled"
+
+
+def test_values_of_tensors_do_not_matter(compile_in):
+    assert compile_in((Tensor([1.0]), None)) == "compiled"
+    assert compile_in((Tensor([2.0]), None)) != "compiled"
+    assert compile_in((Tensor([2.0]), Tensor([2.0]))) == "compiled"
+
+
+def test_if_mindspore_counted_otherwise_nothing_wrong_would_be_served(tmp_path, monkeypatch):
+    """It finds nothing then, and how it counts is known from what it writes."""
+    as_another_process(monkeypatch)
+    cell, cache = FakeCell(), CompileCache(tmp_path / "kept")
+    cache.keep("network", cell)
+    FakeCell.compiled = 3
+    assert cell.compile(1) == "compiled" == cell.compile(2)
+    again = FakeCell()
+    cache.keep("network", again)
+    assert again.compile(1) == repr(((1,), {})) and again.compile(2) == repr(((2,), {}))
+    FakeCell.compiled = 9
+    last = FakeCell()
+    cache.keep("network", last)
+    assert last.compile(1) == "compiled" and last.compile(2) == repr(((2,), {}))
+
+
+@pytest.mark.parametrize("fault", ["a file", "no space", "MindSpore's own"])
+def test_without_a_place_for_them_graphs_are_compiled(compile_in, tmp_path, monkeypatch, fault, capsys):
+    folder = tmp_path / "kept"
+    if fault == "a file":
+        folder.touch()
+    elif fault == "no space":
+
+        def refuse(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(compile_cache, "written_whole", refuse)
+    else:
+        monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path / "unused"))
+    assert compile_in("x") == "compiled"
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path / "unused again"))
+    assert compile_in("x") == "compiled"
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("svd: compiled graphs are not kept: ") for line in lines)

@@ -19,7 +19,7 @@ STAGES = (
 """Rooms of svd/, each allowed to import itself and those of earlier stages."""
 STAGE = {room: number for number, rooms in enumerate(STAGES) for room in rooms}
 SHARED = {
-    *("errors", "console", "signals", "files", "records", "yaml_files", "limits", "options", "cli"),
+    *("errors", "console", "signals", "files", "records", "yaml_files", "limits", "options", "cli", "trust"),
     *("tensor_header", "foreign_adapters"),
     *("config", "initialization", "runtime", "checkpoint", "saving", "lora", "data", "diffusion"),
 }
