@@ -186,14 +186,21 @@ def load_networks(
     dtype, masters = compute_dtype(device, amp_level), list(trained(networks))
     for prefix, network in networks.items():
         network.set_train(False)
-        # The encoders see one image per video: float32 there costs nothing and keeps the latents exact.
-        exact = prefix.endswith("autoencoder.encoder")
+        # The encoders see one image per video: float32 there costs nothing and keeps the latents exact; but where one
+        # is trained, it sees all frames.
+        exact = prefix.endswith("autoencoder.encoder") and not _shares(network, masters)
         set_precision(network, ms.float32 if exact else dtype, device, masters)
     if lora is None or not lora_scale:
         load_parameters(networks, checkpoint)
     else:
         load_parameters(networks, checkpoint, partial(lora.added, scale=lora_scale))
     return networks
+
+
+def _shares(network: nn.Cell, parameters: list[Parameter]) -> bool:
+    """Whether some of the parameters are the network's."""
+    known = {id(parameter) for parameter in parameters}
+    return any(id(parameter) in known for parameter in network.get_parameters())
 
 
 def assemble(config: ModelConfig, networks: dict[str, nn.Cell], free_memory) -> ImageToVideo:

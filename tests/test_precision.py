@@ -8,18 +8,23 @@ import mindspore as ms
 import numpy as np
 import pytest
 from comparison import assert_close, relative_error
-from mindspore import Parameter, ParameterTuple, Tensor, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from small_model import SMALL, fill
+from training_runs import TINY
 
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
+from svd.build import load_networks
+from svd.build_training import trained_by_task
 from svd.conditioning.image_encoder import ImageEncoder
 from svd.config import ConfigError
 from svd.layers import axes, composed, fused
 from svd.layers.attention import Attention
+from svd.layers.basic import Geglu, Linear
 from svd.layers.operators import ASCEND_16_BITS
 from svd.networks.video_unet import VideoUNet
 from svd.precision import compute_dtype, set_precision
+from svd.training.config import TrainConfig
 
 KEPT = ("norm", "mix_factor", "class_embedding", "position_embedding")
 """Parts of the names of parameters that are not of convolutions or linear layers."""
@@ -182,6 +187,47 @@ def test_gradients_of_float16_arrive_in_float32(eager):
     assert 1e-7 < abs(loss / exact_loss - 1) < 1e-2
     whole = [np.concatenate([gradient.ravel() for gradient in of_one]) for of_one in (exact, gradients)]
     assert 1e-5 < np.linalg.norm(whole[1] - whole[0]) / np.linalg.norm(whole[0]) < 2e-2
+
+
+def leaves(network: nn.Cell) -> list[nn.Cell]:
+    return [cell for _, cell in network.cells_and_names() if isinstance(cell, (nn.Conv2d, Linear, Geglu))]
+
+
+def test_a_network_that_is_trained_as_a_whole_computes_in_its_type(eager, case, monkeypatch):
+    """Not in that of its weights, which are float32: every convolution and linear layer, and the gradients arrive."""
+    build, inputs = case
+    network = build()
+    trained = list(network.get_parameters())
+    set_precision(network, ms.float16, "CPU", trained)
+    assert {parameter.dtype for parameter in trained} == {ms.float32}
+    types = []
+    for cell in leaves(network):
+        forward = cell.without_bias if isinstance(cell, nn.Conv2d) else cell.construct
+
+        def seen(x, *args, forward=forward):
+            types.append(x.dtype)
+            return forward(x, *args)
+
+        monkeypatch.setattr(cell, "without_bias" if isinstance(cell, nn.Conv2d) else "construct", seen)
+    result = network(*inputs)
+    assert result.dtype == ms.float32 and len(types) >= 3 and set(types) == {ms.float16}
+    monkeypatch.undo()
+    exact = build()(*inputs)
+    assert 1e-5 < relative_error(result, exact) < 2e-2
+    weights = ParameterTuple(trained)
+    gradients = ms.grad(lambda *x: ops.mean(ops.square(network(*x))) * 2.0**8, None, weights)(*inputs)
+    assert {gradient.dtype for gradient in gradients} == {ms.float32}
+
+
+def test_encoders_are_exact_unless_they_are_trained(inputs):
+    """They see one image per video, where float32 costs nothing; in training, all frames of a batch."""
+    for task, expected in (("image_to_video", ms.float32), ("autoencoder", ms.float16)):
+        train = TrainConfig(None, task=task)
+        networks = load_networks(
+            TINY, inputs / "tiny.safetensors", "CPU", "O2", trained=lambda n, t=train: trained_by_task(t, n).values()
+        )
+        assert networks["autoencoder.encoder"].compute_dtype == expected
+        assert networks["autoencoder.decoder"].compute_dtype == networks["network"].compute_dtype == ms.float16
 
 
 def test_slices_of_pixels_change_nothing(mode, case, monkeypatch):

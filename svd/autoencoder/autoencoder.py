@@ -77,7 +77,7 @@ class Autoencoder:
         pixels = min(height * scale, tile_size or height * scale) * min(width * scale, tile_size or width * scale)
         mult = self.config.channel_mult
         channels = self.config.channels * mult[min(1, len(mult) - 1)]
-        element = 4 if self.decoder.conv_in.weight.dtype == ms.float32 else 2
+        element = 4 if self.decoder.compute_dtype == ms.float32 else 2
         return int(PEAK_COPIES * pixels * channels * element)
 
     def _decode_window(self, z: np.ndarray) -> np.ndarray:

@@ -1,11 +1,14 @@
 """The decoders: frame by frame (Stable Diffusion's) and over time (Stable Video Diffusion's)."""
 
+import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
-from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_block
+from svd.autoencoder.layers import SPATIAL_EPS, Middle, PixelAttention, residual_block
 from svd.config import AutoencoderConfig
 from svd.layers.axes import per_image
 from svd.layers.basic import GroupNorm, SwapAxes, Upsample, conv2d
+from svd.layers.recompute import recompute_blocks
+from svd.layers.resblock import ResBlock, VideoResBlock
 
 
 class UpBlock(nn.Cell):
@@ -37,6 +40,7 @@ class Decoder(nn.Cell):
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
+        self.compute_dtype = ms.float32  # svd.precision sets it
         self.temporal = config.decoder == "temporal"
         widths = [mult * config.channels for mult in reversed(config.channel_mult)]
         in_widths = [widths[0]] + widths[:-1]
@@ -62,9 +66,13 @@ class Decoder(nn.Cell):
         names = (".temporal.", ".blend.", "time_conv_out.")
         return [p for p in self.get_parameters() if any(name in p.name for name in names)]
 
+    def recompute_blocks(self) -> None:
+        """Keep only what goes from block to block for the gradients, and compute the rest again: less memory."""
+        recompute_blocks(self, VideoResBlock, ResBlock, PixelAttention)
+
     def construct(self, z: Tensor) -> Tensor:
         out_dtype = z.dtype
-        x = z.astype(self.conv_in.weight.dtype)
+        x = z.astype(self.compute_dtype)
         if not self.temporal:
             x = self.post_quant_conv(x)
         x = self.mid(per_image(self.conv_in, x))

@@ -1,10 +1,13 @@
 """The encoder of Stable Diffusion's autoencoder."""
 
+import mindspore as ms
 from mindspore import Tensor, nn
 
-from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_block
+from svd.autoencoder.layers import SPATIAL_EPS, Middle, PixelAttention, residual_block
 from svd.config import AutoencoderConfig
-from svd.layers.basic import GroupNorm, conv2d
+from svd.layers.basic import Conv2d, GroupNorm, conv2d
+from svd.layers.recompute import recompute_blocks
+from svd.layers.resblock import ResBlock
 
 
 class Downsample(nn.Cell):
@@ -12,7 +15,7 @@ class Downsample(nn.Cell):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, pad_mode="pad", padding=(0, 1, 0, 1), has_bias=True)
+        self.conv = Conv2d(channels, channels, 3, stride=2, pad_mode="pad", padding=(0, 1, 0, 1), has_bias=True)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -45,6 +48,7 @@ class Encoder(nn.Cell):
 
     def __init__(self, config: AutoencoderConfig, quant_conv: bool):
         super().__init__()
+        self.compute_dtype = ms.float32  # svd.precision sets it
         widths = [mult * config.channels for mult in config.channel_mult]
         in_widths = [config.channels] + widths[:-1]
         last, moments = len(widths) - 1, 2 * config.latent_channels
@@ -62,9 +66,13 @@ class Encoder(nn.Cell):
         if quant_conv:
             self.quant_conv = conv2d(moments, moments, 1)
 
+    def recompute_blocks(self) -> None:
+        """Keep only what goes from block to block for the gradients, and compute the rest again: less memory."""
+        recompute_blocks(self, ResBlock, PixelAttention)
+
     def construct(self, x: Tensor) -> Tensor:
         out_dtype = x.dtype
-        x = self.conv_in(x.astype(self.conv_in.weight.dtype))
+        x = self.conv_in(x.astype(self.compute_dtype))
         for block in self.down_blocks:
             x = block(x)
         x = self.conv_out(self.norm_out(self.mid(x)))

@@ -6,7 +6,8 @@ from mindspore.common.initializer import Normal, initializer
 
 from svd.config import ImageEncoderConfig
 from svd.layers.attention import Attention
-from svd.layers.basic import GELU, LayerNorm, Linear
+from svd.layers.basic import GELU, Conv2d, LayerNorm, Linear
+from svd.layers.recompute import recompute_blocks
 
 
 class MLP(nn.Cell):
@@ -42,9 +43,10 @@ class ImageEncoder(nn.Cell):
 
     def __init__(self, config: ImageEncoderConfig):
         super().__init__()
+        self.compute_dtype = ms.float32  # svd.precision sets it
         width, patch = config.width, config.patch_size
         tokens = (config.image_size // patch) ** 2 + 1
-        self.patch_embedding = nn.Conv2d(3, width, patch, stride=patch, pad_mode="valid", has_bias=False)
+        self.patch_embedding = Conv2d(3, width, patch, stride=patch, pad_mode="valid", has_bias=False)
         embedding = Normal(width**-0.5)
         self.class_embedding = Parameter(initializer(embedding, (width,), ms.float32), name="class_embedding")
         self.position_embedding = Parameter(
@@ -55,9 +57,13 @@ class ImageEncoder(nn.Cell):
         self.norm_post = LayerNorm(width)
         self.projection = Linear(width, config.output_dim, bias=False)
 
+    def recompute_blocks(self) -> None:
+        """Keep only what goes from block to block for the gradients, and compute the rest again: less memory."""
+        recompute_blocks(self, EncoderLayer)
+
     def construct(self, pixels: Tensor) -> Tensor:
-        out_dtype, dtype = pixels.dtype, self.patch_embedding.weight.dtype
-        x = self.patch_embedding(pixels.astype(dtype))
+        out_dtype, dtype = pixels.dtype, self.compute_dtype
+        x = self.patch_embedding.without_bias(pixels.astype(dtype))
         b, c = x.shape[:2]
         patches = ops.transpose(ops.reshape(x, (b, c, -1)), (0, 2, 1))
         first = self.class_embedding.astype(dtype).broadcast_to((b, 1, c))

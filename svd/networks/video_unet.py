@@ -7,6 +7,7 @@ from svd.config import UNetConfig
 from svd.layers.axes import per_image
 from svd.layers.basic import GroupNorm, Upsample, conv2d
 from svd.layers.embeddings import EmbeddingMLP, frequencies, sinusoidal_embedding
+from svd.layers.recompute import recompute_blocks
 from svd.layers.resblock import VideoResBlock
 from svd.layers.transformer import VideoTransformer
 
@@ -157,9 +158,7 @@ class VideoUNet(nn.Cell):
 
     def recompute_blocks(self) -> None:
         """Keep only what goes from block to block for the gradients, and compute the rest again: less memory."""
-        for _, cell in self.cells_and_names():
-            if isinstance(cell, (VideoResBlock, VideoTransformer)):
-                cell.recompute()
+        recompute_blocks(self, VideoResBlock, VideoTransformer)
 
     def constants(self, context: Tensor, vector: Tensor, num_frames: int) -> tuple[Tensor, ...]:
         """What does not depend on latents and noise level: the embedded vector [b e], and three of each transformer."""
