@@ -38,6 +38,7 @@ from svd.training.distributed import Ranks
 from svd.training.image_encoder import ImageEncoderTask
 from svd.training.image_to_video import ImageToVideoTask
 from svd.training.trainer import Task, Trainer
+from svd.training.uses import UNET, check_used
 
 NETWORKS = {
     "network": "the UNet",
@@ -108,6 +109,7 @@ def load_trainer(
     check_networks(train.pretrained, model)  # what is trained is merged with it in the end
     device = runtime.setup(environment.device_target, environment.mode)
     ranks = Ranks(*runtime.join_ranks())
+    check_used(train, ranks.count)
     if isinstance(train.dataset, LatentsDataset):
         train.dataset.check(latents_model(model, train.pretrained, train.loss))
     previews = bool(train.preview.images) and ranks.first
@@ -161,8 +163,8 @@ def needed_networks(train: TrainConfig) -> tuple[str, ...]:
 
 def check_task(train: TrainConfig, model: ModelConfig) -> None:
     """Raise ConfigError where the task cannot be done with these data, or by this model."""
-    of_the_unet = train.task in ("image_to_video", "image_model")
-    if not of_the_unet and isinstance(train.dataset, LatentsDataset):
+    check_used(train)
+    if train.task not in UNET and isinstance(train.dataset, LatentsDataset):
         raise ConfigError(f"--train.task={train.task} learns from videos, not from latents: give another dataset")
     if train.task != "image_model" and isinstance(train.dataset, LatentsDataset) and train.dataset.drawn_frames:
         raise ConfigError("drawn_frames is for --train.task=image_model: other tasks learn from whole clips")
@@ -175,21 +177,22 @@ def check_task(train: TrainConfig, model: ModelConfig) -> None:
 def _task(train: TrainConfig, model: ModelConfig, networks: dict[str, nn.Cell]) -> Task:
     """What is trained; for clips that are encoded already, with parts that have no networks."""
     trained = trained_by_task(train, networks)
+    if train.recompute:
+        for prefix, network in networks.items():
+            if any(name.startswith(f"{prefix}.") for name in trained):
+                network.recompute_blocks()
     if train.task == "image_encoder":
         c = model.image_encoder
         return ImageEncoderTask(networks["conditioner.image_encoder"], c.image_size, c.output_dim, trained)
     if train.task in ("autoencoder", "temporal_decoder"):
         encoder, decoder = (networks[autoencoder_part(networks, part)] for part in ("encoder", "decoder"))
         return AutoencoderTask(encoder, decoder, model.autoencoder, train.loss.kl_weight, trained, train.seed)
-    network = networks["network"]
-    if train.recompute:
-        network.recompute_blocks()
     if isinstance(train.dataset, LatentsDataset):
         conditioner = Conditioner(None, None, model.image_encoder.image_size, model.unet.vector_dim)
         autoencoder = Autoencoder(lambda moments: moments, None, model.autoencoder)
     else:
         conditioner, autoencoder = build_conditioner(model, networks), build_autoencoder(model, networks)
-    denoiser = Denoiser(network, PRECONDITIONINGS[model.preconditioning])
+    denoiser = Denoiser(networks["network"], PRECONDITIONINGS[model.preconditioning])
     image_only = train.task == "image_model"
     return ImageToVideoTask(conditioner, autoencoder, denoiser, trained, train.loss, train.seed, image_only)
 

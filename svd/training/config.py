@@ -61,7 +61,7 @@ class LossConfig:
     drop_concat: float = 0.1
     """How often the conditioning frame's latents are left out, independently of the embedding."""
     kl_weight: float = 1e-6
-    """Of the tasks of the autoencoder: weight of the latents' divergence from unit Gaussian noise."""
+    """Of the task autoencoder: weight of the latents' divergence from unit Gaussian noise."""
 
     def __post_init__(self):
         for name in ("p_std", "noise_aug_std", "kl_weight"):
@@ -178,8 +178,8 @@ class TrainConfig:
     output_dir: str = "outputs/train"
     """Folder for checkpoints, previews, metrics and the final model."""
     temporal_only: bool = True
-    """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet. With
-    `lora.rank` neither: the adapters are trained. Of the task image_to_video."""
+    """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet. Of the task
+    image_to_video without `lora.rank`, with which the adapters alone are trained."""
     epochs: float = 10
     """Passes over the data; `updates` replaces it."""
     updates: Optional[int] = None
@@ -216,10 +216,6 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "gradient_accumulation", "checkpoint_every", "keep_checkpoints"):
             _check(0 < getattr(self, name) < inf, f"train.{name} must be positive, got {getattr(self, name)}")
-        if self.task != "image_to_video":
-            _check(not self.lora.rank, f"lora is for the task image_to_video, not for {self.task}")
-        if self.task not in ("image_to_video", "image_model"):
-            _check(not self.preview.images, f"previews are videos: the task {self.task} makes none")
         _check(self.log_every > 0, f"train.log_every must be positive, got {self.log_every}")
         _check(self.updates is None or self.updates > 0, f"train.updates must be positive, got {self.updates}")
         for name in ("workers", "seed"):
