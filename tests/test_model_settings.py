@@ -1,0 +1,140 @@
+"""No setting of a model, or of sampling, is ignored: each changes the networks, the video or what is said of it."""
+
+import warnings
+from dataclasses import fields, replace
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import nn
+from small_model import SMALL, build_small_pipe
+
+from svd import runtime
+from svd.autoencoder.autoencoder import Autoencoder
+from svd.build import build_networks
+from svd.config import ConfigError, ModelConfig, SamplingConfig
+from svd.diffusion.loss import loss_coefficients
+from svd.diffusion.preconditioning import PRECONDITIONINGS
+
+WIDER = replace(SMALL, unet=replace(SMALL.unet, model_channels=64))
+"""Of channels that divide into other heads too."""
+MODEL = {
+    "unet.in_channels": 10,
+    "unet.out_channels": 5,
+    "unet.model_channels": 96,
+    "unet.channel_mult": [2, 2],
+    "unet.num_res_blocks": 2,
+    "unet.attention_resolutions": [1],
+    "unet.num_head_channels": 32,
+    "unet.context_dim": 32,
+    "unet.vector_dim": 48,
+    "autoencoder.channels": 64,
+    "autoencoder.channel_mult": [1, 1],
+    "autoencoder.num_res_blocks": 2,
+    "autoencoder.latent_channels": 8,
+    "autoencoder.scale_factor": 0.5,
+    "autoencoder.decoder": "image",
+    "image_encoder.width": 64,
+    "image_encoder.layers": 2,
+    "image_encoder.heads": 4,
+    "image_encoder.patch_size": 2,
+    "image_encoder.image_size": 16,
+    "image_encoder.output_dim": 32,
+    "preconditioning": "edm",
+}
+"""Another value for each setting of the networks and of the noise model."""
+
+
+def observed(config: ModelConfig) -> list:
+    """The networks' parameters and numbers, the latents' scale, and the coefficients of the noise model."""
+    networks = build_networks(config)
+    numbers, shapes = [], []
+    for prefix, network in networks.items():
+        shapes += [(prefix, parameter.name, parameter.shape) for parameter in network.get_parameters()]
+        for name, cell in network.cells_and_names():
+            numbers += [(prefix, name, k, v) for k, v in sorted(vars(cell).items()) if k in ("heads", "temporal")]
+    halved = Autoencoder(lambda x: x, None, config.autoencoder).encode(np.ones((1, 1, 4, 2, 2), np.float32))
+    coefficients = loss_coefficients(PRECONDITIONINGS[config.preconditioning], np.array([1.5]))
+    return [shapes, numbers, halved.asnumpy().tolist(), coefficients.asnumpy().tolist()]
+
+
+def with_operators(config: ModelConfig) -> list:
+    """`observed`, and the heads of all attentions, which are in cells that are shared."""
+    heads = [
+        getattr(cell.attention, "heads", None)
+        for network in build_networks(config).values()
+        for _, cell in network.cells_and_names()
+        if isinstance(getattr(cell, "attention", None), nn.Cell)
+    ]
+    return [*observed(config), heads]
+
+
+def test_every_setting_of_a_model_is_named():
+    parts = ("unet", "autoencoder", "image_encoder")
+    names = {f"{part}.{field.name}" for part in parts for field in fields(getattr(SMALL, part))}
+    assert names | {"preconditioning"} == MODEL.keys()
+    assert {field.name for field in fields(ModelConfig)} == {*parts, "preconditioning", "sampling", "trained_range"}
+    assert {field.name for field in fields(SamplingConfig)} == SAMPLING.keys()
+
+
+@pytest.mark.parametrize("name", MODEL)
+def test_a_setting_of_a_model_changes_it(eager, name):
+    part, _, field = name.rpartition(".")
+    try:
+        changed = replace(getattr(WIDER, part), **{field: MODEL[name]}) if part else MODEL[name]
+        config = replace(WIDER, **{part or field: changed})
+    except ConfigError as error:
+        # Two parts have to fit: alone, neither can be another.
+        assert name in str(error)
+        return
+    assert with_operators(config) != with_operators(WIDER)
+
+
+SAMPLING = {
+    "num_frames": (2, {}),
+    "height": (24, {}),
+    "width": (32, {}),
+    "fps": (11, {}),
+    "motion_bucket_id": (10.0, {}),
+    "noise_aug_strength": (0.3, {}),
+    "sampling_steps": (3, {}),
+    "sampler": ("heun", {}),
+    "churn": (1.0, {}),
+    "guidance": ([2.0, 5.0], {}),
+    "guidance_shape": ("triangular", {}),
+    "guidance_interval": ([0.0, 1.0], {}),
+    "sigma_min": (0.1, {}),
+    "sigma_max": (80.0, {}),
+    "rho": (3.0, {"sampling_steps": 3}),
+    "decode_chunk_size": (2, {}),
+    "decode_overlap": (1, {"decode_chunk_size": 2}),
+    "decode_tile_size": (8, {}),
+    "decode_memory_gb": (1e-9, {}),
+}
+"""Another value for each setting of sampling, and what it needs beside it."""
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    runtime.setup("CPU", ms.PYNATIVE_MODE)
+    return build_small_pipe()
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+@pytest.mark.filterwarnings("ignore")
+def test_a_setting_of_sampling_changes_the_video(eager, pipe, name):
+    value, more = SAMPLING[name]
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    videos = [pipe(image, output="float", progress=False, **settings) for settings in (more, {**more, name: value})]
+    assert videos[0].shape != videos[1].shape or np.abs(videos[0] - videos[1]).max() > 1e-6
+
+
+@pytest.mark.parametrize("name", ["fps", "motion_bucket_id", "noise_aug_strength"])
+def test_the_trained_range_decides_what_is_warned_of(eager, pipe, name):
+    for bounds, count in (([0.0, 1000.0], 0), ([200.0, 300.0], 1)):
+        pipe.config = replace(SMALL, trained_range=replace(SMALL.trained_range, **{name: bounds}))
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            pipe._warn_outside_training(pipe.settings())
+        assert sum(str(warning.message).startswith(f"{name} ") for warning in found) == count
+    pipe.config = SMALL

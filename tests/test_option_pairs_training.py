@@ -1,0 +1,220 @@
+"""The options of train.py together: every pair of values that goes together is trained, and what must agree agrees.
+
+Every row of the table is trained for two updates as it says, and compared with the plainest training of the same: in
+pynative mode, by one process, with the kernels, in one micro-batch, without recomputing, loading workers and previews.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_rows import train_row
+from training_runs import ROOT, Outcome, checkpoint, distance, metrics, options, start, tensors, train_here
+
+from svd_tools import encode_latents
+
+OPTIONS = {
+    "learned": [
+        "temporal layers",
+        "the UNet",
+        "adapters",
+        "image_model",
+        "autoencoder",
+        "temporal_decoder",
+        "image_encoder",
+    ],
+    "cards": [1, 2],
+    "data": ["videos", "latents"],
+    "mode": [0, 1],
+    "kernels": [True, False],
+    "accumulation": [1, 2],
+    "recompute": [False, True],
+    "precision": ["O0", "O2"],
+    "batch": [1, 2],
+    "ema": [0.0, 0.9],
+    "workers": [0, 1],
+    "previews": [False, True],
+    "sharded": [False, True],
+}
+UNET = {"temporal layers", "the UNet", "adapters", "image_model"}
+LEARNED = {
+    "temporal layers": [],
+    "the UNet": ["--train.temporal_only=False"],
+    "adapters": ["--train.lora.rank=4"],
+}
+REFUSED = {
+    ("learned", "data"): lambda learned, data: data == "latents" and learned not in UNET,
+    ("learned", "previews"): lambda learned, previews: previews and learned not in UNET,
+    ("cards", "sharded"): lambda cards, sharded: sharded and cards == 1,
+}
+"""Pairs that make no sense; all others do."""
+CLOSE = {"O0": 1e-5, "O2": 2e-3}
+"""Relative: of losses, of norms of gradients, and of checkpoints in the 2-norm."""
+
+
+def sensible(row: dict) -> bool:
+    return not any(refuse(row[a], row[b]) for (a, b), refuse in REFUSED.items() if a in row and b in row)
+
+
+def covering() -> list[dict]:
+    """Few rows that have every sensible pair of values: each row takes, option by option, the value that adds most."""
+    pairs = {
+        frozenset({(a, value), (b, other)})
+        for a, b in combinations(OPTIONS, 2)
+        for value in OPTIONS[a]
+        for other in OPTIONS[b]
+        if sensible({a: value, b: other})
+    }
+    rows = []
+    while pairs:
+        row = dict(min(pairs, key=lambda pair: sorted(map(str, pair))))
+        for option in OPTIONS:
+            choices = [value for value in OPTIONS[option] if sensible(row | {option: value})]
+            if option not in row:
+                row[option] = max(choices, key=lambda value: len(pairs & new_pairs(row, option, value)))
+        pairs -= {frozenset(pair) for pair in combinations(row.items(), 2)}
+        rows.append({option: row[option] for option in OPTIONS})
+    return rows
+
+
+def new_pairs(row: dict, option: str, value) -> set[frozenset]:
+    return {frozenset({(option, value), item}) for item in row.items()}
+
+
+ROWS = covering()
+
+
+def plainest(row: dict) -> dict:
+    """The training that a row must agree with."""
+    clips = row["batch"] * row["accumulation"] * row["cards"]
+    plain = {"cards": 1, "mode": 1, "kernels": True, "accumulation": 1, "recompute": False, "batch": clips}
+    return row | plain | {"workers": 0, "previews": False, "sharded": False}
+
+
+class Folder:
+    """Where rows are trained, each once."""
+
+    def __init__(self, inputs: Path, latents: Path, path: Path):
+        self.inputs, self.latents, self.path = inputs, latents, path
+
+    def run(self, row: dict) -> Path:
+        return self.path / "_".join(str(value).replace(" ", "-") for value in row.values())
+
+    def flags(self, row: dict) -> list[str]:
+        """Flags of train.py for a row, and what training_rows.py knows beside them."""
+        learned, run = row["learned"], self.run(row)
+        flags = options(self.inputs, run)
+        if row["data"] == "latents" or learned == "image_encoder":
+            flags = [flag for flag in flags if "dataset" not in flag]
+        if row["data"] == "latents":
+            flags += ["--train.dataset=LatentsDataset", f"--train.dataset.init_args.folder={self.latents}"]
+        if learned == "image_encoder":
+            flags += ["--train.dataset=MovingDigits", "--train.dataset.init_args.frames=2"]
+            flags += ["--train.dataset.init_args.size=32"]
+        flags += LEARNED.get(learned, [f"--train.task={learned}"])
+        if row["previews"]:
+            flags += [f"--train.preview.images=[{self.inputs / 'photo.png'}]", "--train.preview.every=1"]
+            flags += ["--train.preview.sampling_steps=1", "--train.preview.format=gif"]
+        return ["composed"] * (not row["kernels"]) + [
+            *flags,
+            "--train.updates=2",
+            # A large eps: where a gradient is next to nothing, Adam would make an update of its rounding.
+            "--train.optimizer.eps=1e-2",
+            "--train.optimizer.max_grad_norm=1e9",
+            f"--environment.mode={row['mode']}",
+            f"--environment.amp_level={row['precision']}",
+            f"--train.gradient_accumulation={row['accumulation']}",
+            f"--train.recompute={row['recompute']}",
+            f"--train.batch_size={row['batch']}",
+            f"--train.optimizer.ema_decay={row['ema']}",
+            f"--train.workers={row['workers']}",
+            f"--train.shard_optimizer={row['sharded']}",
+        ]
+
+    def trained(self, row: dict) -> Path:
+        """The folder of the row's training, which is done now if it has not been."""
+        run = self.run(row)
+        if not run.exists():
+            outcome = train_row(self.flags(row))
+            assert outcome.code == 0, outcome.err
+        return run
+
+
+@pytest.fixture(scope="module")
+def folder(inputs, tmp_path_factory) -> Folder:
+    path = tmp_path_factory.mktemp("pairs")
+    argv = [*options(inputs, path), f"--out={path / 'latents'}", "--passes=4"]
+    assert encode_latents.main(argv) == 0
+    return Folder(inputs, path / "latents", path)
+
+
+@pytest.fixture(scope="module")
+def two_cards(folder) -> Folder:
+    """All rows of two cards, trained by one pair of processes."""
+    rows = [folder.flags(row) for row in ROWS if row["cards"] == 2]
+    (folder.path / "rows.json").write_text(json.dumps(rows))
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    script = ROOT / "tests/training_rows.py"
+    program = [shutil.which("msrun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")]
+    program += ["--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True", "--bind_core=False"]
+    program += [f"--log_dir={folder.path / 'logs'}", "--cluster_time_out=300", script, folder.path / "rows.json"]
+    child = start(folder.path / "log", *program)
+    code = child.wait(400)
+    assert code == 0, (folder.path / "logs/worker_0.log").read_text()[-3000:]
+    return folder
+
+
+def name(row: dict) -> str:
+    return "-".join(str(value).replace(" ", "_") for value in row.values())
+
+
+def test_every_pair_is_in_the_table():
+    for a, b in combinations(OPTIONS, 2):
+        for value in OPTIONS[a]:
+            for other in OPTIONS[b]:
+                together = any(row[a] == value and row[b] == other for row in ROWS)
+                assert together == sensible({a: value, b: other}), (a, value, b, other)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name)
+def test_a_row_agrees_with_the_plainest(folder, row, request):
+    if row["cards"] == 2:
+        request.getfixturevalue("two_cards")
+    run, plain = folder.trained(row), folder.trained(plainest(row))
+    close = CLOSE[row["precision"]]
+    a, b = metrics(run), metrics(plain)
+    assert len(a) == len(b) == 2 and np.isfinite(a["loss"]).all()
+    for column in ("loss", "grad_norm"):
+        np.testing.assert_allclose(a[column], b[column], rtol=close, err_msg=column)
+    a, b = tensors(checkpoint(run, 2)), tensors(checkpoint(plain, 2))
+    kinds = {key.split("/")[0] for key in b}
+    assert kinds == {"trained", "optimizer", *(["ema"] if row["ema"] else [])}
+    for kind in kinds:
+        assert distance(a, b, f"{kind}/") < close, kind
+    assert (run / "previews").is_dir() == row["previews"]
+
+
+@pytest.mark.parametrize("pair", REFUSED, ids="-".join)
+def test_what_makes_no_sense_is_refused(folder, pair):
+    """With a sentence, before anything is done."""
+    count = 0
+    for value in OPTIONS[pair[0]]:
+        for other in OPTIONS[pair[1]]:
+            if not REFUSED[pair](value, other):
+                continue
+            row = {key: values[0] for key, values in OPTIONS.items()} | dict(zip(pair, (value, other)))
+            outcome: Outcome = train_here(*folder.flags(row))
+            assert outcome.code == 2 and len(outcome.error) > 40, outcome.err
+            assert not folder.run(row).exists()
+            count += 1
+    assert count

@@ -1,0 +1,43 @@
+"""Trainings of given flags, one after the other in this process, or in each of several ranks: `msrun training_rows.py`.
+
+A row is a list of flags of train.py; `composed` before them has the layers computed without the kernels.
+"""
+
+import json
+import sys
+import traceback
+from contextlib import nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+import svd  # noqa: F401 (before MindSpore)
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from training_runs import Outcome, train_here
+
+
+def train_row(row: list[str]) -> Outcome:
+    """Run train.py with the flags of a row, in this process."""
+    kernels = patch("svd.layers.operators.library", lambda: None) if row[0] == "composed" else nullcontext()
+    with kernels:
+        return train_here(*(flag for flag in row if flag != "composed"))
+
+
+def main() -> int:
+    """Train the rows of a JSON file; every rank does the same. Returns how many have failed."""
+    failed = 0
+    for row in json.loads(Path(sys.argv[1]).read_text()):
+        try:
+            outcome = train_row(row)
+            said = "\n".join(outcome.err)
+        except Exception:  # told with its row, and the others are trained too
+            outcome, said = None, traceback.format_exc()
+        if outcome is None or outcome.code != 0:
+            failed += 1
+            print(f"failed: {' '.join(row)}\n{said}", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
