@@ -107,7 +107,7 @@ SAMPLING = {
     "sigma_max": (80.0, {}),
     "rho": (3.0, {"sampling_steps": 3}),
     "decode_chunk_size": (2, {}),
-    "decode_overlap": (1, {"decode_chunk_size": 2}),
+    "decode_overlap": (2, {"decode_chunk_size": 3, "num_frames": 5}),
     "decode_tile_size": (8, {}),
     "decode_memory_gb": (1e-9, {}),
 }
