@@ -29,7 +29,8 @@ def test_real_clips_are_without_fault(clips, features):
     judged = judged_truly(clips, clips.speeds, features)
     found = scores(clips.videos, judged, clips, judged)
     assert set(found) == {name for name in TITLES if "{" not in name} | {"right_1", "right_2", "kept_1", "kept_2"}
-    assert found["psnr_mean"] == found["psnr_median"] == pytest.approx(BEST_PSNR)
+    # A mean of equal numbers need not be that number: how it is rounded depends on the processor.
+    assert [found["psnr_mean"], found["psnr_median"]] == pytest.approx([BEST_PSNR] * 2)
     assert found["right_1"] == found["right_2"] == found["kept_1"] == found["kept_2"] == 1
     assert found["speed_error_centres"] < 0.05 and found["speed_error_judge"] == 0
     assert found["bucket_correlation_centres"] > 0.99
