@@ -33,8 +33,9 @@ from svd.data.images import RESIZES, find_images, load_image, prepared_size
 from svd.data.noise_file import read_noise
 from svd.data.videos import write_frames, write_video
 from svd.files import LONGEST_NAME, check_folder, free_name, shortened, write_text
+from svd.resources import own_file
 
-DIGITS = Path(__file__).parent / "assets" / "digits" / "model.safetensors"
+DIGITS = own_file("assets/digits/model.safetensors")
 """The model that comes with the project: handwritten digits that move (docs/digits.md)."""
 
 ROOM = 24

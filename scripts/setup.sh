@@ -13,7 +13,8 @@ fi
 wanted="$(cksum < pyproject.toml) [$extras]"
 if [ "$(cat .venv/installed 2>/dev/null || true)" != "$wanted" ]; then
     echo "installing into .venv (a few minutes the first time) ..."
-    .venv/bin/python -m pip install --quiet --upgrade pip
-    .venv/bin/python -m pip install --quiet --editable ".${extras:+[$extras]}"
+    # Errors alone are shown: what pip and setuptools warn of is not for who only wants to use the project.
+    .venv/bin/python -m pip install -qq --upgrade pip
+    .venv/bin/python -m pip install -qq --editable ".${extras:+[$extras]}"
     echo "$wanted" > .venv/installed
 fi

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from svd.console import one_line
 from svd.errors import UserError
 from svd.limits import MOST_PARAMETERS, MOST_TOKENS, about_parameters, beyond
+from svd.resources import find_file
 from svd.yaml_files import checked_yaml, read_yaml
 
 MOST_INTERPOLATIONS = 16
@@ -333,12 +334,13 @@ def _parse(reader, source, where: str):
 
 
 def load_config(source: str | Path) -> ModelConfig:
-    """Read a model's configuration: a YAML file that states only what differs from the defaults.
+    """Read a model's configuration: a YAML file that states only what differs from the defaults. `configs/...` are
+    found from everywhere.
 
     Raises:
         ConfigError: the file does not exist, is not YAML, has an unknown key, or a value of the wrong type.
     """
-    return _structured(_read(Path(source)), f"config {source}")
+    return _structured(_read(Path(find_file(source))), f"config {source}")
 
 
 def parse_config(text: str) -> ModelConfig:

@@ -15,6 +15,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from svd.cli import is_users
 from svd.config import ConfigError, SamplingConfig
 from svd.console import one_line
+from svd.resources import find_file
 from svd.yaml_files import checked_yaml, load_yaml, loader, read_yaml
 
 _ABSENT = object()
@@ -52,6 +53,7 @@ class OptionsFile(ActionConfigFile):
         self, parser: ArgumentParser, cfg: Namespace, values: Any, option_string: Optional[str] = None
     ) -> None:
         where = f"--config {values}"
+        values = str(find_file(values))  # configs/... are found from everywhere
         try:
             if Path(values).exists():
                 content = load_yaml(read_yaml(values))

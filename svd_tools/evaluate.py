@@ -37,13 +37,14 @@ from svd.data.moving_digits import MovingDigits
 from svd.data.videos import write_video
 from svd.files import check_folder, write_text, written_whole
 from svd.options import add_sampling, new_parser, parse
+from svd.resources import own_file
 
 if TYPE_CHECKING:
     from svd.pipelines.image_to_video import ImageToVideo
 
 BUCKETS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
 """Motion buckets that one picture is drawn with after the other."""
-ASSETS = Path(__file__).resolve().parents[1] / "assets" / "digits"
+ASSETS = own_file("assets/digits")
 """The model of moving digits that comes with the project, and its judge."""
 SHEET_CLIPS, SHEET_FRAMES, GIF_SIDE = 6, 14, 6
 GREY = 64

@@ -20,7 +20,7 @@ STAGES = (
 STAGE = {room: number for number, rooms in enumerate(STAGES) for room in rooms}
 SHARED = {
     *("errors", "console", "signals", "files", "records", "yaml_files", "limits", "options", "cli", "trust"),
-    *("tensor_header", "foreign_adapters"),
+    *("tensor_header", "foreign_adapters", "commands", "resources"),
     *("config", "initialization", "runtime", "checkpoint", "saving", "lora", "data", "diffusion"),
 }
 """Rooms that every stage may import, and that import none of them."""
