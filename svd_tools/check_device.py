@@ -1,0 +1,123 @@
+"""Check what works on a device, and write a report: golden values, training, conversion, full size, several cards.
+
+python svd_tools/check_device.py    (writes report.md and report.json into outputs/check_device)
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import begin
+
+    begin("check_device.py", "what was done is in the report")
+
+import sys
+from pathlib import Path
+from typing import Literal, Optional
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveFloat
+
+from svd import cli, runtime
+from svd.console import say
+from svd.files import check_folder
+from svd_tools.device_checks.isolation import run_group
+from svd_tools.device_checks.outcome import AMP_LEVELS, NETWORKS, Result, Settings
+from svd_tools.device_checks.report import Report, line
+
+GROUPS = {
+    "golden": tuple(AMP_LEVELS),
+    "training": tuple(AMP_LEVELS),
+    "conversion": ("",),
+    "full_size": tuple(NETWORKS),
+    "collective": ("",),
+}
+"""The modules of device_checks, and what each is run for."""
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="check_device.py", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--device_target", choices=("auto", *runtime.DEVICE_TARGETS), default="auto", help="What to check; auto takes "
+        "the best device that is there.")  # fmt: skip
+    add("--mode", type=Literal[0, 1], default=0, help="0: compiled graph, 1: pynative.")
+    add("--out", type=str, default="outputs/check_device", help="Folder of the report; an earlier one is replaced.")
+    add("--quick", action="store_true", help="Leave out the networks of full size, and what takes long in 16 bits.")
+    add("--checks", nargs="+", choices=tuple(GROUPS), default=list(GROUPS), help="Only these groups of checks.")
+    add("--time_limit", type=PositiveFloat, default=1800.0, help="Seconds for one check; what takes longer has failed.")
+    return parser
+
+
+def check_device(device_target: str, mode: int, out: str, quick: bool, checks: list[str], time_limit: float) -> Report:
+    """Do the checks and write the report after each group; the arguments are those of the command line.
+
+    Raises:
+        RuntimeSetupError: the device is not there.
+        FileError: the report cannot be written.
+    """
+    check_folder(out, "--out")
+    say("versions and device ...")
+    first = run_group(Settings(device_target, mode, "environment"), time_limit, _tell)
+    facts = first.facts
+    report = Report(facts, {"quick": quick, "checks": " ".join(checks)}, first.results)
+    if "device" in facts:  # if not, it could not even be chosen
+        say("\n".join(f"  {name}: {fact}" for name, fact in facts.items()))
+        for group in checks:
+            for variant in GROUPS[group]:
+                report.write(Path(out))
+                report.results += _run(Settings(facts["device"], mode, group, variant, quick), time_limit)
+    report.complete = "device" in facts
+    report.write(Path(out))
+    return report
+
+
+def _run(settings: Settings, time_limit: float) -> list[Result]:
+    """The results of a group, or why it is left out."""
+    say(f"{_title(settings)}{f', {settings.precision}' if settings.precision else ''} ...")
+    reason = _left_out(settings)
+    if reason:
+        say(f"  skipped: {reason}")
+        return [Result(settings.group, _title(settings), settings.precision, "skipped", note=reason)]
+    return run_group(settings, time_limit, _tell).results
+
+
+def _left_out(settings: Settings) -> str:
+    """Why a group is not run; empty where it is."""
+    if settings.variant == "bfloat16" and settings.device != "Ascend":
+        return f"MindSpore lacks bfloat16 operators on {settings.device}"
+    if settings.quick and settings.group == "full_size":
+        return "--quick"
+    if settings.quick and settings.group == "training" and settings.variant == "float16" and settings.device == "CPU":
+        return "--quick"
+    return ""
+
+
+def _title(settings: Settings) -> str:
+    """What a group is called."""
+    if settings.group == "full_size":
+        return f"{NETWORKS[settings.variant]}, full size"
+    names = {"golden": "golden values", "training": "training steps", "collective": "sum over the cards"}
+    return names.get(settings.group, settings.group)
+
+
+def _tell(check: str, result: Optional[Result]) -> None:
+    """Progress: a check begins, or has its result."""
+    if result is not None:
+        say(f"  {check or result.check}: {line(result)}")
+
+
+def run(arguments: Optional[list[str]] = None) -> int:
+    """The command line's work; returns 0 where all passed, and 1 where something failed."""
+    options = _parser().parse_args(arguments)
+    report = check_device(**vars(options))
+    say(report.summary)
+    print(Path(options.out) / "report.md")
+    return int(not report.complete or any(result.verdict == "failed" for result in report.results))
+
+
+def main(arguments: Optional[list[str]] = None) -> int:
+    """The command line; returns 0, 1 after a check that failed, or 2 after one line that says what is wrong."""
+    return cli.run("check_device.py", lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Groups of checks in processes of their own: one that crashes, hangs or has no memory ends by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Optional
+
+import psutil
+
+import svd
+from svd.runtime import RuntimeSetupError
+from svd_tools.device_checks.environment import without_private
+from svd_tools.device_checks.outcome import Result, Settings
+
+TAIL = 15
+"""Lines of what a failed check printed that the report has."""
+
+
+@dataclasses.dataclass
+class Found:
+    """What the processes of a group told."""
+
+    results: list[Result] = dataclasses.field(default_factory=list)
+    facts: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def run_group(settings: Settings, time_limit: float, tell: Callable[[str, Optional[Result]], object]) -> Found:
+    """Do the checks of a group; where its process ends in one of them, another goes on with the rest.
+
+    Args:
+        time_limit: seconds for a check; a process that takes longer is killed.
+        tell: called with the name of a check that begins, and again with its result.
+
+    Raises:
+        RuntimeSetupError: the device is not there.
+    """
+    found = Found()
+    while True:
+        done = tuple(result.check for result in found.results)
+        ended = _run_process(dataclasses.replace(settings, done=done), time_limit, tell, found)
+        if ended or len(found.results) == len(done):  # a process that did nothing would do nothing again
+            return found
+
+
+def _run_process(settings: Settings, time_limit: float, tell, found: Found) -> bool:
+    """Run one process and add what it tells; returns whether it came to its end."""
+    current, start = "", time.perf_counter()
+    with tempfile.TemporaryFile() as printed, _Worker(settings, printed) as (process, events):
+        for event in _events(events, time_limit):
+            if "refused" in event:
+                raise RuntimeSetupError(event["refused"])
+            if "facts" in event:
+                found.facts |= event["facts"]
+            elif "skipped" in event:
+                result = Result(settings.group, "all", "", "skipped", note=event["skipped"])
+                found.results.append(result)
+                tell("", result)
+                return True
+            elif "begins" in event:
+                current, start = event["begins"], time.perf_counter()
+                tell(current, None)
+            else:
+                result = Result(**event["result"])
+                result.error = _tail(result.error)
+                found.results.append(result)
+                tell(current, result)
+                current = ""
+        why = _why(process, time_limit, time.perf_counter() - start)
+        if not why:
+            return True
+        if current or len(found.results) == len(settings.done):  # it died of a check, or before the first
+            result = Result(settings.group, current or "preparation", settings.precision, "failed")
+            result.seconds = time.perf_counter() - start
+            result.error = f"{why}\n{_tail(_read(printed))}".strip()
+            found.results.append(result)
+            tell(current, result)
+        return found.results[-1].check == "preparation"
+
+
+class _Worker:
+    """A worker with the pipe that it tells its events by; whatever happens, it and its children are gone at the end."""
+
+    def __init__(self, settings: Settings, printed):
+        reader, writer = os.pipe()
+        root = str(Path(svd.__file__).parents[1])
+        path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "svd_tools.device_checks.worker", str(writer), json.dumps(vars(settings))],
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            pass_fds=[writer],
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        os.close(writer)
+        self._reader = reader
+
+    def __enter__(self) -> tuple[subprocess.Popen, int]:
+        return self._process, self._reader
+
+    def __exit__(self, *_) -> None:
+        kill(self._process)
+        os.close(self._reader)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """End a process and its children, at once."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    process.kill()
+    for child in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.wait()
+
+
+def _events(reader: int, time_limit: float) -> Iterator[dict]:
+    """What a worker tells, until it ends or takes too long for the next."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(reader, selectors.EVENT_READ)
+        rest = b""
+        while selector.select(time_limit):
+            data = os.read(reader, 1 << 16)
+            if not data:
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            yield from map(json.loads, lines)
+
+
+def _why(process: subprocess.Popen, time_limit: float, seconds: float) -> str:
+    """How a process ended that told nothing more."""
+    if seconds >= time_limit:
+        kill(process)
+        return f"ended after {seconds:.0f} s, the time limit"
+    code = process.wait()
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"ended by {name}{', perhaps for lack of memory' if name == 'SIGKILL' else ''}"
+    return f"ended with exit code {code}" if code else ""
+
+
+def _read(printed) -> str:
+    printed.seek(0)
+    return printed.read().decode(errors="replace")
+
+
+def _tail(text: str) -> str:
+    return "\n".join(without_private(text).strip().splitlines()[-TAIL:])

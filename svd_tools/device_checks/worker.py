@@ -1,0 +1,85 @@
+"""The process of a group of checks: it does them one after the other, and tells each in a line of JSON.
+
+python -m svd_tools.device_checks.worker EVENTS SETTINGS, with the number of an open file that is told, and JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Optional
+
+from svd_tools.device_checks.outcome import Outcome, Result, Settings, Skipped
+
+
+def main(arguments: list[str]) -> None:
+    from svd.runtime import RuntimeSetupError
+
+    settings = Settings(**json.loads(arguments[1]))
+    with os.fdopen(int(arguments[0]), "w", buffering=1) as events:
+
+        def tell(**event) -> None:
+            events.write(json.dumps(event) + "\n")
+
+        group = importlib.import_module(settings.module)
+        try:
+            if settings.group == "environment":
+                for facts in group.facts(settings):
+                    tell(facts=facts)
+            checks = group.checks(settings)
+        except Skipped as reason:
+            tell(skipped=str(reason))
+            return
+        except RuntimeSetupError as error:
+            tell(refused=str(error))
+            return
+        left = [name for name in checks if name not in settings.done]
+        for name in left:
+            tell(begins=name)
+            result = run(settings, name, checks[name])
+            tell(result=dataclasses.asdict(result))
+            if result.error and name != left[-1]:
+                os._exit(1)  # a device that has failed once may fail in all that follows: the rest begins anew
+    os._exit(0)  # what MindSpore does at its end is not checked
+
+
+def run(settings: Settings, name: str, check: Callable[[], Outcome]) -> Result:
+    """The result of a check, whatever it raises."""
+    result = Result(settings.group, name, settings.precision, "passed")
+    start = time.perf_counter()
+    try:
+        outcome = check()
+    except Skipped as reason:
+        result.verdict, result.note = "skipped", str(reason)
+        return result
+    except Exception:
+        result.verdict, result.error = "failed", traceback.format_exc()
+    else:
+        result.difference, result.limit, result.note = outcome.difference, outcome.limit, outcome.note
+        if outcome.difference is not None and not outcome.difference <= outcome.limit:
+            result.verdict = "failed"
+        result.memory = outcome.memory or _used_memory()
+    result.seconds = time.perf_counter() - start
+    return result
+
+
+def _used_memory() -> Optional[int]:
+    """The most that was in use on the device, if there was one in use."""
+    if "mindspore" not in sys.modules:
+        return None
+    from svd import runtime
+
+    try:
+        return runtime.used_memory(runtime.available_device())
+    except RuntimeError:  # a device that does not work, and was not needed
+        return None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
