@@ -116,7 +116,7 @@ def _set_device(device: str) -> None:
 
     remedy = {
         "Ascend": "install CANN and source its set_env.sh, or use --device_target CPU",
-        "GPU": "install CUDA 11 and set CUDA_HOME, or use --device_target CPU",
+        "GPU": "scripts/setup_gpu.sh installs CUDA 11 (or set CUDA_HOME to yours), or use --device_target CPU",
         "CPU": "start a new process, the device was chosen before",
     }[device]
     logging.disable(logging.CRITICAL)
@@ -130,10 +130,12 @@ def _set_device(device: str) -> None:
         raise RuntimeSetupError(f"MindSpore cannot use {device} ({' '.join(str(error).split())}): {remedy}") from error
     finally:
         logging.disable(logging.NOTSET)
+    # float32 convolutions would otherwise run with ten bits of mantissa; the networks that are not float16 are float32
+    # for a reason.
     if device == "Ascend":
-        # float32 convolutions would otherwise run with ten bits of mantissa; the networks that are not float16 are
-        # float32 for a reason.
         ms.device_context.ascend.op_precision.conv_allow_hf32(False)
+    elif device == "GPU":
+        ms.device_context.gpu.op_precision.conv_allow_tf32(False)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
+from device import AMP_LEVEL, DEVICE
 from small_model import build_small_pipe
 
 from svd import runtime
@@ -21,6 +22,14 @@ GOLDEN = Path(__file__).parent / "golden"
 ms.runtime.launch_blocking()
 
 
+def pytest_configure() -> None:
+    """A device that is not there is told of at once, in one line."""
+    try:
+        runtime.setup(DEVICE)
+    except runtime.RuntimeSetupError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
 @pytest.fixture(scope="session", params=[0, 1], ids=["graph", "pynative"])
 def _mode(request) -> int:
     """Of the session, so that the tests of a mode run one after the other."""
@@ -30,14 +39,14 @@ def _mode(request) -> int:
 @pytest.fixture
 def mode(_mode) -> int:
     """0 for graph mode, 1 for pynative: set for this test, whatever ran before."""
-    runtime.setup("CPU", _mode)
+    runtime.setup(DEVICE, _mode)
     return _mode
 
 
 @pytest.fixture
 def eager() -> None:
     """Pynative mode, for tests that would learn nothing from a second mode."""
-    runtime.setup("CPU", 1)
+    runtime.setup(DEVICE, 1)
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +94,7 @@ def small_pipe(mode):
 
 @cache
 def _load_once(config: Path, checkpoint: Path, mode: int):
-    return svd.load_pipeline(config, checkpoint, device_target="CPU", mode=mode)
+    return svd.load_pipeline(config, checkpoint, device_target=DEVICE, mode=mode, amp_level=AMP_LEVEL)
 
 
 @cache

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from comparison import assert_close
+from device import AMP_LEVEL, DEVICE
 from small_checkpoint import random_tensors, small_tensors, write_checkpoint
 from small_model import SMALL
 
@@ -68,7 +69,7 @@ def checkpoint(tmp_path) -> Path:
 
 
 def load(config=None, checkpoint="", **options):
-    return load_pipeline(config, checkpoint, device_target="CPU", **options)
+    return load_pipeline(config, checkpoint, **{"device_target": DEVICE, "amp_level": AMP_LEVEL, **options})
 
 
 # --- the published models ---
@@ -205,6 +206,6 @@ def test_the_encoder_of_the_first_stage_is_used_where_there_is_one(checkpoint):
 
 def test_a_missing_checkpoint_and_an_unknown_amp_level_are_told():
     with pytest.raises(CheckpointError, match="no checkpoint was given"):
-        load_pipeline(device_target="CPU")
+        load_pipeline(device_target=DEVICE)
     with pytest.raises(ConfigError, match="amp_level must be one of auto, O0, O2"):
         compute_dtype("CPU", "O1")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mindspore as ms
 import pytest
+from device import cpu_only
 from mindspore import nn, ops
 from small_model import SMALL
 
@@ -19,6 +20,8 @@ from svd.training.step import TrainStep, host_scalar
 from svd_tools.costs.networks import Clip, Training, encoder_steps, part, trace_unet, training_memory
 from svd_tools.costs.steps import Step, forward_steps, live_bytes, training_steps, update_steps
 from svd_tools.costs.trace import Array, Operators, Trace
+
+pytestmark = cpu_only("what is computed on paper is checked on CPU")
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "costs.py"
 CLIPS, CLIP = 2, Clip(3, 64, 128)

@@ -9,6 +9,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import yaml
+from device import DEVICE
 from PIL import Image
 
 import image_to_video
@@ -51,7 +52,7 @@ def test_the_numbers_are_those_of_the_weights():
 @pytest.mark.parametrize("picture", ["three", "drawing"])
 def test_a_picture_becomes_a_video_without_any_option(picture, tmp_path, capsys):
     path = ASSETS / f"{picture}.png"
-    command = [f"--image={path}", f"--output_dir={tmp_path}", "--mode=1", "--format=mp4", "--device_target=CPU"]
+    command = [f"--image={path}", f"--output_dir={tmp_path}", "--mode=1", "--format=mp4", f"--device_target={DEVICE}"]
     command += ["--SVD.sampler=dpmpp_2m", "--SVD.churn=0", "--SVD.sampling_steps=8"]
     assert image_to_video.main(command) == 0
     told = capsys.readouterr()

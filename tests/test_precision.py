@@ -8,6 +8,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from comparison import assert_close, relative_error
+from device import DEVICE
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from small_model import SMALL, fill
 from training_runs import TINY
@@ -87,28 +88,28 @@ def test_float16_is_close_to_float32(mode, case):
     """Types fit each other in both modes, results stay in the type of the inputs, and the error is that of float16."""
     build, inputs = case
     exact = build()(*inputs)
-    result = set_precision(build(), ms.float16, "CPU")(*inputs)
+    result = set_precision(build(), ms.float16, DEVICE)(*inputs)
     assert exact.dtype == result.dtype == ms.float32
     assert 1e-5 < relative_error(result, exact) < 2e-2
 
 
 def test_convolutions_and_linear_layers_have_the_compute_type_and_nothing_else_has(case):
     build, _ = case
-    network = set_precision(build(), ms.float16, "CPU")
+    network = set_precision(build(), ms.float16, DEVICE)
     for parameter in network.get_parameters():
         kept = any(part in parameter.name for part in KEPT)
         assert parameter.dtype == (ms.float32 if kept else ms.float16), parameter.name
-    set_precision(network, ms.float32, "CPU")
+    set_precision(network, ms.float32, DEVICE)
     assert {parameter.dtype for parameter in network.get_parameters()} == {ms.float32}
 
 
 def test_parameters_may_be_loaded_before_or_after(case):
     build, _ = case
     before = build()
-    after = set_precision(build(), ms.float16, "CPU")
+    after = set_precision(build(), ms.float16, DEVICE)
     for parameter, exact in zip(after.get_parameters(), before.get_parameters()):
         parameter.set_data(Tensor(exact.asnumpy(), parameter.dtype))
-    set_precision(before, ms.float16, "CPU")
+    set_precision(before, ms.float16, DEVICE)
     for a, b in zip(before.get_parameters(), after.get_parameters()):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a.asnumpy(), b.asnumpy())
@@ -142,7 +143,7 @@ def unet(dtype: ms.Type) -> tuple[VideoUNet, list[Parameter]]:
     """The network of this compute type, and the parameters that are trained."""
     network = fill(VideoUNet(UNET))
     trained = network.temporal_parameters()
-    return set_precision(network, dtype, "CPU", trained=trained), trained
+    return set_precision(network, dtype, DEVICE, trained=trained), trained
 
 
 def unet_inputs() -> list[Tensor]:
@@ -152,7 +153,7 @@ def unet_inputs() -> list[Tensor]:
 def test_trained_parameters_stay_float32():
     """All others have the type that they have without training."""
     network, trained = unet(ms.float16)
-    untrained = set_precision(fill(VideoUNet(UNET)), ms.float16, "CPU")
+    untrained = set_precision(fill(VideoUNet(UNET)), ms.float16, DEVICE)
     masters = {id(p) for p in trained}
     types = {p.name: p.dtype for p in untrained.get_parameters()}
     assert ms.float16 in {types[p.name] for p in trained}  # which training changes
@@ -165,7 +166,7 @@ def test_float16_with_float32_weights(eager):
     """It computes what the network of float16 weights does, bit for bit; small changes of weights are not lost."""
     inputs = unet_inputs()
     network, trained = unet(ms.float16)
-    expected = set_precision(fill(VideoUNet(UNET)), ms.float16, "CPU")(*inputs)
+    expected = set_precision(fill(VideoUNet(UNET)), ms.float16, DEVICE)(*inputs)
     np.testing.assert_array_equal(network(*inputs).asnumpy(), expected.asnumpy())
     weight = next(p for p in trained if p.name.endswith("conv1.weight"))
     before = weight.asnumpy().copy()

@@ -9,7 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from device import cpu_only
 from PIL import Image
+
+pytestmark = cpu_only("the script computes on CPU")
 
 spec = importlib.util.spec_from_file_location(
     "publish_digits", Path(__file__).parents[1] / "scripts" / "publish_digits.py"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from device import TRAINING
 from PIL import Image, ImageSequence
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -38,7 +39,7 @@ def command(inputs: Path, run: Path, mode: int) -> list[str]:
         f"--train.dataset.init_args.metadata={inputs / 'videos/videos.csv'}",
         "--train.dataset.init_args.height=8",
         "--train.dataset.init_args.width=8",
-        "--environment.device_target=CPU",
+        *TRAINING,
         "--train.optimizer.learning_rate=1e-2",
         "--train.optimizer.warmup_updates=0",
         "--train.loss.p_std=0",

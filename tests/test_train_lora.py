@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from device import DEVICE
 from PIL import Image, ImageSequence
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -46,7 +47,7 @@ def model(inputs) -> Path:
 
 def weights(checkpoint: Path, *lora, mode: int = 1) -> dict[str, np.ndarray]:
     """What the network of a pipeline has been given."""
-    pipe = load_pipeline(None, checkpoint, "CPU", mode, "O0", *lora)
+    pipe = load_pipeline(None, checkpoint, DEVICE, mode, "O0", *lora)
     return {f"network.{p.name}": p.asnumpy() for p in pipe.denoiser.network.get_parameters()}
 
 
@@ -257,7 +258,7 @@ def test_another_model(run, model, tmp_path):
     assert_same(weights(path, run / "lora.safetensors"), weights(model, run / "lora.safetensors"))
     wide = replace(TINY, unet=replace(TINY.unet, model_channels=64))
     with pytest.raises(CheckpointError, match="of another model than .*: its unet.model_channels is 32, not 64"):
-        load_pipeline(wide, path, "CPU", 1, "O0", run / "lora.safetensors")
+        load_pipeline(wide, path, DEVICE, 1, "O0", run / "lora.safetensors")
 
 
 @pytest.mark.parametrize(

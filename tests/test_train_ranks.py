@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from device import cpu_only
 from training_runs import (
     ROOT,
     Child,
@@ -21,6 +22,8 @@ from training_runs import (
     tensors,
     train_here,
 )
+
+pytestmark = cpu_only("its two processes would share a device")
 
 UPDATES, LONGEST = 3, 8
 CLOSE = 1e-6

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import psutil
+from device import TRAINING
 from PIL import Image
 from safetensors.numpy import load_file
 from small_checkpoint import random_tensors, write_checkpoint
@@ -77,7 +78,7 @@ def options(inputs: Path, run: Path) -> list[str]:
     return [
         f"--svd_config={inputs / 'tiny.yaml'}",
         "--environment.mode=1",
-        "--environment.device_target=CPU",
+        *TRAINING,
         f"--train.pretrained={inputs / 'tiny.safetensors'}",
         f"--train.output_dir={run}",
         "--train.updates=6",

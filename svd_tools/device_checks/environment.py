@@ -86,6 +86,7 @@ def _processor() -> dict[str, str]:
 def _card(device: str) -> dict[str, str]:
     import mindspore as ms
 
+    (ms.Tensor(1.0) + 1).asnumpy()  # Ascend tells its memory only once it is used
     properties = ms.hal.get_device_properties(0)
     return {
         "card": str(properties.name),

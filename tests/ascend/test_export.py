@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import mindspore as ms
 import numpy as np
 import pytest
+from device import cpu_only
 from mindir import Graph, Value, export, zeros
 from mindspore import Tensor, nn, ops
 from platforms import documented_platforms
@@ -21,6 +22,8 @@ from svd.config import ModelConfig
 from svd.layers.basic import conv2d
 from svd.layers.transformer import VideoTransformer
 from svd.precision import set_precision
+
+pytestmark = cpu_only("graphs for Ascend are exported on CPU")
 
 BOOKKEEPING = {
     "Load": "reads a parameter",

@@ -8,6 +8,7 @@ import inspect
 
 import mindspore as ms
 import pytest
+from device import cpu_only
 from mindir import Graph, export, zeros
 from mindspore import Tensor, mint, nn
 from platforms import SECTION, documented_platforms
@@ -20,6 +21,8 @@ from svd.precision import set_precision
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW, WeightAverage
 from svd.training.step import TrainStep
+
+pytestmark = cpu_only("graphs for Ascend are exported on CPU")
 
 EXEMPT = {"Switch", "Muls"}
 """What `if` becomes, and what derivatives multiply with a number by."""

@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from comparison import assert_close
+from device import DEVICE
 from mindspore import Tensor
 from small_model import SMALL, fill
 
@@ -196,5 +197,5 @@ def test_memory_grows_with_the_pixels_decoded_at_once():
     autoencoder = Autoencoder(None, Decoder(SMALL.autoencoder), SMALL.autoencoder)
     assert autoencoder.decode_bytes_per_frame(8, 12) == PEAK_COPIES * 64 * 16 * 24 * 4
     assert autoencoder.decode_bytes_per_frame(8, 12, tile_size=20) == PEAK_COPIES * 64 * 16 * 20 * 4
-    set_precision(autoencoder.decoder, ms.float16, "CPU")
+    set_precision(autoencoder.decoder, ms.float16, DEVICE)
     assert autoencoder.decode_bytes_per_frame(8, 12) == PEAK_COPIES * 64 * 16 * 24 * 2

@@ -4,6 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from comparison import assert_close
+from device import DEVICE
 from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 from small_model import SMALL, fill
@@ -79,7 +80,7 @@ def test_new_adapters_change_nothing_and_trained_ones_are_as_if_merged(eager, in
 
 def test_in_graph_mode():
     """With values that change after the compilation."""
-    runtime.setup("CPU", 0)
+    runtime.setup(DEVICE, 0)
     cell = block()
     add_adapters(cell, ATTENTION, rank=3, alpha=3, seed=0)
     inputs = INPUTS["one token"]
@@ -90,7 +91,7 @@ def test_in_graph_mode():
 
 def test_gradients_are_the_adapters_alone(eager):
     """Of up at first, as it is zero; of both as soon as it is not. Base weights in float16 stay as they are."""
-    cell = set_precision(fill(Block()), ms.float16, "CPU")
+    cell = set_precision(fill(Block()), ms.float16, DEVICE)
     names = {p.name for p in cell.get_parameters()}
     add_adapters(cell, ["attn1"], rank=2, alpha=2, seed=0)
     trained = trained_parameters(cell, temporal_only=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from device import DEVICE
 from mindspore import Tensor
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -84,7 +85,7 @@ def test_a_judge_is_written_and_read(eager, judge, tmp_path):
     with safe_open(path, framework="np") as file:
         assert json.loads(file.metadata()["facts"]) == {"seed": 3}
         assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"float16"}  # noqa: SIM118
-    read = {parameter.name: parameter.asnumpy() for parameter in load_judge(path, "CPU", SIZE).get_parameters()}
+    read = {parameter.name: parameter.asnumpy() for parameter in load_judge(path, DEVICE, SIZE).get_parameters()}
     for parameter in judge.get_parameters():
         np.testing.assert_array_equal(read[parameter.name], parameter.asnumpy().astype(np.float16).astype(np.float32))
 
@@ -93,15 +94,15 @@ def test_what_is_no_judge_of_such_frames_is_told(judge, golden_source, tmp_path)
     path = tmp_path / "judge.safetensors"
     write_judge(path, judge, SIZE, {})
     with pytest.raises(CheckpointError, match="judges frames of 32 pixels, not of 64: train one with .* --size=64"):
-        load_judge(path, "CPU", 64)
+        load_judge(path, DEVICE, 64)
     write_judge(tmp_path / "mnist.safetensors", judge, SIZE, {"source": "mnist"})
-    load_judge(tmp_path / "mnist.safetensors", "CPU", SIZE, "data/mnist")
+    load_judge(tmp_path / "mnist.safetensors", DEVICE, SIZE, "data/mnist")
     with pytest.raises(CheckpointError, match="judges handwriting of mnist, not of sklearn: train .* --source=sklearn"):
-        load_judge(tmp_path / "mnist.safetensors", "CPU", SIZE)
+        load_judge(tmp_path / "mnist.safetensors", DEVICE, SIZE)
     with pytest.raises(CheckpointError, match="is no judge of digits: train one with scripts/train_digit_judge.py"):
-        load_judge(golden_source, "CPU", SIZE)
+        load_judge(golden_source, DEVICE, SIZE)
     with pytest.raises(CheckpointError, match="does not exist"):
-        load_judge(tmp_path / "none.safetensors", "CPU", SIZE)
+        load_judge(tmp_path / "none.safetensors", DEVICE, SIZE)
 
 
 @pytest.mark.parametrize("seed", [12, 3])

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from device import cpu_only
+
+pytestmark = cpu_only("the benchmarks are of CPU")
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 from comparison import CHAIN, assert_close
+from device import AMP_LEVEL, DEVICE
 from mindspore import Tensor
 from PIL import Image
 
@@ -65,7 +66,7 @@ class Pair:
         self.ours = cache(self._load)
 
     def _load(self, mode: int):
-        return load_pipeline(self._config_file, self._checkpoint, device_target="CPU", mode=mode)
+        return load_pipeline(self._config_file, self._checkpoint, device_target=DEVICE, mode=mode, amp_level=AMP_LEVEL)
 
 
 @pytest.fixture(scope="session")

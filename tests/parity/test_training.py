@@ -7,6 +7,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from comparison import NETWORK, assert_close, relative_error
+from device import AMP_LEVEL, DEVICE
 from mindspore import ParameterTuple, Tensor, nn
 from PIL import Image
 
@@ -115,7 +116,7 @@ def reference(files) -> Reference:
 def task(request, mode, files) -> ImageToVideoTask:
     """Ours, with the temporal layers to train or all of the UNet."""
     _, config, checkpoint = files
-    pipe = load_pipeline(config, checkpoint, device_target="CPU", mode=mode)
+    pipe = load_pipeline(config, checkpoint, device_target=DEVICE, mode=mode, amp_level=AMP_LEVEL)
     trained = {f"network.{p.name}": p for p in trained_parameters(pipe.denoiser.network, request.param)}
     return ImageToVideoTask(pipe.conditioner, pipe.autoencoder, pipe.denoiser, trained, LossConfig(), seed=0)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comparison import assert_close, relative_error
+from device import DEVICE
 from mindspore import Tensor
 from PIL import Image
 from small_model import SMALL
@@ -472,7 +473,7 @@ def test_compilation_is_said_once_per_size(light, photo, capsys):
 
 
 def test_nothing_is_compiled_in_pynative_mode(light, photo, capsys):
-    runtime.setup("CPU", mode=1)
+    runtime.setup(DEVICE, mode=1)
     light(photo)
     told = capsys.readouterr().err
     assert "compil" not in told

@@ -8,6 +8,7 @@ from pathlib import Path
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+from device import DEVICE
 from PIL import Image
 from safetensors.numpy import load_file
 from small_checkpoint import random_tensors, write_checkpoint
@@ -37,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
 
 def flags(folder: Path, *others: str) -> list[str]:
     model, judge = (f"{folder / name}.safetensors" for name in ("model", "judge"))
-    few = [f"--clips={CLIPS}", "--control_pictures=2", "--batch_size=3", "--mode=1", "--device_target=CPU"]
+    few = [f"--clips={CLIPS}", "--control_pictures=2", "--batch_size=3", "--mode=1", f"--device_target={DEVICE}"]
     return [f"--SVD.checkpoint={model}", f"--judge={judge}", f"--out_dir={folder / 'out'}", *few, *others]
 
 
@@ -54,7 +55,7 @@ def clips_of(seed: int) -> Clips:
 
 def test_the_numbers_are_those_of_the_videos(outcome, folder, pipe):
     report = json.loads((outcome / "metrics.json").read_text())
-    real, other, judge = clips_of(5), clips_of(6), load_judge(folder / "judge.safetensors", "CPU", SIZE)
+    real, other, judge = clips_of(5), clips_of(6), load_judge(folder / "judge.safetensors", DEVICE, SIZE)
     leave_image_model(pipe)
     videos = VideoMaker(pipe, MODEL.sampling, 4, 5)(real.pictures, real.buckets, np.arange(CLIPS), "")
     found = report["scores"]["generated"]
@@ -132,7 +133,7 @@ SMALLER = replace(MODEL.sampling, height=8, width=8, sampling_steps=2)
 
 @pytest.fixture
 def pipe(folder):
-    return svd.load_pipeline(MODEL, folder / "model.safetensors", "CPU", mode=1)
+    return svd.load_pipeline(MODEL, folder / "model.safetensors", DEVICE, mode=1)
 
 
 @pytest.mark.filterwarnings("ignore:8 x 8 is not the size")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comparison import assert_close
+from device import DEVICE
 from mindspore import Tensor
 from small_model import build_small_pipe
 
@@ -125,7 +126,7 @@ VIDEO = PIXELS.transpose(0, 1, 4, 2, 3).astype(np.float32) / 127.5 - 1
 
 @pytest.fixture(scope="module")
 def task() -> ImageToVideoTask:
-    runtime.setup("CPU", 1)
+    runtime.setup(DEVICE, 1)
     pipe = build_small_pipe()
     trained = {f"network.{p.name}": p for p in trained_parameters(pipe.denoiser.network, True)}
     return ImageToVideoTask(pipe.conditioner, pipe.autoencoder, pipe.denoiser, trained, LossConfig(), seed=7)

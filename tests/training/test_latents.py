@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from device import DEVICE
 from safetensors.numpy import load_file, save_file
 from small_checkpoint import random_tensors, write_checkpoint
 from training_runs import TINY, Outcome, metrics, options, train_here, write_inputs
@@ -23,7 +24,7 @@ from svd.training.checkpoint import TrainState
 from svd.training.config import EnvironmentConfig, LossConfig, PreviewConfig, TrainConfig
 from svd_tools import encode_latents
 
-EAGER = EnvironmentConfig(mode=1, device_target="CPU")
+EAGER = EnvironmentConfig(mode=1, device_target=DEVICE)
 
 
 @pytest.fixture(scope="module")

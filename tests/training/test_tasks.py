@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from comparison import assert_close
+from device import DEVICE, TRAINING
 from mindspore import Tensor, nn, ops
 from safetensors.numpy import load_file
 from training_runs import TINY, train_here, write_inputs
@@ -34,7 +35,7 @@ def flags(inputs, run, task: str, *more: str) -> list[str]:
     return [
         f"--svd_config={inputs / 'tiny.yaml'}",
         "--environment.mode=1",
-        "--environment.device_target=CPU",
+        *TRAINING,
         f"--train.task={task}",
         f"--train.pretrained={inputs / 'tiny.safetensors'}",
         f"--train.output_dir={run}",
@@ -85,7 +86,7 @@ class Tripled(nn.Cell):
 
 @pytest.mark.parametrize("mode", [0, 1])
 def test_the_loss_of_the_autoencoder(mode):
-    runtime.setup("CPU", mode)
+    runtime.setup(DEVICE, mode)
     rng = np.random.default_rng(0)
     video = rng.uniform(-1, 1, (2, 3, 3, 4, 4)).astype(np.float32)
     noise = rng.standard_normal((2, 3, 1, 4, 4)).astype(np.float32)
@@ -118,7 +119,7 @@ class Same(nn.Cell):
 
 @pytest.mark.parametrize("mode", [0, 1])
 def test_the_loss_of_the_image_encoder(mode):
-    runtime.setup("CPU", mode)
+    runtime.setup(DEVICE, mode)
     loss = ClassificationLoss(Same(), 16)
     directions = loss.directions.asnumpy()
     np.testing.assert_allclose(directions.T @ directions, 16 * np.eye(10), atol=1e-4)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comparison import relative_error
+from device import DEVICE
 from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
 from small_model import SMALL, fill
@@ -59,7 +60,7 @@ class Updated:
 
 @pytest.fixture(scope="module")
 def updated() -> Updated:
-    runtime.setup("CPU", 0)
+    runtime.setup(DEVICE, 0)
     return Updated(recompute=False)
 
 
@@ -92,7 +93,7 @@ def test_recomputed_blocks_give_the_same_update(updated, _graph):
 
 @pytest.fixture
 def _graph() -> None:
-    runtime.setup("CPU", 0)
+    runtime.setup(DEVICE, 0)
 
 
 def test_what_is_recomputed_are_the_blocks():
