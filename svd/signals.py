@@ -96,9 +96,10 @@ def _watch(woken: int, answered: list[int], line: str) -> None:
         for number in os.read(woken, 64):
             if number not in answered:
                 continue
-            if _requests is None or (number == signal.SIGINT and signal.SIGINT in _requests):
+            requests = _requests  # the main thread may put None there at any moment
+            if requests is None or (number == signal.SIGINT and signal.SIGINT in requests):
                 _end(number, line)
-            _requests.append(number)
+            requests.append(number)
 
 
 def _end(number: int, line: str) -> NoReturn:
