@@ -27,6 +27,7 @@ from svd.conditioning.image_encoder import ImageEncoder
 from svd.config import ConfigError, ModelConfig, dump_config, load_config
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.preconditioning import PRECONDITIONINGS
+from svd.graphs import keep_latest
 from svd.lora import LoRA, read_lora
 from svd.networks.one_video import PerVideo
 from svd.networks.video_unet import VideoUNet
@@ -103,9 +104,11 @@ def load_pipeline(
     merged = None if lora is None else read_lora(lora)
     networks = load_networks(config, checkpoint, device, amp_level, lora=merged, lora_scale=lora_scale)
     pipe = assemble(config, networks, free_memory=lambda: runtime.free_memory(device))
-    if compile_cache is not None:
-        cache = CompileCache(compile_cache, dump_config(config), device, amp_level)
-        for name, cell in {**networks, **pipe.denoiser.per_video.graphs}.items():
+    cells = {**networks, **pipe.denoiser.per_video.graphs}
+    cache = compile_cache and CompileCache(compile_cache, dump_config(config), device, amp_level)
+    for name, cell in cells.items():
+        keep_latest(cell)
+        if cache:
             cache.keep(name, cell)
     return pipe
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STAGES = (
     {"layers"},
-    {"networks", "autoencoder", "conditioning", "precision", "compile_cache"},
+    {"networks", "autoencoder", "conditioning", "precision", "compile_cache", "graphs"},
     {"pipelines", "training", "metrics"},
     {"build"},
     {"build_training"},

@@ -58,6 +58,11 @@ USES = (
         "there are no previews: give train.preview.images",
     ),
     Use(
+        ("item_seconds",),
+        lambda t, _: t.workers > 0,
+        "clips are loaded in the training process, which has no limit: give train.workers",
+    ),
+    Use(
         ("shard_optimizer",),
         lambda t, cards: cards != 1,
         "there is one card, which has all states: it is for several (scripts/train_ascend.sh)",

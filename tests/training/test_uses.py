@@ -74,6 +74,7 @@ ELSEWHERE = {
     "pretrained": "tests/test_train_refusals.py",
     "output_dir": "tests/test_train.py",
     "resume": "tests/test_train_resume.py",
+    "item_seconds": "tests/data/test_loader.py",
 }
 LOOP = ("epochs", "updates", "batch_size", "gradient_accumulation", "seed", "workers", "checkpoint_every")
 LOOP += ("keep_checkpoints", "log_every", "preview.every")
