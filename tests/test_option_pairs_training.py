@@ -68,7 +68,7 @@ def sensible(row: dict) -> bool:
 def minutes(row: dict) -> float:
     """About what a row costs: graphs are compiled, and float16's are many times larger."""
     of_graph = {"O0": 1, "O2": 6 if row.get("learned") in UNET else 3}
-    return of_graph[row.get("precision", "O0")] if row.get("mode") == 0 else 0
+    return of_graph[row.get("precision", "O0")] * row.get("cards", 1) if row.get("mode") == 0 else 0
 
 
 def covering() -> list[dict]:
@@ -125,7 +125,7 @@ class Folder:
             flags = [flag for flag in flags if "dataset" not in flag]
         if row["data"] == "latents":
             flags += ["--train.dataset=LatentsDataset", f"--train.dataset.init_args.folder={self.latents}"]
-        if learned == "image_encoder":
+        elif learned == "image_encoder":
             flags += ["--train.dataset=MovingDigits", "--train.dataset.init_args.frames=2"]
             flags += ["--train.dataset.init_args.size=32"]
         flags += LEARNED.get(learned, [f"--train.task={learned}"])
