@@ -1,15 +1,13 @@
 """Signals that ask a program to end: answered at any moment, in one line, with nothing half-written.
 
 Python answers signals between its own instructions, and so not while MindSpore compiles or computes; and MindSpore puts
-a handler of its own, which turns SIGINT into SIGTERM, in the place of Python's. Hence a thread that is woken by the
-signals themselves, and that puts back the handler.
+a handler of its own, which turns SIGINT into SIGTERM, in the place of Python's whenever it compiles. Hence the signals
+are blocked for all threads, so that no handler is called, and one thread waits for them.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import select
 import signal
 import sys
 import threading
@@ -22,10 +20,8 @@ import psutil
 from svd import console, files
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends a program. One that the process was started to ignore (nohup) stays ignored."""
+"""What ends a program. One that is ignored (nohup) stays ignored."""
 _MEANING = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}
-_CHECK = 0.05
-"""Seconds between two looks at the handlers."""
 
 _guarded = False
 _requests: Optional[list[int]] = None
@@ -48,15 +44,10 @@ def guard(program: str, hint: str = "") -> None:
     """
     global _guarded
     _guarded = True
-    woken, waker = os.pipe()
-    os.set_blocking(waker, False)
-    answered = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
-    for number in answered:
-        signal.signal(number, _interrupt_waiting)
-    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    answered = {number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN}
+    signal.pthread_sigmask(signal.SIG_BLOCK, answered)  # what is started from here on inherits it
     line = f"{program}: {{}}{'; ' if hint else ''}{hint}"
-    thread = threading.Thread(target=_watch, args=(woken, answered, line), name="signals", daemon=True)
-    thread.start()
+    threading.Thread(target=_watch, args=(answered, line), name="signals", daemon=True).start()
 
 
 @contextmanager
@@ -83,23 +74,15 @@ def _note(number: int, _) -> None:
     _requests.append(number)
 
 
-def _interrupt_waiting(number: int, frame) -> None:
-    """The thread acts; what the main thread waits for is merely looked at again."""
-
-
-def _watch(woken: int, answered: list[int], line: str) -> None:
-    interrupts = _Handler(signal.SIGINT)
+def _watch(answered: set[int], line: str) -> NoReturn:
     while True:
-        if not select.select([woken], [], [], _CHECK)[0]:
-            interrupts.put_back()
+        number = int(signal.sigwait(answered))
+        requests = _requests  # the main thread may put None there at any moment
+        if signal.getsignal(number) == signal.SIG_IGN:
             continue
-        for number in os.read(woken, 64):
-            if number not in answered:
-                continue
-            requests = _requests  # the main thread may put None there at any moment
-            if requests is None or (number == signal.SIGINT and signal.SIGINT in requests):
-                _end(number, line)
-            requests.append(number)
+        if requests is None or (number == signal.SIGINT and signal.SIGINT in requests):
+            _end(number, line)
+        requests.append(number)
 
 
 def _end(number: int, line: str) -> NoReturn:
@@ -114,23 +97,3 @@ def _end(number: int, line: str) -> NoReturn:
                 child.kill()
     finally:
         os._exit(exit_code(number))
-
-
-class _Handler:
-    """The C library's record of who answers a signal, as it is now."""
-
-    _SIZE = 256
-    """Bytes, more than a `struct sigaction` has on any system."""
-
-    def __init__(self, number: int):
-        self._sigaction, self._number = ctypes.CDLL(None).sigaction, number
-        self._record = self._read()
-
-    def _read(self) -> bytes:
-        record = ctypes.create_string_buffer(self._SIZE)
-        self._sigaction(self._number, None, record)
-        return record.raw
-
-    def put_back(self) -> None:
-        if self._read() != self._record:
-            self._sigaction(self._number, self._record, None)

@@ -57,14 +57,17 @@ def test_a_signal_ends_a_program_at_once(tmp_path, number, work):
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
-def test_another_handler_of_c_is_put_back():
-    """MindSpore's would turn SIGINT into SIGTERM."""
+def test_signals_reach_a_program_that_computes_whoever_else_would_handle_them():
+    """MindSpore would turn SIGINT into SIGTERM, and keeps the interpreter's lock for a second and more."""
     script = (
-        "import ctypes, signal, time; time.sleep(0.2)\n"
-        "ctypes.CDLL(None).signal(signal.SIGINT, 1)\n"  # to be ignored
-        "time.sleep(0.5); print('ready', flush=True); time.sleep(60)\n"
+        "import ctypes, signal, time; from svd.signals import deferred\n"
+        "with deferred():\n"
+        "    ctypes.CDLL(None).signal(signal.SIGINT, 1)\n"  # another handler, for all that Python knows
+        "    print('ready', flush=True); ctypes.PyDLL(None).usleep(900_000); time.sleep(60)\n"
     )
     process = start(script)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
 
