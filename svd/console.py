@@ -8,6 +8,9 @@ import sys
 from typing import Optional, TextIO
 from unicodedata import category
 
+LONGEST_LINE = 2000
+"""Characters of what an error says, which may quote its input."""
+
 
 def say(text: str) -> None:
     """A line on standard error, where the progress bars are too."""
@@ -27,8 +30,9 @@ def _written_out(character: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line that may be printed; its type where it says nothing."""
-    return visible(" ".join(str(error).split())) or type(error).__name__
+    """What an error says, in one line that may be printed, cut where it is endless; its type where it says nothing."""
+    text = visible(" ".join(str(error).split()))
+    return f"{text[:LONGEST_LINE]} ..." if len(text) > LONGEST_LINE else text or type(error).__name__
 
 
 class Stream:

@@ -60,6 +60,8 @@ class OptionsFile(ActionConfigFile):
                 if not isinstance(content, dict):
                     raise ConfigError(f"{where} is not a mapping of options to values")
                 _check_forms(parser, content, where)
+                if all(value is None for value in content.values()):
+                    return
         except yaml.YAMLError as error:
             raise ConfigError(f"{where} is no YAML that can be used: {one_line(error)}") from error
         super().__call__(parser, cfg, values, option_string)

@@ -42,6 +42,7 @@ def test_what_could_steer_a_terminal_is_written_out(text, shown):
 
 def test_errors_in_one_line():
     assert one_line(ValueError("a\n  b \x1b[1m")) == "a b \\x1b[1m" and one_line(MemoryError()) == "MemoryError"
+    assert len(one_line(ValueError("x" * 10**6))) < 2100
 
 
 @pytest.mark.parametrize(

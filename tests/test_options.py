@@ -88,6 +88,14 @@ def test_options_in_a_file_and_on_the_command_line(tmp_path):
     assert args.seed == 7
 
 
+@PROGRAMS
+def test_a_file_of_sections_that_are_all_empty(program, tmp_path):
+    path = tmp_path / "options.yaml"
+    path.write_text("".join(f"{section.split('.')[0]}:\n" for section in SECTIONS[program][:1]))
+    parser = program.build_parser()
+    assert options.parse(parser, [f"--config={path}"]) == options.parse(parser, [])
+
+
 def test_yaml_is_bounded_once():
     image_to_video.build_parser()
     loader = jsonargparse.get_loader("yaml")

@@ -49,7 +49,7 @@ def test_a_signal_while_modules_are_imported(program, number):
         time.sleep(seconds / 10)
         process.send_signal(number)
         errors = process.communicate(timeout=60)[1]
-        told = errors.count(f"{Path(program).name}: {'interrupted' if number == signal.SIGINT else 'terminated'}\n")
+        told = errors.count(f"{Path(program).name}: {'interrupted' if number == signal.SIGINT else 'terminated'}")
         assert (process.returncode, told) in ((CODES[number], 1), (0, 0)), errors[-1000:]
         assert "Traceback" not in errors and "Fatal" not in errors
 

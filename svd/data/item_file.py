@@ -55,6 +55,9 @@ def _opened(path: str) -> BinaryIO:
         folder = os.path.dirname(path) or "."
         if not os.path.isdir(folder):
             raise Unavailable(path, f"its folder {folder} is not there") from error
+        with os.scandir(folder) as entries:
+            if next(entries, None) is None:  # as where a disk was mounted
+                raise Unavailable(path, f"its folder {folder} is empty") from error
         if os.path.exists(path):  # the folder was away and is back
             return _opened(path)
         raise BadItem(path, "no such file") from error

@@ -185,6 +185,10 @@ class _ImageEncoder:
 
     output_dim: int
 
+    def __post_init__(self):
+        if not 0 < self.output_dim <= 2**16:
+            raise ValueError(f"an embedding has 1 to 65,536 numbers, not {self.output_dim}")
+
 
 def read_settings(folder: str) -> dict[str, Any]:
     """What the latents in a folder depend on: clips and model; raises DatasetError if it is no such folder."""

@@ -63,9 +63,11 @@ class VideoDataset(Dataset):
         width: int = 1024,
         horizontal_flip: bool = False,
     ):
-        for name, value in (("step", step), ("height", height), ("width", width)):
+        for name, value, most in (("step", step, 10_000), ("height", height, 8192), ("width", width, 8192)):
             _check(value >= 1, f"{name} must be positive, got {value}")
+            _check(value <= most, f"{name} must be {most} at most, got {value}")
         _check(frames >= 2, f"frames must be at least 2 (a video), got {frames}")
+        _check(frames <= 1024, f"frames must be 1024 at most, got {frames}")
         _check(metadata != "", f"metadata is missing; give {WANTED}")
         table = read_table(metadata)
         self.frames, self.height, self.width = frames, height, width
@@ -137,12 +139,12 @@ class VideoDataset(Dataset):
         return path
 
     def _absent_folders(self, paths: list[str]) -> frozenset[str]:
-        """Folders of videos that are not there now, where there are not too many to look."""
+        """Folders of videos that are not there now, or empty, where there are not too many to look."""
         folders = list(islice(dict.fromkeys(map(os.path.dirname, paths)), MOST_FOLDERS + 1))
         if len(folders) > MOST_FOLDERS:
             return frozenset()
         paths = (os.path.join(self._folder, folder) for folder in folders)
-        return frozenset(path.rstrip("/") for path in paths if not os.path.exists(path))
+        return frozenset(path.rstrip("/") for path in paths if not _holds_something(path))
 
     def _start(self, place: float, length: int) -> int:
         """The first frame of a clip from a video of this length; `place` in [0, 1) chooses it."""
@@ -159,3 +161,13 @@ class VideoDataset(Dataset):
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise DatasetError(message)
+
+
+def _holds_something(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(True for _ in entries)
+    except FileNotFoundError:
+        return False
+    except OSError:  # it is there, and its files may be read all the same
+        return True

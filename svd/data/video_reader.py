@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple, Optional
 import av
 import cv2
 import numpy as np
+from av.codec.context import Flags as CodecFlags
 from av.error import FFmpegError
 from av.error import MemoryError as NoMemory
 from av.format import Flags
@@ -119,6 +120,7 @@ class Video:
         self._stream = _choose(self._path, self._container)
         self._converter = Converter(self._stream.sample_aspect_ratio)
         self._stream.codec_context.thread_count = 1  # there are as many processes as are wanted
+        self._stream.codec_context.flags |= CodecFlags.unaligned  # or else cropping at the left is rounded
         for stream in self._container.streams:
             if stream.index != self._stream.index:
                 stream.discard = Discard.all

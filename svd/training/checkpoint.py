@@ -64,6 +64,8 @@ class TrainState:
         for name, most in most_of.items():
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} has to be 0 to {most}, not {getattr(self, name)}")
+        if self.applied > self.update:
+            raise ValueError(f"applied, {self.applied}, cannot be more than update, {self.update}")
         if not (isfinite(self.loss_scale) and self.loss_scale > 0):
             raise ValueError(f"loss_scale has to be positive, not {self.loss_scale}")
 
@@ -214,7 +216,10 @@ def read_state(path: Path) -> TrainState:
 
 def _read_state(path: Path) -> TrainState:
     file = path / "state.json"
-    return record(TrainState, read_json(file), str(file))
+    state = record(TrainState, read_json(file), str(file))
+    if _NAME.fullmatch(path.name) and checkpoint_name(state.update) != path.name:
+        raise RecordError(f"{file}: update is {state.update}, which is not that of its folder")
+    return state
 
 
 def load(path: Path, kind: str, targets: dict[str, Parameter]) -> None:

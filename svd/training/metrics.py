@@ -15,9 +15,8 @@ import numpy as np
 
 from svd.files import written_whole
 
-with suppress(
-    Exception
-):  # What is missing is told of where it is needed. On every rank: the others wait for the first.
+# Here, since all ranks wait for the first; what is missing is told of where it is needed.
+with suppress(Exception):
     import tensorboardX.event_file_writer  # noqa: F401
 
 COLUMNS = (

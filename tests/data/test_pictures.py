@@ -161,6 +161,15 @@ def test_turned_and_mirrored(tmp_path, turn, expected, suffix):
         np.testing.assert_allclose(corners, expected, atol=30)
 
 
+def test_a_stream_that_is_cut_at_its_sides(tmp_path):
+    frame = np.random.default_rng(0).integers(0, 256, (12, 96, 160, 3), np.uint8)
+    cut = "h264_metadata=crop_left=16:crop_top=8"
+    ffmpeg(*X264, "-bsf:v", cut, tmp_path / "cut.mkv", frames=frame)
+    result = pictures(tmp_path / "cut.mkv")
+    assert result.shape[1:3] == (88, 144)
+    np.testing.assert_allclose(result, as_ffmpeg_reads(tmp_path / "cut.mkv", result), atol=1)
+
+
 def test_pictures_of_a_camera_on_its_side(tmp_path):
     """Motion JPEG whose pictures say in their EXIF how they are turned."""
     exif = Image.Exif()

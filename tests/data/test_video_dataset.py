@@ -280,7 +280,18 @@ def test_a_folder_that_is_away_is_no_fault_of_its_videos(tmp_path):
             copy = pickle.loads(pickle.dumps(dataset))  # as a process that begins then gets it
             with pytest.raises(Unavailable, match=r"disk/video_0.mp4: its folder .*/disk is not there"):
                 load(copy)
+            (tmp_path / "disk").mkdir()  # as where a disk is mounted
+            with pytest.raises(Unavailable, match=r"disk/video_0.mp4: its folder .*/disk is empty"):
+                load(copy)
+            (tmp_path / "disk").rmdir()
     assert frame_numbers(load(dataset, 0).frames)
+
+
+def test_a_folder_that_is_empty_from_the_start(tmp_path):
+    (tmp_path / "disk").mkdir()
+    dataset = VideoDataset(str(write_csv(tmp_path / "videos.csv", [("disk/video_0.mp4", 20, 1)])), **SMALL)
+    with pytest.raises(BadItem, match="no such file"):
+        load(dataset)
 
 
 def test_folders_are_not_looked_for_without_end(tmp_path, monkeypatch):
@@ -418,6 +429,8 @@ def test_what_is_no_csv_file(tmp_path, monkeypatch):
     [
         ({"frames": 1}, "frames must be at least 2"),
         ({"step": 0}, "step must be positive, got 0"),
+        ({"frames": 10**9}, "frames must be 1024 at most"),
+        ({"height": 10**9}, "height must be 8192 at most"),
         ({"height": 0}, "height must be positive"),
         ({"width": -8}, "width must be positive"),
         ({"data_dir": "/no/such/folder"}, "data_dir /no/such/folder: no such folder"),

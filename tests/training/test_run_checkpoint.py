@@ -49,7 +49,7 @@ def writer(run: Path, keep: int = 3, ranks=None) -> CheckpointWriter:
 
 def save(run: Path, update: int = 4, seed: int = 1, keep: int = 3) -> Path:
     """A checkpoint whose values follow from the seed."""
-    state = TrainState(**(vars(STATE) | {"update": update}))
+    state = TrainState(**(vars(STATE) | {"update": update, "applied": min(STATE.applied, update)}))
     groups = {"trained": make(seed), "ema": make(seed + 1)}
     return writer(run, keep).save(state, groups, make(seed + 2, "exp_avg."), shared_out=False)
 
@@ -228,6 +228,8 @@ STATES = {
     "with a point": {"update": 1e30},
     "true": {"samples": True},
     "huge": {"update": 10**8},
+    "another than its folder's": {"update": STATE.update + 1},
+    "more that were applied than there were": {"applied": STATE.update + 1},
     "a list of settings": {"settings": []},
     "an infinite scale": {"loss_scale": float("inf")},
     "no scale": {"loss_scale": 0},
