@@ -3,6 +3,7 @@
 import svd  # before MindSpore, whose slow convolutions it may have to cure
 
 # isort: split
+import signal
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,12 @@ GOLDEN = Path(__file__).parent / "golden"
 # One operator after the other: an error is raised where it occurs, and on CPU pynative mode runs ten times faster
 # than with its threads, which wait for one another.
 ms.runtime.launch_blocking()
+
+
+# nohup and shells in the background let signals be ignored, by what the tests start, too.
+for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 def pytest_configure() -> None:

@@ -50,7 +50,10 @@ def test_a_signal_ends_a_program_at_once(tmp_path, number, work):
     time.sleep(0.1)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    out, errors = process.communicate(timeout=20)
+    try:
+        out, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert process.returncode == CODES[number] and out == ""
     assert errors.startswith("program: ") and errors.endswith("; a hint\n") and len(errors.splitlines()) == 1
     assert os.listdir(tmp_path) == ["finished.mp4"]
