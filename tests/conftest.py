@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from device import AMP_LEVEL, DEVICE
 from small_model import build_small_pipe
+from tqdm import tqdm
 
 from svd import runtime
 from svd_tools.convert import convert
@@ -35,6 +36,13 @@ def pytest_configure() -> None:
         runtime.setup(DEVICE)
     except runtime.RuntimeSetupError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+@pytest.fixture(autouse=True)
+def _no_bars_of_others() -> None:
+    """Bars that an error has left open, which its traceback holds: the next one would be drawn below them."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
 
 
 @pytest.fixture(scope="session", params=[0, 1], ids=["graph", "pynative"])
