@@ -1,7 +1,11 @@
 """How many compiled graphs stay in memory: a network has one for each size, and MindSpore would keep them all."""
 
 from mindspore import nn
-from mindspore.common.api import _cell_graph_executor
+
+try:
+    from mindspore.graph.api import _cell_graph_executor
+except ImportError:  # before MindSpore 2.9
+    from mindspore.common.api import _cell_graph_executor
 
 MOST = 8
 """Graphs of a network at a time: a video takes two of the UNet where guidance has an interval, and one of the rest."""

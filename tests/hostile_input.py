@@ -7,7 +7,6 @@ nothing more where the process died of it.
 import gzip
 import json
 import re
-import resource
 import signal
 import struct
 import sys
@@ -401,7 +400,8 @@ def main() -> None:
             begun = time.perf_counter()
             print(json.dumps({"input": str(place)}), flush=True)
             result = outcome(lambda place=place, reader=reader: reader.read(place))
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            # not getrusage, whose peak may be that of the process which started this one
+            peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20
             row = {"reader": name, "number": number, "outcome": result, "peak_gb": round(peak, 3)}
             print(json.dumps(row | {"seconds": round(time.perf_counter() - begun, 2)}), flush=True)
 
