@@ -12,7 +12,6 @@ if __name__ == "__main__":  # signals are answered from here on, also while all 
     begin("image_to_video.py")
 
 import dataclasses
-import hashlib
 import shlex
 import sys
 import time
@@ -32,7 +31,7 @@ from svd.data.image_files import ImageError, UnknownImageError, check_image
 from svd.data.images import RESIZES, find_images, load_image, prepared_size
 from svd.data.noise_file import read_noise
 from svd.data.videos import write_frames, write_video
-from svd.files import LONGEST_NAME, check_folder, free_name, shortened, write_text
+from svd.files import LONGEST_NAME, check_folder, free_name, sha256, shortened, write_text
 from svd.resources import own_file
 
 DIGITS = own_file("assets/digits/model.safetensors")
@@ -222,14 +221,6 @@ def side_file(parser: ArgumentParser, args: Namespace, image: Path, facts: dict[
     for name, value in {**facts, "image sha256": sha256(image)}.items():
         lines.append(f"# {name}: {visible(value)}".replace("\n", "\\n"))
     return "\n".join([*lines, parser.dump(chosen)])
-
-
-def sha256(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def main(argv: Optional[list[str]] = None) -> int:

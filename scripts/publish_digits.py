@@ -13,7 +13,6 @@ if __name__ == "__main__":  # signals are answered from here on, also while all 
 
     begin("publish_digits.py")
 
-import hashlib
 import json
 import shutil
 import sys
@@ -27,7 +26,7 @@ from matplotlib.figure import Figure
 
 from svd import cli, runtime
 from svd.errors import UserError
-from svd.files import write_text, written_whole
+from svd.files import sha256, write_text, written_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("autoencoder", "image_encoder", "image_model", "video_model", "temporal_decoder")
@@ -82,7 +81,7 @@ def publish(trained: Path, to: Path) -> None:
         "model.safetensors": trained / "fp16/model.safetensors",
         "judge.safetensors": trained / "judge.safetensors",
     }
-    sums = {name: hashlib.sha256(source.read_bytes()).hexdigest() for name, source in weights.items()}
+    sums = {name: sha256(source) for name, source in weights.items()}
     evaluations = {name: read_evaluation(trained / folder, sums) for folder, name in EVALUATIONS.items()}
     stages, losses = zip(*(read_stage(trained / stage) for stage in STAGES))
     copies = {assets / name: source for name, source in weights.items()}

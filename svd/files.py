@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -10,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from hashlib import blake2b
 from itertools import count
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from svd.errors import UserError
 
 LONGEST_NAME = 255
 """Bytes of a file's name, on the file systems in use."""
-_HOST = blake2b(socket.gethostname().encode(), digest_size=3).hexdigest()
+_HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=3).hexdigest()
 _DAY = 24 * 3600
 
 _unfinished: set[Path] = set()
@@ -125,6 +125,15 @@ def to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal; it is read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def remove(path: Path) -> None:

@@ -35,7 +35,7 @@ from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
 from svd.console import say
 from svd.data.moving_digits import MovingDigits
 from svd.data.videos import write_video
-from svd.files import check_folder, write_text, written_whole
+from svd.files import check_folder, sha256, write_text, written_whole
 from svd.options import add_sampling, new_parser, parse
 from svd.resources import own_file
 
@@ -137,10 +137,6 @@ def grid(videos: np.ndarray) -> np.ndarray:
     _, t, h, w, _ = videos.shape
     tiles = videos[: rows * columns].reshape(rows, columns, t, h, w, 3)
     return tiles.transpose(2, 0, 3, 1, 4, 5).reshape(t, rows * h, columns * w, 3)
-
-
-def sha256(path: str) -> str:
-    return hashlib.sha256(np.memmap(path, np.uint8, "r")).hexdigest()
 
 
 def plain(value: Any) -> Any:

@@ -122,7 +122,8 @@ class Trainer:
     def run(self) -> bool:
         """Train to the last update, or to a signal that asks to end, after whose update a checkpoint is written.
 
-        Returns whether the last update was reached; otherwise `stopped_by` is the signal's number, on every rank.
+        Returns whether the last update was reached; otherwise `stopped_by` is the signal's number, or SIGTERM on ranks
+        that got none themselves.
 
         Raises:
             TrainingError: the loss is not finite, or something else, such as data that cannot be read, has ended the
@@ -196,9 +197,8 @@ class Trainer:
                 *inputs,
             )
             total += float(loss.asnumpy()) / count
-            norm = float(norm.asnumpy())
             self._in_a_step = False
-            stop = self._feed.signal
+        norm, stop = float(norm.asnumpy()), self._feed.signal
         bad = not isfinite(total) or (not isfinite(norm) and not self.loss_scale.can_shrink)
         # What one rank knows alone, all must know before they go on: they would wait for one another otherwise.
         loss, bad_ranks, stops = self.ranks.sum(total / self.ranks.count, float(bad), float(stop > 0))
