@@ -148,7 +148,8 @@ def start_training(log: Path, *flags: str | Path, patch: str = "") -> Child:
     """Start train.py; with the source `patch`, after which its `main` is called."""
     if not patch:
         return start(log, sys.executable, ROOT / "train.py", *flags)
-    code = f"import os, signal, sys, time, train\n{patch}\nsys.exit(train.main(sys.argv[1:]))"
+    begin = "from svd.cli import begin\nbegin('train.py')\nimport os, signal, sys, time, train"  # as train.py does
+    code = f"{begin}\n{patch}\nsys.exit(train.main(sys.argv[1:]))"
     return start(log, sys.executable, "-c", code, *flags)
 
 

@@ -72,13 +72,15 @@ class Feed:
 
     @property
     def signal(self) -> int:
-        """The number of the first signal that asks for the end, or 0. Tells of it, once."""
-        if not self._signals:
-            return 0
-        if self._signalled is None:
+        """The number of the first signal that asks for the end, or 0."""
+        self._answer()
+        return self._signals[0] if self._signals else 0
+
+    def _answer(self) -> None:
+        """Tell, once, what a signal leads to."""
+        if self._signals and self._signalled is None:
             self._signalled = time.monotonic()
             self._say("stopping after this update, with a checkpoint (Ctrl-C again: at once, without)")
-        return self._signals[0]
 
     def _waits_no_more(self) -> bool:
         """Whether a signal came so long ago that data are not waited for any longer."""
@@ -93,6 +95,7 @@ class Feed:
             Exception: whatever keeps this rank from having its own.
         """
         batch, inputs, problem = None, (), None
+        self._answer()  # an update of many micro-batches takes long
         try:
             batch = next(self._loader)
             inputs = self._inputs(batch)
