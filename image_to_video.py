@@ -24,7 +24,7 @@ from jsonargparse.typing import NonNegativeInt
 from PIL import Image
 
 from svd import __version__, cli, options, runtime
-from svd.checkpoint import read_config
+from svd.checkpoints.model_file import read_config
 from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
 from svd.console import say, visible
 from svd.data.image_files import ImageError, UnknownImageError, check_image

@@ -27,6 +27,6 @@ setup(
     cmdclass={"build_py": BuildPrograms},
     packages=[*find_packages(include=["svd", "svd.*", "svd_tools", "svd_tools.*"]), *MOVED],
     package_dir=MOVED,
-    package_data={"svd.layers.native": ["src/*"], **{f"svd.{k.replace('/', '.')}": v for k, v in DATA.items()}},
+    package_data={"svd.operators": ["kernels/*"], **{f"svd.{k.replace('/', '.')}": v for k, v in DATA.items()}},
     include_package_data=False,
 )

@@ -110,7 +110,7 @@ def run(argv: Optional[list[str]] = None) -> int:
         )
 
     from svd.build_training import check_task, describe  # MindSpore: --help and data processes need none
-    from svd.checkpoint import read_config
+    from svd.checkpoints.model_file import read_config
     from svd.data.images import find_images, load_image
     from svd.training.lock import locked
 

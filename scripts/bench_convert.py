@@ -136,7 +136,7 @@ def published_shapes() -> Shapes:
 def tiny_shapes(config: Path) -> Shapes:
     from svd.build import parameter_shapes
     from svd.config import load_config
-    from svd_tools.checkpoint_maps import TRANSFORMS, expand
+    from svd_tools.checkpoints.checkpoint_maps import TRANSFORMS, expand
 
     model = load_config(config)
     ours = parameter_shapes(model)

@@ -105,9 +105,9 @@ def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> 
     from svd.build import parameter_shapes
     from svd.config import dump_config
     from svd.files import written_whole
-    from svd_tools.conversion import scatter
-    from svd_tools.diffusers_folder import write_folder
-    from svd_tools.tensor_files import read_safetensors, write_safetensors
+    from svd_tools.checkpoints.conversion import scatter
+    from svd_tools.checkpoints.diffusers_folder import write_folder
+    from svd_tools.checkpoints.tensor_files import read_safetensors, write_safetensors
 
     config = model_config(settings)
     shapes = {name: shape for name, shape in parameter_shapes(config).items() if name.startswith(networks)}
@@ -123,7 +123,7 @@ def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> 
 
 def _random_tensor(name: str, shape: tuple[int, ...]):
     """Values of its own that keep activations near 1, drawn when they are written."""
-    from svd_tools.tensor_files import LazyTensor
+    from svd_tools.checkpoints.tensor_files import LazyTensor
 
     def read() -> np.ndarray:
         noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
@@ -191,8 +191,8 @@ def load_networks(networks: dict[str, Callable], folder: Path, trained: Callable
     import mindspore as ms
     from mindspore.nn.utils import no_init_parameters
 
-    from svd.checkpoint import load_parameters
-    from svd.precision import set_precision
+    from svd.checkpoints.model_file import load_parameters
+    from svd.placement import set_precision
 
     with no_init_parameters():
         built = {prefix: build() for prefix, build in networks.items()}

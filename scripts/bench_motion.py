@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 
 from svd.data.videos import write_video
-from svd_tools.jobs import find_files, work_off
-from svd_tools.journal import Journal
-from svd_tools.motion_score import COLUMNS, motion, score_row, score_video
+from svd_tools.jobs.journal import Journal
+from svd_tools.jobs.motion_score import COLUMNS, motion, score_row, score_video
+from svd_tools.jobs.work import find_files, work_off
 
 SIZES = ((360, 640), (576, 1024), (1080, 1920))
 FPS, SECONDS = 24, 4

@@ -36,7 +36,7 @@ from svd.config import ModelConfig, UNetConfig
 from svd.diffusion.loss import DenoisingLoss, loss_coefficients
 from svd.diffusion.preconditioning import v_scaling
 from svd.networks.video_unet import VideoUNet
-from svd.precision import set_precision
+from svd.placement import set_precision
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW, WeightAverage
 from svd.training.step import TrainStep, host_scalar

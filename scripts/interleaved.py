@@ -168,7 +168,7 @@ class Side:
 
 def in_own_process(function: Callable, *arguments):
     """Call it in a process that ends: what it needed in memory is no part of what the sides need."""
-    from svd_tools.tensor_files import ConversionError
+    from svd_tools.checkpoints.tensor_files import ConversionError
 
     with _new_process() as process:
         try:

@@ -33,7 +33,6 @@ from svd.config import ConfigError
 from svd.console import say
 from svd.data.dataset import Dataset
 from svd.data.moving_digits import DigitsClip, MovingDigits
-from svd.data.stream import LOSS, generator
 from svd.files import check_folder, written_whole
 from svd.metrics import digit_motion
 from svd.metrics.digit_judge import (
@@ -45,12 +44,13 @@ from svd.metrics.digit_judge import (
     judge_videos,
     write_judge,
 )
-from svd.precision import set_precision
+from svd.placement import set_precision
+from svd.seeds import LOSS, generator
 from svd.signals import exit_code
 from svd.training.checkpoint import load
 from svd.training.config import OptimizerConfig, TrainConfig
 from svd.training.distributed import Ranks
-from svd.training.image_encoder import cross_entropy
+from svd.training.tasks.image_encoder import cross_entropy
 from svd.training.trainer import Trainer
 from train import begin_or_resume
 

@@ -20,7 +20,8 @@ from svd import runtime
 from svd.autoencoder.autoencoder import Autoencoder
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
-from svd.checkpoint import CheckpointError, check_parameters, holds, load_parameters, read_config
+from svd.checkpoints.lora import LoRA, read_lora
+from svd.checkpoints.model_file import CheckpointError, check_parameters, holds, load_parameters, read_config
 from svd.compile_cache import CompileCache
 from svd.conditioning.conditioner import Conditioner
 from svd.conditioning.image_encoder import ImageEncoder
@@ -28,11 +29,10 @@ from svd.config import ConfigError, ModelConfig, dump_config, load_config
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.preconditioning import PRECONDITIONINGS
 from svd.graphs import keep_latest
-from svd.lora import LoRA, read_lora
 from svd.networks.one_video import PerVideo
 from svd.networks.video_unet import VideoUNet
 from svd.pipelines.image_to_video import ImageToVideo
-from svd.precision import AmpLevel, compute_dtype, set_precision
+from svd.placement import AmpLevel, compute_dtype, set_precision
 from svd.training.config import LossConfig
 
 ENCODERS = ("conditioner.image_encoder", "conditioner.autoencoder.encoder", "autoencoder.encoder")

@@ -19,7 +19,8 @@ from svd.build import (
     latents_model,
     load_networks,
 )
-from svd.checkpoint import check_networks
+from svd.checkpoints.lora import describe_lora
+from svd.checkpoints.model_file import check_networks
 from svd.conditioning.conditioner import Conditioner
 from svd.config import ConfigError, ModelConfig, dump_config
 from svd.data.latents_dataset import LatentsDataset
@@ -27,16 +28,15 @@ from svd.data.moving_digits import MovingDigits
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.preconditioning import PRECONDITIONINGS
 from svd.layers.lora import adapters, add_adapters
-from svd.lora import describe_lora
 from svd.networks.video_unet import VideoUNet
 from svd.pipelines.preview import Preview
-from svd.precision import compute_dtype
-from svd.training.autoencoder import AutoencoderTask
+from svd.placement import compute_dtype
 from svd.training.checkpoint import TrainState
 from svd.training.config import EnvironmentConfig, LoRAConfig, TrainConfig
 from svd.training.distributed import Ranks
-from svd.training.image_encoder import ImageEncoderTask
-from svd.training.image_to_video import ImageToVideoTask
+from svd.training.tasks.autoencoder import AutoencoderTask
+from svd.training.tasks.image_encoder import ImageEncoderTask
+from svd.training.tasks.video import ImageToVideoTask
 from svd.training.trainer import Task, Trainer
 from svd.training.uses import UNET, check_used
 

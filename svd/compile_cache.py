@@ -22,7 +22,7 @@ from mindspore import Tensor, nn
 
 from svd import runtime
 from svd.files import written_whole
-from svd.layers.native.library import library
+from svd.operators.library import library
 from svd.trust import private_folder, read_trusted
 
 _DIGEST = 32

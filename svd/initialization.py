@@ -8,7 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
-from svd.data.stream import INITIALIZATION, generator
+from svd.seeds import INITIALIZATION, generator
 
 SILENT = re.compile(
     r"network\.conv_out\."

@@ -24,12 +24,12 @@ from svd.cli import run
 from svd.config import ModelConfig, dump_config, load_config
 from svd.console import visible
 from svd.files import written_whole
-from svd_tools.checkpoint_maps import OPTIONAL_GROUPS, Entry, Layout, Shape, expand
-from svd_tools.conversion import Weights, gather, groups_without, scatter
-from svd_tools.diffusers_folder import check_expressible, check_settings, write_folder
-from svd_tools.recognition import Choice, recognise
-from svd_tools.sources import read_weights
-from svd_tools.tensor_files import ConversionError, LazyTensor, cast, write_safetensors
+from svd_tools.checkpoints.checkpoint_maps import OPTIONAL_GROUPS, Entry, Layout, Shape, expand
+from svd_tools.checkpoints.conversion import Weights, gather, groups_without, scatter
+from svd_tools.checkpoints.diffusers_folder import check_expressible, check_settings, write_folder
+from svd_tools.checkpoints.recognition import Choice, recognise
+from svd_tools.checkpoints.sources import read_weights
+from svd_tools.checkpoints.tensor_files import ConversionError, LazyTensor, cast, write_safetensors
 
 LAYOUT_NAMES = {
     "svd": "this project's layout",

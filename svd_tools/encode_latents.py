@@ -23,6 +23,8 @@ import numpy as np
 import pandas as pd
 from jsonargparse import ArgumentParser
 
+from svd.checkpoints.saving import save_tensors
+from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.cli import run
 from svd.config import ConfigError, load_config
 from svd.console import visible
@@ -38,15 +40,13 @@ from svd.data.latents_dataset import (
     differences,
     read_settings,
 )
-from svd.data.stream import DATA, SampleOrder, generator
 from svd.data.video_dataset import VideoDataset
 from svd.files import to_disk, write_text, written_whole
 from svd.options import new_parser, parse
-from svd.saving import save_tensors
-from svd.tensor_header import CheckpointError, read_header
+from svd.seeds import DATA, SampleOrder, generator
 from svd.training.config import EnvironmentConfig, TrainConfig
-from svd_tools.jobs import Shard, check_all_done, patiently, work_off
-from svd_tools.journal import Journal, Row, report, write_csv
+from svd_tools.jobs.journal import Journal, Row, report, write_csv
+from svd_tools.jobs.work import Shard, check_all_done, patiently, work_off
 
 VALUES = {"file": "TEXT", "entry": "INTEGER", **dict.fromkeys(NUMBERS[1:], "REAL")}
 """What the journal keeps of a clip, in SQL's types."""
@@ -168,8 +168,8 @@ class LatentsWriter:
 
     def __init__(self, plan: Plan | list[str]):
         from svd.build import latents_model, load_encoders  # imports MindSpore, which processes of videos do not need
-        from svd.checkpoint import read_config
-        from svd.training.image_to_video import ClipEncoder
+        from svd.checkpoints.model_file import read_config
+        from svd.training.tasks.video import ClipEncoder
 
         self.plan = plan if isinstance(plan, Plan) else Plan(plan)
         train, options = self.plan.train, self.plan.options

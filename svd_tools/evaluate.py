@@ -30,7 +30,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from svd import __version__, cli, runtime
-from svd.checkpoint import read_config
+from svd.checkpoints.model_file import read_config
 from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
 from svd.console import say
 from svd.data.moving_digits import MovingDigits

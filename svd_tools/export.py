@@ -28,11 +28,10 @@ from svd.cli import run
 from svd.config import ModelConfig, dump_config, parse_config
 from svd.console import visible
 from svd.training import TRAINED_FORMAT
-from svd_tools.checkpoint_maps import Layout, Shape, detect_layout
-from svd_tools.conversion import Weights, gather, scatter
-from svd_tools.convert import DTYPES, LAYOUT_NAMES, cast_all, check_free, output_name, write_model, writing
-from svd_tools.diffusers_folder import check_expressible, check_unet_expressible
-from svd_tools.tensor_files import (
+from svd_tools.checkpoints.checkpoint_maps import Layout, Shape, detect_layout
+from svd_tools.checkpoints.conversion import Weights, gather, scatter
+from svd_tools.checkpoints.diffusers_folder import check_expressible, check_unet_expressible
+from svd_tools.checkpoints.tensor_files import (
     ConversionError,
     LazyTensor,
     check_finite,
@@ -40,9 +39,10 @@ from svd_tools.tensor_files import (
     read_safetensors,
     write_safetensors,
 )
+from svd_tools.convert import DTYPES, LAYOUT_NAMES, cast_all, check_free, output_name, write_model, writing
 
 if TYPE_CHECKING:
-    from svd.lora import LoRA
+    from svd.checkpoints.lora import LoRA
 
 _FILES = {"trained": "trained.safetensors", "ema": "ema.safetensors"}
 _FOLDER = re.compile(r"update_(\d+)")  # a folder that is not complete has another name
@@ -204,7 +204,7 @@ def read_trained(path: Path) -> Trained:
     finite = {name: _finite(name, tensor) for name, tensor in tensors.items()}
     config, lora = parse_config(metadata["config"]), None
     if "lora" in metadata:
-        from svd.lora import read_lora  # imports MindSpore
+        from svd.checkpoints.lora import read_lora  # imports MindSpore
 
         with _conversion_errors():
             lora = read_lora(path)
@@ -214,7 +214,7 @@ def read_trained(path: Path) -> Trained:
 @contextmanager
 def _conversion_errors() -> Iterator[None]:
     """Errors of the library's reader under this program's name for them."""
-    from svd.checkpoint import CheckpointError
+    from svd.checkpoints.model_file import CheckpointError
 
     try:
         yield

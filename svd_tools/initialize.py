@@ -20,10 +20,10 @@ from jsonargparse.typing import NonNegativeInt
 from svd.cli import run
 from svd.config import load_config
 from svd.initialization import initial_value
-from svd_tools.checkpoint_maps import OPTIONAL_GROUPS
-from svd_tools.conversion import Weights
+from svd_tools.checkpoints.checkpoint_maps import OPTIONAL_GROUPS
+from svd_tools.checkpoints.conversion import Weights
+from svd_tools.checkpoints.tensor_files import LazyTensor
 from svd_tools.convert import check_free, write_model
-from svd_tools.tensor_files import LazyTensor
 
 
 def _parser() -> ArgumentParser:

@@ -24,9 +24,9 @@ from jsonargparse import ArgumentParser
 from svd.cli import run
 from svd.data.csv_rows import CsvRows
 from svd.data.dataset import DatasetError
-from svd_tools.jobs import Shard, check_all_done, find_files, work_off
-from svd_tools.journal import Journal, Row, report, write_csv
-from svd_tools.motion_score import COLUMNS, score_row
+from svd_tools.jobs.journal import Journal, Row, report, write_csv
+from svd_tools.jobs.motion_score import COLUMNS, score_row
+from svd_tools.jobs.work import Shard, check_all_done, find_files, work_off
 
 SUFFIXES = frozenset(
     [".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",

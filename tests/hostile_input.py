@@ -126,7 +126,7 @@ def _noise() -> Reader:
 
 
 def _checkpoint() -> Reader:
-    from svd.checkpoint import holds, read_config
+    from svd.checkpoints.model_file import holds, read_config
     from svd.config import dump_config, load_config
 
     def make(folder: Path) -> list[Path]:
@@ -142,7 +142,7 @@ def _checkpoint() -> Reader:
 
 def _foreign(name: str) -> Reader:
     """A checkpoint to convert: .safetensors, PyTorch's .ckpt, or a diffusers folder with an index."""
-    from svd_tools.sources import read_weights
+    from svd_tools.checkpoints.sources import read_weights
 
     tensors = {"unet.a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "unet.b": np.ones(4, np.float16)}
 
@@ -199,7 +199,7 @@ def write_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def _mindone() -> Reader:
-    from svd_tools.sources import read_weights
+    from svd_tools.checkpoints.sources import read_weights
 
     def make(folder: Path) -> list[Path]:
         import mindspore as ms
@@ -213,8 +213,8 @@ def _mindone() -> Reader:
 
 
 def _adapters() -> Reader:
+    from svd.checkpoints.lora import describe_lora, read_lora
     from svd.config import dump_config, load_config
-    from svd.lora import describe_lora, read_lora
 
     def make(folder: Path) -> list[Path]:
         config = dump_config(load_config(ROOT / "configs" / "digits" / "model.yaml"))

@@ -18,10 +18,10 @@ from small_model import SMALL
 
 from svd import build, load_pipeline
 from svd.build import build_networks, parameter_shapes
-from svd.checkpoint import CheckpointError, holds
+from svd.checkpoints.model_file import CheckpointError, holds
 from svd.config import ConfigError, ModelConfig, dump_config, load_config
 from svd.diffusion.preconditioning import PRECONDITIONINGS
-from svd.precision import compute_dtype
+from svd.placement import compute_dtype
 from svd.runtime import RuntimeSetupError
 from svd_tools.convert import convert
 

@@ -13,7 +13,7 @@ from device import DEVICE
 from PIL import Image
 
 import image_to_video
-from svd.checkpoint import read_config
+from svd.checkpoints.model_file import read_config
 from svd.config import load_config
 
 ROOT = Path(__file__).parents[1]

@@ -1,6 +1,6 @@
 """The direction of imports, read from the sources.
 
-entry points -> build -> pipelines, training -> networks, autoencoder, conditioning -> layers
+entry points -> build -> pipelines, training -> networks, autoencoder, conditioning -> layers -> operators
 """
 
 import ast
@@ -10,8 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STAGES = (
+    {"operators"},
     {"layers"},
-    {"networks", "autoencoder", "conditioning", "precision", "compile_cache", "graphs"},
+    {"networks", "autoencoder", "conditioning", "placement", "compile_cache", "graphs"},
     {"pipelines", "training", "metrics"},
     {"build"},
     {"build_training"},
@@ -20,8 +21,8 @@ STAGES = (
 STAGE = {room: number for number, rooms in enumerate(STAGES) for room in rooms}
 SHARED = {
     *("errors", "console", "signals", "files", "records", "yaml_files", "limits", "options", "cli", "trust"),
-    *("tensor_header", "foreign_adapters", "commands", "resources"),
-    *("config", "initialization", "runtime", "checkpoint", "saving", "lora", "data", "diffusion"),
+    *("commands", "resources", "seeds"),
+    *("config", "initialization", "runtime", "checkpoints", "data", "diffusion"),
 }
 """Rooms that every stage may import, and that import none of them."""
 ENTRY_POINTS = {"image_to_video", "train", "svd_tools"}
@@ -103,9 +104,9 @@ def test_every_room_is_known():
         ("svd/build.py", "from svd_tools.convert import convert"),
         ("svd/build.py", "import image_to_video"),
         ("svd/__init__.py", "import torch"),
-        ("svd/checkpoint.py", "def f():\n    import torch.nn as nn"),
-        ("svd_tools/torch_files.py", "from torch import load"),
-        ("svd_tools/torch_files.py", "from diffusers.models import UNet2DModel"),
+        ("svd/checkpoints/model_file.py", "def f():\n    import torch.nn as nn"),
+        ("svd_tools/checkpoints/torch_files.py", "from torch import load"),
+        ("svd_tools/checkpoints/torch_files.py", "from diffusers.models import UNet2DModel"),
         ("svd/build.py", "import mindspore as ms\nms.set_context(mode=0)"),
         ("svd/build.py", "from mindspore import set_device as choose\nchoose('CPU')"),
         ("svd_tools/convert.py", "import mindspore.context as c\nf = c.set_context"),

@@ -6,7 +6,7 @@ from safetensors.numpy import load_file
 from small_model import SMALL
 
 from svd.build import build_networks
-from svd.checkpoint import load_parameters, read_config
+from svd.checkpoints.model_file import load_parameters, read_config
 from svd.config import dump_config
 from svd.initialization import initial_value
 from svd_tools.initialize import main

@@ -75,7 +75,7 @@ def test_files_of_the_wheel(installed, command):
         assert [p.relative_to(ROOT) for p in files(ROOT / folder, pattern)] == [
             p.relative_to(installed / "svd") for p in files(installed / "svd" / folder, pattern)
         ]
-    native = "svd/layers/native/src"
+    native = "svd/operators/kernels"
     assert [p.name for p in files(ROOT / native, "*")] == [p.name for p in files(installed / native, "*")]
     assert Path(command("python", "-c", "import svd; print(svd.__file__)").stdout).parents[1] == installed
 

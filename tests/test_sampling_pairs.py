@@ -21,8 +21,8 @@ from small_model import SMALL, build_small_pipe
 
 import image_to_video
 from svd import build, runtime
+from svd.checkpoints.lora import describe_lora
 from svd.config import ConfigError, SamplingConfig, dump_config
-from svd.lora import describe_lora
 
 SAMPLING = {
     "sampler": ["euler", "heun", "dpmpp_2m"],

@@ -16,11 +16,11 @@ from training_runs import TINY, assert_same, checkpoint, metrics, names, options
 
 import image_to_video
 from svd import load_pipeline
-from svd.checkpoint import CheckpointError
+from svd.checkpoints.model_file import CheckpointError
 from svd.config import ConfigError, dump_config
+from svd_tools.checkpoints.tensor_files import ConversionError
 from svd_tools.convert import convert
 from svd_tools.export import export, main
-from svd_tools.tensor_files import ConversionError
 
 LORA = ["--train.lora.rank=3", "--train.lora.alpha=6"]
 LAYERS = [f"attn1.to_{part}" for part in "qkv"] + ["attn1.to_out", "attn2.to_v", "attn2.to_out"]

@@ -27,7 +27,7 @@ UPDATES = 6
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 IN_AN_UPDATE = f"""
 import multiprocessing
-from svd.training.image_to_video import ImageToVideoTask
+from svd.training.tasks.video import ImageToVideoTask
 inputs, calls = ImageToVideoTask.inputs, []
 def killing(*arguments):
     calls.append(None)
@@ -140,7 +140,7 @@ def test_sigterm_writes_a_checkpoint(inputs, undisturbed, tmp_path):
 def test_ctrl_c_twice_ends_at_once(inputs, tmp_path):
     """In an update that has still 99,997 micro-batches to go, for which Ctrl-C once would wait."""
     patch = """
-from svd.training.image_to_video import ImageToVideoTask
+from svd.training.tasks.video import ImageToVideoTask
 inputs, calls = ImageToVideoTask.inputs, []
 def telling(*arguments):
     calls.append(None)

@@ -19,7 +19,7 @@ from training_runs import Outcome, train_here
 
 def train_row(row: list[str]) -> Outcome:
     """Run train.py with the flags of a row, in this process."""
-    kernels = patch("svd.layers.operators.library", lambda: None) if row[0] == "composed" else nullcontext()
+    kernels = patch("svd.operators.table.library", lambda: None) if row[0] == "composed" else nullcontext()
     with kernels:
         return train_here(*(flag for flag in row if flag != "composed"))
 

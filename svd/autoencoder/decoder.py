@@ -40,7 +40,7 @@ class Decoder(nn.Cell):
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
-        self.compute_dtype = ms.float32  # svd.precision sets it
+        self.compute_dtype = ms.float32  # svd.placement sets it
         self.temporal = config.decoder == "temporal"
         widths = [mult * config.channels for mult in reversed(config.channel_mult)]
         in_widths = [widths[0]] + widths[:-1]

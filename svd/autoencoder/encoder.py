@@ -48,7 +48,7 @@ class Encoder(nn.Cell):
 
     def __init__(self, config: AutoencoderConfig, quant_conv: bool):
         super().__init__()
-        self.compute_dtype = ms.float32  # svd.precision sets it
+        self.compute_dtype = ms.float32  # svd.placement sets it
         widths = [mult * config.channels for mult in config.channel_mult]
         in_widths = [config.channels] + widths[:-1]
         last, moments = len(widths) - 1, 2 * config.latent_channels

@@ -43,7 +43,7 @@ class ImageEncoder(nn.Cell):
 
     def __init__(self, config: ImageEncoderConfig):
         super().__init__()
-        self.compute_dtype = ms.float32  # svd.precision sets it
+        self.compute_dtype = ms.float32  # svd.placement sets it
         width, patch = config.width, config.patch_size
         tokens = (config.image_size // patch) ** 2 + 1
         self.patch_embedding = Conv2d(3, width, patch, stride=patch, pad_mode="valid", has_bias=False)

@@ -14,8 +14,8 @@ from typing import Any
 
 from svd.data.dataset import BadItem, Dataset, DatasetError, Unavailable
 from svd.data.outage import Outage, Patience
-from svd.data.stream import REPLACEMENT, SampleOrder, generator, samples_of_batch
 from svd.data.workers import ITEM_SECONDS, Worker, WorkerDied, block_interrupts, load_item
+from svd.seeds import REPLACEMENT, SampleOrder, generator, samples_of_batch
 
 _LOOK = 0.2
 """Seconds from one look at whether to stop to the next, while data are waited for."""

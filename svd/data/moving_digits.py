@@ -10,8 +10,8 @@ import numpy as np
 
 from svd.data.dataset import Dataset, DatasetError
 from svd.data.handwriting import SIDE, Part, handwriting, varied
-from svd.data.stream import DATA, generator
 from svd.data.video_dataset import Clip
+from svd.seeds import DATA, generator
 
 FASTEST = 4.0
 """Pixels per frame of motion bucket 255, however fast the clips of a dataset are: one model may learn from several."""

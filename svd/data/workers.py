@@ -17,7 +17,7 @@ from typing import Any, Optional
 import numpy as np
 
 from svd.data.dataset import BadItem, Dataset, DatasetError, Unavailable
-from svd.data.stream import DATA, generator
+from svd.seeds import DATA, generator
 
 ITEM_SECONDS = 120.0
 """How long a process may load an item without reading anything more of it."""

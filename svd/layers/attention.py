@@ -8,8 +8,8 @@ from typing import Optional
 from mindspore import Tensor, nn, ops
 
 from svd.layers.basic import Geglu, LayerNorm, Linear
-from svd.layers.operators import COMPOSED, Operators
-from svd.layers.shared import shared
+from svd.operators.shared import shared
+from svd.operators.table import PORTABLE, Operators
 
 
 class DotProductAttention(nn.Cell):
@@ -18,7 +18,7 @@ class DotProductAttention(nn.Cell):
     def __init__(self, heads: int):
         super().__init__()
         self.heads = heads
-        self.use(COMPOSED)
+        self.use(PORTABLE)
 
     def use(self, operators: Operators) -> None:
         self.attention = shared(operators.attention, self.heads)

@@ -1,6 +1,6 @@
 """Linear layers, convolutions and normalisations with PyTorch's defaults, which differ from MindSpore's.
 
-What has `use` computes by the operators that it is given; svd.precision gives them before the first compilation.
+What has `use` computes by the operators that it is given; svd.placement gives them before the first compilation.
 """
 
 import math
@@ -11,8 +11,8 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, Uniform, initializer
 
 from svd.layers.axes import in_slices
-from svd.layers.operators import COMPOSED, Operators
-from svd.layers.shared import shared
+from svd.operators.shared import shared
+from svd.operators.table import PORTABLE, Operators
 
 
 def in_type_of(x: Tensor, parameter: Parameter) -> Tensor:
@@ -37,7 +37,7 @@ class Linear(nn.Cell):
         self.lora_down: Optional[Parameter] = None  # [r i]
         self.lora_up: Optional[Parameter] = None  # [o r]
         self.lora_scale = 1.0
-        self.use(COMPOSED)
+        self.use(PORTABLE)
 
     def use(self, operators: Operators) -> None:
         self.linear, self.add_linear = shared(operators.linear), shared(operators.add_linear)
@@ -65,7 +65,7 @@ class Geglu(nn.Cell):
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.weight, self.bias = linear_parameters(in_channels, 2 * out_channels)
-        self.use(COMPOSED)
+        self.use(PORTABLE)
 
     def use(self, operators: Operators) -> None:
         self.geglu = shared(operators.geglu)
@@ -79,7 +79,7 @@ class Conv2d(nn.Conv2d):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.use(COMPOSED)
+        self.use(PORTABLE)
 
     def use(self, operators: Operators) -> None:
         self.add_bias, self.add_to_channels = shared(operators.add_bias), shared(operators.add_to_channels)
@@ -117,7 +117,7 @@ class GroupNorm(nn.Cell):
         self.groups, self.eps, self.silu = groups, eps, silu
         self.weight = Parameter(initializer("ones", (channels,), ms.float32), name="weight")
         self.bias = Parameter(initializer("zeros", (channels,), ms.float32), name="bias")
-        self.use(COMPOSED)
+        self.use(PORTABLE)
 
     def use(self, operators: Operators) -> None:
         self.norm = shared(operators.group_norm, self.groups, self.eps, self.silu)
@@ -135,7 +135,7 @@ class LayerNorm(nn.Cell):
         self.eps = eps
         self.weight = Parameter(initializer("ones", (channels,), ms.float32), name="weight")
         self.bias = Parameter(initializer("zeros", (channels,), ms.float32), name="bias")
-        self.use(COMPOSED)
+        self.use(PORTABLE)
 
     def use(self, operators: Operators) -> None:
         self.norm = shared(operators.layer_norm, self.eps)
@@ -149,7 +149,7 @@ class GELU(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.use(COMPOSED)
+        self.use(PORTABLE)
 
     def use(self, operators: Operators) -> None:
         self.gelu = shared(operators.gelu)
@@ -163,7 +163,7 @@ class SwapAxes(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.use(COMPOSED)
+        self.use(PORTABLE)
 
     def use(self, operators: Operators) -> None:
         self.swap = shared(operators.swap_axes)

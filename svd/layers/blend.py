@@ -4,8 +4,8 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
-from svd.layers.operators import COMPOSED, Operators
-from svd.layers.shared import shared
+from svd.operators.shared import shared
+from svd.operators.table import PORTABLE, Operators
 
 
 class Blend(nn.Cell):
@@ -14,7 +14,7 @@ class Blend(nn.Cell):
     def __init__(self):
         super().__init__()
         self.mix_factor = Parameter(initializer(0.5, (1,), ms.float32), name="mix_factor")
-        self.use(COMPOSED)
+        self.use(PORTABLE)
 
     def use(self, operators: Operators) -> None:
         self.blend = shared(operators.blend)

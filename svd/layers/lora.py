@@ -6,8 +6,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from svd.config import ConfigError
-from svd.data.stream import ADAPTERS, generator
 from svd.layers.basic import Linear
+from svd.seeds import ADAPTERS, generator
 
 DOWN, UP = "lora_down", "lora_up"
 """How the names of an adapter's parameters end, where that of its layer's matrix ends in `weight`."""

@@ -8,8 +8,8 @@ from svd.layers.axes import fold_frames
 from svd.layers.basic import GroupNorm, Linear, SwapAxes
 from svd.layers.blend import Blend
 from svd.layers.embeddings import EmbeddingMLP, frequencies, sinusoidal_embedding
-from svd.layers.operators import COMPOSED, Operators
-from svd.layers.shared import shared
+from svd.operators.shared import shared
+from svd.operators.table import PORTABLE, Operators
 
 
 class VideoTransformer(nn.Cell):
@@ -30,7 +30,7 @@ class VideoTransformer(nn.Cell):
         self.blend = Blend()
         self.proj_out = Linear(channels, channels)
         self.swap = SwapAxes()
-        self.use(COMPOSED)
+        self.use(PORTABLE)
 
     def use(self, operators: Operators) -> None:
         self.add_bias = shared(operators.add_bias)

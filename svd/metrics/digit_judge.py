@@ -13,11 +13,11 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
-from svd.checkpoint import CheckpointError, load_parameters, open_checkpoint
+from svd.checkpoints.model_file import CheckpointError, load_parameters, open_checkpoint
+from svd.checkpoints.saving import save_tensors
 from svd.layers.basic import GELU, GroupNorm, Linear, SwapAxes, conv2d
 from svd.layers.resblock import ResBlock
-from svd.precision import set_precision
-from svd.saving import save_tensors
+from svd.placement import set_precision
 
 FORMAT = "svd-mindspore-digit-judge"
 """What the file of a judge calls itself, in its metadata."""

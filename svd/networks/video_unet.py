@@ -123,7 +123,7 @@ class VideoUNet(nn.Cell):
         widths = [mult * config.model_channels for mult in config.channel_mult]
         attention = [2**i in config.attention_resolutions for i in range(len(widths))]
         last = len(widths) - 1
-        self.compute_dtype = ms.float32  # svd.precision sets it
+        self.compute_dtype = ms.float32  # svd.placement sets it
         self.frequencies = Tensor(frequencies(config.model_channels), ms.float32)
         self.time_embedding = EmbeddingMLP(config.model_channels, emb_dim, emb_dim)
         self.vector_embedding = EmbeddingMLP(config.vector_dim, emb_dim, emb_dim)

@@ -23,11 +23,11 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from safetensors import SafetensorError, safe_open
 
-from svd.checkpoint import CheckpointError
+from svd.checkpoints.model_file import CheckpointError
+from svd.checkpoints.saving import save_tensors
 from svd.console import one_line
 from svd.files import to_disk
 from svd.records import RecordError, read_json, record
-from svd.saving import save_tensors
 from svd.training import TRAINED_FORMAT
 from svd.training.config import MOST_UPDATES
 from svd.training.distributed import Ranks

@@ -13,7 +13,7 @@ from svd.build import build_networks
 from svd.config import ModelConfig, UNetConfig
 from svd.layers.lora import adapters, add_adapters
 from svd.networks.video_unet import VideoUNet
-from svd.precision import set_precision
+from svd.placement import set_precision
 from svd.training.config import LoRAConfig
 from svd_tools.costs.steps import Step, forward_steps, live_bytes, training_steps
 from svd_tools.costs.trace import SIZES, Trace

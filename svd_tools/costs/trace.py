@@ -102,7 +102,7 @@ class Trace:
     """A run of a network on shapes.
 
     Args:
-        network: in its Ascend form, svd.precision; what requires a gradient in it is trained.
+        network: in its Ascend form, svd.placement; what requires a gradient in it is trained.
         blocks: its cells of which only inputs are kept for the way back.
     """
 
@@ -332,7 +332,7 @@ class Operators:
         return self.call("GroupNorm", [x, weight, bias], [(x.shape, x.dtype)])
 
     def Custom(self, kernel: ops.Custom) -> Callable:
-        """A kernel of svd.layers.native, whose operations are not counted."""
+        """A kernel of svd.operators, whose operations are not counted."""
 
         def apply(*inputs: Value):
             shapes = kernel.out_shape(*(list(value.shape) for value in inputs))

@@ -65,7 +65,7 @@ def _processor() -> dict[str, str]:
     """Of a CPU: its name, what decides about the speed and the rounding, and which kernels are used."""
     import psutil
 
-    from svd.layers.native.library import library
+    from svd.operators.library import library
 
     try:
         text = Path("/proc/cpuinfo").read_text()

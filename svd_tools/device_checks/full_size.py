@@ -17,7 +17,7 @@ from mindspore import Tensor, nn
 from svd import runtime
 from svd.build import build_networks
 from svd.config import ModelConfig, load_config
-from svd.precision import compute_dtype, set_precision
+from svd.placement import compute_dtype, set_precision
 from svd_tools.device_checks.outcome import NETWORKS, Outcome, Settings, Skipped
 
 SIZES = {

@@ -21,7 +21,7 @@ from svd.build import build_networks
 from svd.config import ModelConfig
 from svd.layers.basic import conv2d
 from svd.layers.transformer import VideoTransformer
-from svd.precision import set_precision
+from svd.placement import set_precision
 
 pytestmark = cpu_only("graphs for Ascend are exported on CPU")
 

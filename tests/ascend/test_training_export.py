@@ -17,7 +17,7 @@ from test_export import PRODUCTS, beyond_convolution, beyond_flash_attention, of
 from svd.config import UNetConfig
 from svd.diffusion.loss import DenoisingLoss
 from svd.networks.video_unet import VideoUNet
-from svd.precision import set_precision
+from svd.placement import set_precision
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW, WeightAverage
 from svd.training.step import TrainStep

@@ -12,7 +12,7 @@ from small_model import SMALL, fill
 
 from svd.autoencoder.autoencoder import PEAK_COPIES, Autoencoder
 from svd.autoencoder.decoder import Decoder
-from svd.precision import set_precision
+from svd.placement import set_precision
 
 RNG = np.random.default_rng(0)
 LATENTS = RNG.standard_normal((2, 7, 4, 3, 5)).astype(np.float32)

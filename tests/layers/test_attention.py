@@ -8,12 +8,12 @@ import pytest
 from comparison import assert_close
 from mindspore import Tensor, ops
 from small_model import fill
-from test_operators import Weighted
+from weighted import Weighted
 
-from svd.layers import composed
 from svd.layers.attention import Attention, FeedForward, TransformerBlock
-from svd.layers.fused import check_flash_attention, flash_attention
-from svd.precision import set_precision
+from svd.operators import portable
+from svd.operators.ascend import check_flash_attention, flash_attention
+from svd.placement import set_precision
 
 RNG = np.random.default_rng(0)
 
@@ -37,7 +37,7 @@ def linear(layer, x: np.ndarray) -> np.ndarray:
 def test_composed_attention_is_the_formula(heads):
     q = 3 * RNG.standard_normal((2, 5, 16)).astype(np.float32)
     k, v = (RNG.standard_normal((2, 7, 16)).astype(np.float32) for _ in range(2))
-    result = composed.Attention(heads)(*map(Tensor, (q, k, v)))
+    result = portable.Attention(heads)(*map(Tensor, (q, k, v)))
     assert_close(result, softmax_attention(q, k, v, heads), 2e-6)
 
 
@@ -46,9 +46,9 @@ def test_composed_attention_in_blocks_of_queries(mode, monkeypatch):
     q, k, v = (Tensor(RNG.standard_normal(shape).astype(np.float32)) for shape in ((2, 5, 16), (2, 7, 16), (2, 7, 16)))
     weight = Tensor(RNG.standard_normal((2, 5, 16)).astype(np.float32))
     results = []
-    for limit in (composed.MAX_SCORES, 2 * 2 * 2 * 7):
-        monkeypatch.setattr(composed, "MAX_SCORES", limit)
-        layer = composed.Attention(2)
+    for limit in (portable.MAX_SCORES, 2 * 2 * 2 * 7):
+        monkeypatch.setattr(portable, "MAX_SCORES", limit)
+        layer = portable.Attention(2)
         results.append([layer(q, k, v), *ms.grad(Weighted(layer), (1, 2, 3))(weight, q, k, v)])
     for whole, in_blocks in zip(*results):
         assert_close(in_blocks, whole, 2e-6)
@@ -64,7 +64,7 @@ def test_float16_attention_takes_its_softmax_in_float32(monkeypatch):
 
     monkeypatch.setattr(ops, "softmax", spy)
     q, k, v = (RNG.standard_normal((2, 5, 16)).astype(np.float16) for _ in range(3))
-    result = composed.Attention(2)(*map(Tensor, (q, k, v)))
+    result = portable.Attention(2)(*map(Tensor, (q, k, v)))
     assert seen == [ms.float32] and result.dtype == ms.float16
     assert_close(result, softmax_attention(q, k, v, 2), 2e-3)
 

@@ -15,7 +15,7 @@ from svd.config import ConfigError, ModelConfig
 from svd.layers.attention import TransformerBlock
 from svd.layers.lora import adapters, add_adapters
 from svd.networks.video_unet import VideoUNet
-from svd.precision import set_precision
+from svd.placement import set_precision
 from svd.training.config import LoRAConfig
 
 C, CONTEXT = 32, 16

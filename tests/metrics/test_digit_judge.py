@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from small_model import fill
 
-from svd.checkpoint import CheckpointError
+from svd.checkpoints.model_file import CheckpointError
 from svd.data.moving_digits import MovingDigits
 from svd.metrics.digit_judge import DigitJudge, Judgement, classes_present, judge_videos, load_judge, write_judge
 from svd.metrics.digit_motion import brightness_centres

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from svd.build import build_networks
 from svd.config import ModelConfig, load_config
-from svd_tools.checkpoint_maps import TRANSFORMS, expand
+from svd_tools.checkpoints.checkpoint_maps import TRANSFORMS, expand
 from svd_tools.device_checks import training
 
 torch = pytest.importorskip("torch")

@@ -16,8 +16,8 @@ from svd.build_training import trained_parameters
 from svd.config import AutoencoderConfig, ImageEncoderConfig, ModelConfig, SamplingConfig, UNetConfig
 from svd.data.video_dataset import Clip
 from svd.training.config import LossConfig
-from svd.training.image_to_video import ImageToVideoTask, draw
-from svd_tools.checkpoint_maps import TRANSFORMS, expand
+from svd.training.tasks.video import ImageToVideoTask, draw
+from svd_tools.checkpoints.checkpoint_maps import TRANSFORMS, expand
 from svd_tools.convert import convert
 
 torch = pytest.importorskip("torch")

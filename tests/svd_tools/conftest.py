@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from svd.build import parameter_shapes
 from svd.config import load_config
-from svd_tools.checkpoint_maps import TRANSFORMS, expand
+from svd_tools.checkpoints.checkpoint_maps import TRANSFORMS, expand
 from svd_tools.convert import main
 
 TESTS = Path(__file__).parents[1]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from svd_tools.sources import read_weights
+from svd_tools.checkpoints.sources import read_weights
 
 spec = importlib.util.spec_from_file_location(
     "bench_convert", Path(__file__).parents[2] / "scripts" / "bench_convert.py"

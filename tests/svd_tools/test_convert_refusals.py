@@ -154,7 +154,7 @@ def test_an_interruption(sgm_file, config, monkeypatch, tmp_path, capsys):
 def ended(number: int, sgm_file: Path, config: Path, out: Path) -> tuple[int, str]:
     """(exit code, standard error) of a conversion that gets a signal in the middle of writing."""
     script = (
-        "import runpy, sys, time, svd_tools.tensor_files as files\n"
+        "import runpy, sys, time, svd_tools.checkpoints.tensor_files as files\n"
         "def slow(path, *_):\n"
         "    path.write_bytes(b'half'); print('writing', flush=True); time.sleep(60)\n"
         "files.write_safetensors = slow\n"

@@ -17,9 +17,10 @@ from training_videos import write_csv
 
 from svd.data.dataset import BadItem, DatasetError
 from svd.data.latents_dataset import TENSORS, EncodedClip, LatentsDataset
-from svd.data.stream import DATA, SampleOrder, generator
-from svd_tools import encode_latents, jobs
+from svd.seeds import DATA, SampleOrder, generator
+from svd_tools import encode_latents
 from svd_tools.encode_latents import LatentsWriter, Plan
+from svd_tools.jobs import work
 
 ROOT = Path(__file__).parents[2]
 VIDEOS, PASSES = 4, 2
@@ -215,11 +216,11 @@ def test_videos_that_are_away_for_a_while_are_no_failures(inputs, tmp_path, monk
             journal.record(row_of(key, folder))
 
     monkeypatch.setattr(encode_latents, "work_off", work_off)
-    monkeypatch.setattr(jobs.time, "sleep", pauses.append)
+    monkeypatch.setattr(work.time, "sleep", pauses.append)
     assert "3 clips cannot be read now, such as" in refuse(*flags)
-    assert pauses == list(jobs.PAUSES)
+    assert pauses == list(work.PAUSES)
     (tmp_path / "away").rename(tmp_path / "disk")
-    monkeypatch.setattr(jobs, "_pauses", jobs.PAUSES)
+    monkeypatch.setattr(work, "_pauses", work.PAUSES)
     monkeypatch.setattr(encode_latents, "work_off", lambda journal, row_of, *_: [
         journal.record(row_of(key)) for key in list(journal.pending())
     ])  # fmt: skip

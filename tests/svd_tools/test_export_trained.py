@@ -17,7 +17,7 @@ from small_checkpoint import random_tensors, write_checkpoint
 from small_model import SMALL
 
 from svd import build
-from svd.checkpoint import load_parameters
+from svd.checkpoints.model_file import load_parameters
 from svd.config import AutoencoderConfig, ModelConfig, dump_config, parse_config
 from svd_tools import convert as convert_module
 from svd_tools import export as export_module

@@ -22,10 +22,11 @@ from training_videos import ffmpeg
 from svd.data.dataset import DatasetError, Unavailable
 from svd.data.video_dataset import VideoDataset
 from svd.data.videos import write_video
-from svd_tools import jobs, motion_bucket
-from svd_tools.jobs import Shard, find_files, work_off
-from svd_tools.journal import Journal
-from svd_tools.motion_score import COLUMNS, motion, score_row, score_video
+from svd_tools import motion_bucket
+from svd_tools.jobs import work
+from svd_tools.jobs.journal import Journal
+from svd_tools.jobs.motion_score import COLUMNS, motion, score_row, score_video
+from svd_tools.jobs.work import Shard, find_files, work_off
 
 ROOT = Path(__file__).parents[2]
 SPEEDS = [0, 0.1, 0.25, 0.5, 0.8, 1.2, 1.7, 2.4, 3.2, 4]
@@ -198,8 +199,9 @@ def test_what_is_known_is_not_scored_again(videos, expected, tmp_path):
 HELD = """
 import os, sys, time
 from pathlib import Path
-from svd_tools import jobs, motion_bucket
-from svd_tools.motion_score import score_row
+from svd_tools.jobs import work
+from svd_tools import motion_bucket
+from svd_tools.jobs.motion_score import score_row
 
 def held(path, folder):
     with open("log", "a") as log:
@@ -431,9 +433,9 @@ def test_videos_that_cannot_be_read_for_a_moment(tmp_path, monkeypatch):
         if len(pauses) == 3:
             (tmp_path.parent / "away").rename(tmp_path)
 
-    monkeypatch.setattr(jobs.time, "sleep", pause)
+    monkeypatch.setattr(work.time, "sleep", pause)
     assert score_row("a.mp4", str(tmp_path)) == expected and expected["why"] == ""
-    assert pauses == list(jobs.PAUSES[:3])
+    assert pauses == list(work.PAUSES[:3])
 
 
 def row_of_a_disk_that_is_away(path: str, folder: str) -> dict:
@@ -445,12 +447,12 @@ def test_videos_that_cannot_be_read_now_are_left_to_do(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     moving(tmp_path / "in" / "a.mp4", 1)
     pauses = []
-    monkeypatch.setattr(jobs.time, "sleep", pauses.append)
+    monkeypatch.setattr(work.time, "sleep", pauses.append)
     rows = [score_row(name, str(tmp_path / "away")) for name in ("x.mp4", "y.mp4")]
-    assert [row["why"] for row in rows] == [None, None] and pauses == list(jobs.PAUSES)
+    assert [row["why"] for row in rows] == [None, None] and pauses == list(work.PAUSES)
     assert score_row("a.mp4", str(tmp_path / "in"))["why"] == ""  # and the next wait is a full one
     score_row("x.mp4", str(tmp_path / "away"))
-    assert pauses == 2 * list(jobs.PAUSES)
+    assert pauses == 2 * list(work.PAUSES)
     score_row("a.mp4", str(tmp_path / "in"))
     with Journal("", {"score": "REAL"}, "rows") as journal:
         journal.register((name, "") for name in ("a.mp4", "b.mp4", "c.mp4"))
@@ -458,10 +460,10 @@ def test_videos_that_cannot_be_read_now_are_left_to_do(tmp_path, monkeypatch):
         assert [row["path"] for row in journal.rows()] == ["a.mp4"] and list(journal.failures()) == []
         assert list(journal.pending()) == ["b.mp4", "c.mp4"]
         with pytest.raises(DatasetError, match="2 videos cannot be read now, such as b.mp4: .* the same command"):
-            jobs.check_all_done(journal, "videos")
+            work.check_all_done(journal, "videos")
     idle = SimpleQueue()
     idle.put(SimpleNamespace(load=Mock(side_effect=Unavailable("x.mp4", "its disk does not answer"))))
-    assert jobs._row(idle, "x.mp4") == {"path": "x.mp4", "why": None} and not idle.empty()
+    assert work._row(idle, "x.mp4") == {"path": "x.mp4", "why": None} and not idle.empty()
 
 
 def test_tables_as_excel_saves_them(expected, tmp_path):

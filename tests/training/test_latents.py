@@ -18,8 +18,8 @@ from svd.build_training import load_trainer
 from svd.data.dataset import BadItem, DatasetError, Unavailable
 from svd.data.latents_dataset import LatentsDataset
 from svd.data.loader import Loader
-from svd.data.stream import DATA, generator
 from svd.data.video_dataset import VideoDataset
+from svd.seeds import DATA, generator
 from svd.training.checkpoint import TrainState
 from svd.training.config import EnvironmentConfig, LossConfig, PreviewConfig, TrainConfig
 from svd_tools import encode_latents

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from tiny_task import assert_same, parameter, values
 
-from svd.checkpoint import CheckpointError
+from svd.checkpoints.model_file import CheckpointError
 from svd.training import TRAINED_FORMAT, checkpoint
 from svd.training.checkpoint import (
     CheckpointWriter,

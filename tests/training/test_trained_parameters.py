@@ -21,9 +21,9 @@ from svd.layers.resblock import VideoResBlock
 from svd.layers.transformer import VideoTransformer
 from svd.networks.video_unet import VideoUNet
 from svd.training.config import LossConfig, OptimizerConfig
-from svd.training.image_to_video import ImageToVideoTask
 from svd.training.optimizer import AdamW, WeightAverage
 from svd.training.step import TrainStep, host_scalar
+from svd.training.tasks.video import ImageToVideoTask
 
 ONE_LEVEL = replace(SMALL.unet, model_channels=64, channel_mult=[1], attention_resolutions=[])
 """Three kinds of blocks, a transformer in the middle, and two channels in each group that is normalised: one channel

@@ -15,9 +15,9 @@ import pytest
 from safetensors.numpy import load_file
 from tiny_task import Items, assert_same, tiny_config, tiny_trainer, weights
 
-from svd.checkpoint import CheckpointError
+from svd.checkpoints.model_file import CheckpointError
 from svd.data.dataset import DatasetError
-from svd.data.stream import SampleOrder
+from svd.seeds import SampleOrder
 from svd.training import checkpoint
 from svd.training.checkpoint import TrainState, checkpoints, read_state
 from svd.training.config import PreviewConfig

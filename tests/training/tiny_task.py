@@ -10,8 +10,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from svd.data.dataset import BadItem, Dataset
-from svd.data.stream import LOSS, generator
 from svd.layers.basic import Linear, conv2d
+from svd.seeds import LOSS, generator
 from svd.training.checkpoint import TrainState
 from svd.training.config import OptimizerConfig, TrainConfig
 from svd.training.distributed import Ranks

@@ -1,0 +1,80 @@
+"""The layers' operators where Ascend has them fused."""
+
+from typing import Optional
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from svd.operators import portable
+from svd.operators.shared import shared
+
+FLASH_DTYPES = (ms.float16, ms.bfloat16)
+MAX_FLASH_BATCH = 2048
+"""The largest batch that MindSpore documents for Ascend's fused attention."""
+
+
+class Linear(nn.Cell):
+    """x [... i], weight [o i], bias [o] or None -> [... o]"""
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+        return ops.dense(x, weight, bias)
+
+
+class AddBias(nn.Cell):
+    """x [n c ...] plus a bias [c]."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias_add = ops.BiasAdd()
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self.bias_add(x, bias)
+
+
+class GroupNorm(nn.Cell):
+    """Group normalisation of x [b c p ...] + shift (None, [b 1 c] or [b p c]) in float32, then SiLU if wanted."""
+
+    def __init__(self, groups: int, eps: float, silu: bool):
+        super().__init__()
+        self.groups, self.eps, self.silu = groups, eps, silu
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Optional[Tensor] = None) -> Tensor:
+        x = portable.add_shift(x, shift)
+        y = ops.group_norm(x.astype(ms.float32), self.groups, weight, bias, self.eps).astype(x.dtype)
+        return ops.silu(y) if self.silu else y
+
+
+def check_flash_attention(dtype: ms.Type, head_dim: int) -> None:
+    """Raise where Ascend's FlashAttentionScore would be wrong or fail: neither compilation nor export checks this.
+
+    Raises:
+        TypeError: the type is not float16 or bfloat16.
+        ValueError: the head dimension is not a multiple of 16 up to 512.
+    """
+    if dtype not in FLASH_DTYPES:
+        raise TypeError(f"flash attention takes float16 or bfloat16, got {dtype}")
+    if head_dim % 16 or head_dim > 512:
+        raise ValueError(f"flash attention takes head dimensions that are multiples of 16 up to 512, got {head_dim}")
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Fused attention on Ascend, without a mask. q [b l c], k v [b n c] -> [b l c]; float16 or bfloat16."""
+    head_dim = q.shape[-1] // heads
+    check_flash_attention(q.dtype, head_dim)
+    return ops.flash_attention_score(q, k, v, heads, scalar_value=head_dim**-0.5, input_layout="BSH")
+
+
+class Attention(nn.Cell):
+    """softmax(q k^T / sqrt(d)) v. q [b l c], k v [b n c] -> [b l c]; float16 or bfloat16.
+
+    Scores over no more tokens than a head has channels take no more memory than the queries: fusing gains nothing.
+    """
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.heads, self.portable = heads, shared(portable.Attention, heads)
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if k.shape[1] > q.shape[2] // self.heads and q.shape[0] <= MAX_FLASH_BATCH:
+            return flash_attention(q, k, v, self.heads)
+        return self.portable(q, k, v)

@@ -1,0 +1,274 @@
+"""The kernels as cells, each with its derivative. The sources in src/ say what they take and give."""
+
+from collections.abc import Callable
+from typing import Optional
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from svd.operators.library import library
+from svd.operators.portable import Product
+from svd.operators.shared import shared
+
+
+def shapes_by(rule: str) -> Callable[..., list[int] | tuple[list[int], ...]]:
+    """What tells the shapes of results from those of inputs: by the letters that a rule gives the axes of both.
+
+    `b c e, c -> b c e, b c` takes [b c e] and [c]; `...` is a whole shape, of any number of axes.
+    """
+    inputs, outputs = ([term.split() for term in side.split(",")] for side in rule.split("->"))
+
+    def shapes(*given: list[int]) -> list[int] | tuple[list[int], ...]:
+        sizes, whole = {}, []
+        for term, shape in zip(inputs, given):
+            if term == ["..."]:
+                whole = shape
+            else:
+                sizes.update(zip(term, shape))
+        results = tuple(list(whole) if term == ["..."] else [sizes[axis] for axis in term] for term in outputs)
+        return results if len(results) > 1 else results[0]
+
+    return shapes
+
+
+def kernel(name: str, rule: str) -> ops.Custom:
+    """The operator of a kernel, in float32; the rule (`shapes_by`) says what it takes and gives.
+
+    MindSpore takes two operators of the same name and attributes for one, whose results are those of the first that
+    it met: what it infers must follow from them and from the inputs' shapes alone. So the rule is an attribute. A
+    number that shapes depend on, of groups or heads, has to be the size of an input.
+    """
+    outputs = rule.split("->")[1].count(",") + 1
+    dtype = ms.float32 if outputs == 1 else (ms.float32,) * outputs
+    operator = ops.Custom(f"{library()}:{name}", out_shape=shapes_by(rule), out_dtype=dtype, func_type="aot")
+    return operator.add_prim_attr("rule", rule)
+
+
+class NormaliseGroups(nn.Cell):
+    """x [b c e], weight [c], bias [c] -> y [b c e], means and inverse deviations [b g]"""
+
+    def __init__(self, groups: int, eps: float, silu: bool):
+        super().__init__()
+        self.eps = Tensor([eps] * groups, ms.float32)
+        name = "GroupNormSilu" if silu else "GroupNorm"
+        self.forth = kernel(name, "b c e, c, c, g -> b c e, b g, b g")
+        self.back = kernel(name + "Grad", "b c e, b c e, c, c, b g, b g -> b c e, c, c")
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor):
+        return self.forth(x, weight, bias, self.eps)
+
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out, dout):
+        return self.back(dout[0], x, weight, bias, out[1], out[2])
+
+
+class NormaliseShiftedGroups(nn.Cell):
+    """The same of x + shift, [b 1 c] or one number for each s-th of the elements, [b s c]."""
+
+    def __init__(self, groups: int, eps: float, silu: bool):
+        super().__init__()
+        self.eps = Tensor([eps] * groups, ms.float32)
+        name = "GroupNormSilu" if silu else "GroupNorm"
+        self.forth = kernel(name, "b c e, c, c, g, b s t -> b c e, b g, b g")
+        self.back = kernel(name + "Grad", "b c e, b c e, c, c, b g, b g, b s t -> b c e, c, c, b s t")
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor):
+        return self.forth(x, weight, bias, self.eps, shift)
+
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, out, dout):
+        return self.back(dout[0], x, weight, bias, out[1], out[2], shift)
+
+
+class GroupNorm(nn.Cell):
+    """Group normalisation of x [b c p ...] + shift (None, [b 1 c] or [b p c]), then SiLU if wanted."""
+
+    def __init__(self, groups: int, eps: float, silu: bool):
+        super().__init__()
+        self.plain = shared(NormaliseGroups, groups, eps, silu)
+        self.shifted = shared(NormaliseShiftedGroups, groups, eps, silu)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Optional[Tensor] = None) -> Tensor:
+        rows = ops.reshape(x, x.shape[:2] + (-1,))
+        if shift is None:
+            y, _, _ = self.plain(rows, weight, bias)
+        else:
+            y, _, _ = self.shifted(rows, weight, bias, shift)
+        return ops.reshape(y, x.shape)
+
+
+class NormaliseRows(nn.Cell):
+    """x [m c], weight [c], bias [c] -> y [m c], means and inverse deviations [m]"""
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = Tensor([eps], ms.float32)
+        self.forth = kernel("LayerNorm", "m c, c, c, o -> m c, m, m")
+        self.back = kernel("LayerNormGrad", "m c, m c, c, m, m -> m c, c, c")
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor):
+        return self.forth(x, weight, bias, self.eps)
+
+    def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out, dout):
+        return self.back(dout[0], x, weight, out[1], out[2])
+
+
+class LayerNorm(nn.Cell):
+    """Layer normalisation of x [... c]."""
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.normalise = shared(NormaliseRows, eps)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y, _, _ = self.normalise(ops.reshape(x, (-1, x.shape[-1])), weight, bias)
+        return ops.reshape(y, x.shape)
+
+
+class Gelu(nn.Cell):
+    """The exact GELU, x * Phi(x)."""
+
+    def __init__(self):
+        super().__init__()
+        self.forth, self.back = kernel("Gelu", "... -> ..."), kernel("GeluGrad", "..., ... -> ...")
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.forth(x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor):
+        return (self.back(dout, x),)
+
+
+class GateRows(nn.Cell):
+    """x [m 2e] plus a bias [2e], one half gated by the exact GELU of the other -> [m e]"""
+
+    def __init__(self):
+        super().__init__()
+        self.forth = kernel("Geglu", "m w, h e -> m e")
+        self.back = kernel("GegluGrad", "m e, m w, w -> m w, w")
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self.forth(x, ops.reshape(bias, (2, -1)))  # of which the kernel takes the half as a size
+
+    def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
+        return self.back(dout, x, bias)
+
+
+class Geglu(nn.Cell):
+    """x [... i], weight [2e i], bias [2e]: a linear layer, one half gated by the exact GELU of the other -> [... e]."""
+
+    def __init__(self):
+        super().__init__()
+        self.product, self.gate = shared(Product), shared(GateRows)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y = self.gate(self.product(ops.reshape(x, (-1, x.shape[-1])), weight), bias)
+        return ops.reshape(y, x.shape[:-1] + (y.shape[-1],))
+
+
+class Attend(nn.Cell):
+    """q [b l c], k v [b n c] -> y [b l c], logarithms of the softmax's denominators [b h l]"""
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.heads = Tensor([1.0] * heads, ms.float32)
+        self.forth = kernel("Attention", "b l c, b n c, b n c, h -> b l c, b h l")
+        self.back = kernel("AttentionGrad", "b l c, b l c, b n c, b n c, b l c, b h l -> b l c, b n c, b n c")
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor):
+        return self.forth(q, k, v, self.heads)
+
+    def bprop(self, q: Tensor, k: Tensor, v: Tensor, out, dout):
+        return self.back(dout[0], q, k, v, out[0], out[1])
+
+
+class Attention(nn.Cell):
+    """softmax(q k^T / sqrt(d)) v. q [b l c], k v [b n c] -> [b l c]"""
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.attend = shared(Attend, heads)
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.attend(q, k, v)[0]
+
+
+class SwapAxes(nn.Cell):
+    """[b m n e] -> [b n m e]"""
+
+    def __init__(self):
+        super().__init__()
+        self.swap = kernel("SwapAxes", "b m n e -> b n m e")
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.swap(x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor):
+        return (self.swap(dout),)
+
+
+class AddTokens(nn.Cell):
+    """x [b m c] + h [b m c] + shift [b 1 c] or [1 1 c]"""
+
+    def __init__(self):
+        super().__init__()
+        self.forth = kernel("AddTokens", "b m c, b m c, s t c -> b m c")
+        self.sums = kernel("SumTokens", "b m c, s t c -> s t c")
+
+    def construct(self, x: Tensor, h: Tensor, shift: Tensor) -> Tensor:
+        return self.forth(x, h, shift)
+
+    def bprop(self, x: Tensor, h: Tensor, shift: Tensor, out: Tensor, dout: Tensor):
+        return dout, dout, self.sums(dout, shift)
+
+
+class AddLinear(nn.Cell):
+    """x [b m o] + h [b m i] weight^T + shift [b 1 o] or [1 1 o]; weight [o i]"""
+
+    def __init__(self):
+        super().__init__()
+        self.product, self.add = shared(Product), shared(AddTokens)
+
+    def construct(self, x: Tensor, h: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+        y = self.product(ops.reshape(h, (-1, h.shape[-1])), weight)
+        return self.add(x, ops.reshape(y, x.shape), shift)
+
+
+class AddRows(nn.Cell):
+    """x [n c e] + h [n c e] + bias [c]"""
+
+    def __init__(self):
+        super().__init__()
+        self.forth = kernel("AddToChannels", "n c e, n c e, c -> n c e")
+        self.sums = kernel("SumChannels", "n c e -> c")
+
+    def construct(self, x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
+        return self.forth(x, h, bias)
+
+    def bprop(self, x: Tensor, h: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
+        return dout, dout, self.sums(dout)
+
+
+class AddToChannels(nn.Cell):
+    """x [n c ...] + h [n c ...] + bias [c]"""
+
+    def __init__(self):
+        super().__init__()
+        self.add = shared(AddRows)
+
+    def construct(self, x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
+        rows = x.shape[:2] + (-1,)
+        return ops.reshape(self.add(ops.reshape(x, rows), ops.reshape(h, rows), bias), x.shape)
+
+
+class Blend(nn.Cell):
+    """alpha x + (1 - alpha) y; alpha [1]"""
+
+    def __init__(self):
+        super().__init__()
+        self.forth = kernel("Blend", "..., ..., a -> ...")
+        self.back = kernel("BlendGrad", "..., ..., ..., a -> ..., ..., a")
+
+    def construct(self, x: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
+        return self.forth(x, y, alpha)
+
+    def bprop(self, x: Tensor, y: Tensor, alpha: Tensor, out: Tensor, dout: Tensor):
+        return self.back(dout, x, y, alpha)

@@ -1,0 +1,130 @@
+"""Compiling the kernels in src/, once for each machine."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Optional
+
+from svd.files import written_whole
+from svd.trust import private_folder, read_trusted
+
+FOLDER = Path(__file__).parent / "kernels"
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")
+"""NaN and infinity keep their meaning: no -ffast-math."""
+LINK_FLAGS = ("-pthread", "-shared", "-fPIC")
+_DIGEST = 32
+
+
+def _compiler() -> Optional[str]:
+    """The C++ compiler: what CXX says, else what is installed."""
+    names = [name for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name]
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def _processor() -> str:
+    """What the compiled code depends on: a folder of caches may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def _key(compiler: str) -> str:
+    """Of all that the compiled code depends on. Raises OSError if the compiler cannot be run."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    sources = [path.read_bytes() for path in sorted(FOLDER.iterdir())]
+    parts = [version, " ".join(FLAGS).encode(), _processor().encode(), *sources]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _cache_folder() -> Path:
+    """Where kernels are kept, ours alone to write; raises OSError if there is no such place."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(caches):  # a user without a name, as containers have them, has no home
+        raise OSError("there is no home folder (XDG_CACHE_HOME would name another)")
+    return private_folder(Path(caches) / "svd-mindspore")
+
+
+def _compiled(compiler: str) -> bytes:
+    """The kernels, and a digest of them, which the loader passes over; raises OSError with the compiler's last line."""
+    with tempfile.TemporaryDirectory() as aside:
+        target = Path(aside) / "kernels.so"
+        command = [compiler, *FLAGS, *LINK_FLAGS, *map(str, FOLDER.glob("*.cpp")), "-o", str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode != 0:
+            raise OSError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+        code = target.read_bytes()
+    return code + hashlib.sha256(code).digest()
+
+
+def _usable(path: Path) -> bool:
+    """Whether the file is there, ours alone to write, as it was written, and can be loaded: where not, it is told."""
+    try:
+        content = read_trusted(path)
+        if content is None:
+            return False
+        if hashlib.sha256(content[:-_DIGEST]).digest() != content[-_DIGEST:]:
+            raise OSError(f"{path} is damaged")
+        ctypes.CDLL(str(path))  # a folder may forbid it (mounted noexec)
+    except OSError as error:
+        print(f"svd: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _kept(code: bytes, name: str, folder: Optional[Path]) -> Path:
+    """Write compiled kernels into the folder, or where that cannot be, into one of this process; raises OSError."""
+    if folder is not None:
+        try:
+            with written_whole(folder / name) as aside:
+                aside.write_bytes(code)
+                aside.chmod(0o700)
+        except OSError as error:
+            print(f"svd: compiled kernels are not kept: {error}", file=sys.stderr)
+        else:
+            if _usable(folder / name):
+                return folder / name
+    private = Path(tempfile.mkdtemp(prefix="svd-kernels-"))
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    (private / name).write_bytes(code)
+    (private / name).chmod(0o700)
+    if not _usable(private / name):
+        raise OSError("what it compiles cannot be loaded")
+    return private / name
+
+
+@cache
+def library() -> Optional[Path]:
+    """The compiled kernels; None where they cannot be compiled, or SVD_NATIVE=0 says not to.
+
+    They are kept in the user's cache folder. Where that cannot be used, or others could write there, they are compiled
+    for this process alone.
+    """
+    compiler = _compiler()
+    if compiler is None or os.environ.get("SVD_NATIVE") == "0":
+        return None
+    try:
+        name = f"kernels-{_key(compiler)}.so"
+        try:
+            folder = _cache_folder()
+        except OSError as error:
+            print(f"svd: compiled kernels are not kept: {error}", file=sys.stderr)
+            folder = None
+        if folder is not None and _usable(folder / name):
+            return folder / name
+        print("svd: compiling kernels for this CPU (once, a few seconds) ...", file=sys.stderr)
+        return _kept(_compiled(compiler), name, folder)
+    except OSError as error:
+        print(f"svd: using MindSpore's own, slower operators ({compiler}: {error})", file=sys.stderr)
+        return None

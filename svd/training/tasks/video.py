@@ -1,0 +1,175 @@
+"""The tasks of the UNet: a clip, or single frames, from the clip's first frame (SVD, appendix D)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from mindspore import Parameter, Tensor
+
+from svd.autoencoder.autoencoder import Autoencoder
+from svd.conditioning.conditioner import Conditioner, Conditioning
+from svd.data.dataset import BadItem
+from svd.data.latents_dataset import EncodedClip
+from svd.data.pixels import pixels
+from svd.data.video_dataset import Clip
+from svd.diffusion.denoiser import Denoiser
+from svd.diffusion.loss import DenoisingLoss, log_normal, loss_coefficients
+from svd.seeds import FRAMES, LOSS, generator
+from svd.training.config import LossConfig
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All that is random about the loss of b clips."""
+
+    sigma: np.ndarray
+    """Noise level, [b], or of each frame [b t]."""
+    noise: np.ndarray
+    """Added to the latents, unit variance, [b t c h w]."""
+    posterior_noise: np.ndarray
+    """By which the encoder's distribution is sampled, unit variance, [b t c h w]."""
+    aug_strength: np.ndarray
+    """Standard deviation of the noise on the conditioning frame, [b]."""
+    aug_noise: np.ndarray
+    """That noise, unit variance, [b 3 H W]."""
+    keep_context: np.ndarray
+    """Whether the image embedding is given, [b]."""
+    keep_concat: np.ndarray
+    """Whether the conditioning frame's latents are given, [b]."""
+
+
+def draw(
+    config: LossConfig, seed: int, samples: list[int], latents: tuple, image: tuple, by_frame: bool = False
+) -> Draws:
+    """Draw for each sample from a generator of its own: what a clip meets does not depend on its batch.
+
+    Args:
+        samples: numbers of the samples in the stream, b of them.
+        latents: shape of a clip's latents, [t c h w].
+        image: shape of its conditioning frame, [3 H W].
+        by_frame: whether each frame of a clip has a noise level of its own.
+    """
+    columns = []
+    for sample in samples:
+        rng = generator(seed, sample, LOSS)
+        sigma, strength = rng.standard_normal(2)
+        context, concat = rng.random(2)
+        noise, posterior_noise = (rng.standard_normal(latents, dtype=np.float32) for _ in range(2))
+        aug_noise = rng.standard_normal(image, dtype=np.float32)
+        if by_frame:  # not by `rng`: from latents, which have it already, no aug_noise is drawn
+            sigma = generator(seed, sample, FRAMES).standard_normal(latents[0])
+        columns.append(
+            (
+                log_normal(sigma, config.p_mean, config.p_std),
+                noise,
+                posterior_noise,
+                log_normal(strength, config.noise_aug_mean, config.noise_aug_std),
+                aug_noise,
+                context >= config.drop_context,
+                concat >= config.drop_concat,
+            )
+        )
+    return Draws(*(np.stack(column) for column in zip(*columns)))
+
+
+class ClipEncoder:
+    """What the encoders make of a clip of the training stream: all that `ImageToVideoTask` asks them for.
+
+    Args:
+        conditioner, autoencoder: of a pipeline; their encoders are used.
+        config, seed: of the training that the clips are for; they decide the noise on the conditioning frame.
+    """
+
+    def __init__(self, conditioner: Conditioner, autoencoder: Autoencoder, config: LossConfig, seed: int):
+        self.conditioner, self.autoencoder, self.config, self.seed = conditioner, autoencoder, config, seed
+
+    def __call__(self, clip: Clip, sample: int) -> EncodedClip:
+        """The clip of the sample of this number, encoded; raises BadItem if float16 cannot hold the result."""
+        video = pixels([clip])
+        frames = [self.autoencoder.encoder(Tensor(np.ascontiguousarray(frame))) for frame in video[0, :, None]]
+        moments = np.concatenate([frame.asnumpy() for frame in frames])  # [t 2c h w]
+        t, channels, *size = moments.shape
+        draws = draw(self.config, self.seed, [sample], (t, channels // 2, *size), video.shape[2:])
+        numbers = clip.fps, clip.motion_bucket_id, draws.aug_strength
+        told = self.conditioner(video[:, 0], 1, *numbers, draws.aug_noise)
+        arrays = moments, told.context.asnumpy()[0], told.concat.asnumpy()[0, 0]
+        with np.errstate(over="ignore"):
+            arrays = [array.astype(np.float16) for array in arrays]
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise BadItem(clip.path, "its latents are not finite in float16; check the model")
+        return EncodedClip(*arrays, clip.fps, clip.motion_bucket_id, float(draws.aug_strength[0]), clip.path)
+
+
+class ImageToVideoTask:
+    """A clip from its first frame; or, with `image_only`, each of its frames from the first one, as an image that does
+    not see the others: how VideoLDM's image model is trained (section 3.1).
+
+    Args:
+        conditioner, autoencoder, denoiser: of a pipeline; the first two are only used, the denoiser's network learns.
+            For encoded clips, the first needs no encoders, and that of the second is given moments in place of frames.
+        trained: the parameters to train by their names in a checkpoint; all others are frozen.
+        seed: of the noise.
+        image_only: whether frames are images, with a noise level each.
+    """
+
+    def __init__(
+        self,
+        conditioner: Conditioner,
+        autoencoder: Autoencoder,
+        denoiser: Denoiser,
+        trained: dict[str, Parameter],
+        config: LossConfig,
+        seed: int,
+        image_only: bool = False,
+    ):
+        self.conditioner, self.autoencoder = conditioner, autoencoder
+        self.preconditioning, self.config, self.seed = denoiser.preconditioning, config, seed
+        self.trained, self.image_only = trained, image_only
+        self.loss = DenoisingLoss(denoiser.network, image_only)
+        learned = {id(parameter) for parameter in trained.values()}
+        for parameter in denoiser.network.get_parameters():
+            parameter.requires_grad = id(parameter) in learned
+
+    def inputs(self, clips: list[Clip] | list[EncodedClip], samples: list[int]) -> tuple[Tensor, ...]:
+        """What `loss` takes for these clips, which are the samples of these numbers."""
+        if isinstance(clips[0], EncodedClip):
+            return self._encoded_inputs(clips, samples)
+        video = pixels(clips)
+        scale, channels = self.autoencoder.config.downsampling, self.autoencoder.config.latent_channels
+        frames, height, width = video.shape[1], video.shape[-2] // scale, video.shape[-1] // scale
+        shape = frames, channels, height, width
+        draws = draw(self.config, self.seed, samples, shape, video.shape[2:], self.image_only)
+        return self.loss_inputs(video, [clip.fps for clip in clips], [clip.motion_bucket_id for clip in clips], draws)
+
+    def loss_inputs(
+        self, video: np.ndarray, fps: list[float], motion_bucket_id: list[float], draws: Draws
+    ) -> tuple[Tensor, ...]:
+        """The same from a video [b t 3 h w] in [-1, 1], its numbers [b] and given random numbers."""
+        latents = self.autoencoder.encode(video, draws.posterior_noise)
+        told = self.conditioner(video[:, 0], video.shape[1], fps, motion_bucket_id, draws.aug_strength, draws.aug_noise)
+        return self._inputs(latents, told, draws)
+
+    def _encoded_inputs(self, clips: list[EncodedClip], samples: list[int]) -> tuple[Tensor, ...]:
+        moments, context, concat = (
+            np.stack([getattr(clip, name) for clip in clips]) for name in ("moments", "context", "concat")
+        )
+        b, t, channels, *size = moments.shape
+        shape = t, channels // 2, *size
+        draws = draw(self.config, self.seed, samples, shape, (0,), self.image_only)  # the image has its noise already
+        numbers = [(clip.fps - 1, clip.motion_bucket_id, clip.aug_strength) for clip in clips]
+        vector = self.conditioner.embed_numbers(b, *zip(*numbers))
+        concat = np.broadcast_to(concat[:, None], (b, t, *concat.shape[1:]))
+        told = Conditioning(Tensor(context.astype(np.float32)), Tensor(concat.astype(np.float32)), vector)
+        return self._inputs(self.autoencoder.encode(moments, draws.posterior_noise), told, draws)
+
+    def _inputs(self, latents: Tensor, told: Conditioning, draws: Draws) -> tuple[Tensor, ...]:
+        context = told.context * _mask(draws.keep_context, told.context)
+        concat = told.concat * _mask(draws.keep_concat, told.concat)
+        coefficients = loss_coefficients(self.preconditioning, draws.sigma)
+        return latents, Tensor(draws.noise), coefficients, context, concat, told.vector
+
+
+def _mask(keep: np.ndarray, x: Tensor) -> Tensor:
+    """[b] -> [b 1 ...] float32, to multiply x [b ...] by."""
+    return Tensor(keep.astype(np.float32).reshape((-1,) + (1,) * (x.ndim - 1)))

@@ -1,0 +1,1 @@
+"""Checkpoints of other projects: how they are recognised, read, converted and written."""

@@ -1,0 +1,268 @@
+"""Pickles of tensors, interpreted here instead of executed by Python's own unpickler.
+
+What it makes of a pickle is plain: numbers, texts, lists, tuples, dictionaries and descriptions of tensors. Nothing is
+imported or called, keys are texts and numbers alone (of nested tuples Python would compute hashes for ever), and the
+instructions are counted, each of which takes a bounded time and memory.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from svd.checkpoints.tensor_header import LARGEST_NUMBER, MOST_AXES
+
+MOST_INSTRUCTIONS = 1_000_000
+"""A tensor takes about 32."""
+
+
+class Refused(ValueError):
+    """A pickle that asks for more than tensors."""
+
+
+class Storage(NamedTuple):
+    code: str
+    """The type of its elements, a name of .safetensors; empty if the tensors on it say theirs."""
+    key: str
+    """Its name in the archive."""
+
+
+class PickledTensor(NamedTuple):
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+_STORAGES = {
+    "DoubleStorage": "F64",
+    "FloatStorage": "F32",
+    "HalfStorage": "F16",
+    "BFloat16Storage": "BF16",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "ShortStorage": "I16",
+    "CharStorage": "I8",
+    "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+    "ComplexFloatStorage": "C64",
+    "ComplexDoubleStorage": "C128",
+}
+_TYPES = {
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint64": "U64",
+    "uint32": "U32",
+    "uint16": "U16",
+    "uint8": "U8",
+    "bool": "BOOL",
+    "float8_e8m0fnu": "F8_E8M0",
+    "complex64": "C64",
+}
+
+
+def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> PickledTensor:
+    for numbers in ((offset,), shape, strides):
+        if not isinstance(numbers, tuple) or not all(type(n) is int and abs(n) <= LARGEST_NUMBER for n in numbers[:9]):
+            raise TypeError("a tensor whose shape is not whole numbers")
+    if not len(shape) == len(strides) <= MOST_AXES:
+        raise ValueError(f"a tensor of {len(shape)} axes and {len(strides)} strides")
+    return PickledTensor(storage, offset, shape, strides)
+
+
+def _typed_tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, _grad, _hooks, code: str, *_):
+    return _tensor(Storage(code, storage.key), offset, shape, strides)
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _pairs(items: list[Any]) -> dict:
+    """A dictionary of keys and values in turn. Of other keys the hashes could be made to take for ever."""
+    return {key: value for key, value in zip(items[::2], items[1::2]) if _is_key(key)}
+
+
+_CALLS: dict[str, Callable] = {
+    "collections.OrderedDict": lambda: {},
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _typed_tensor,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    # What stands beside the tensors of a training: their values are of no use here.
+    "torch.Size": _first,
+    "torch.device": _first,
+    "torch.torch_version.TorchVersion": _first,
+    "_codecs.encode": _first,
+    **{f"{module}.{name}": _first for module in ("builtins", "__builtin__") for name in ("set", "frozenset")},
+}
+"""What a pickle may name and call, and what is done in its place."""
+_NAMES = {
+    **{f"torch.{name}": code for name, code in (_STORAGES | _TYPES).items()},
+    "torch.storage.UntypedStorage": "",
+}
+"""What a pickle may name, and what it stands for."""
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, str) or (type(key) is int and abs(key) < 1 << 32)
+
+
+class _Mark:
+    """Where the items of a list, tuple or dictionary begin on the stack."""
+
+
+_MARK = _Mark()
+_LITERALS = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (), "MARK": _MARK}
+_NEW: dict[str, Callable] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list}
+_OF_STACK = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+class _Reader:
+    """The stack and the memory of a pickle; a method for each kind of instruction, `argument` is what it states."""
+
+    def __init__(self):
+        self.stack: list[Any] = []
+        self.memory: dict[int, Any] = {}
+
+    def step(self, name: str, argument: Any) -> None:
+        """Carry out one instruction."""
+        if name in _LITERALS:
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        elif name in _NEW:
+            self.stack.append(_NEW[name]())
+        elif name in _OF_STACK:
+            count = _OF_STACK[name]
+            self.stack[-count:] = [tuple(self.stack[-count:])]
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            self.memory[argument] = self.stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            self.stack.append(self.memory[argument])
+        else:
+            method = getattr(self, f"_{name.lower()}", None)
+            if method is None:
+                raise Refused(f"it has the instruction {name}, which no tensor needs")
+            method(argument)
+
+    def _marked(self) -> list[Any]:
+        """The items since the last mark, which are taken off the stack."""
+        items = []
+        while (item := self.stack.pop()) is not _MARK:
+            items.append(item)
+        return items[::-1]
+
+    def _proto(self, _) -> None:
+        pass
+
+    _frame = _stop = _proto
+
+    def _memoize(self, _) -> None:
+        self.memory[len(self.memory)] = self.stack[-1]
+
+    def _pop(self, _) -> None:
+        self.stack.pop()
+
+    def _pop_mark(self, _) -> None:
+        self._marked()
+
+    def _dup(self, _) -> None:
+        self.stack.append(self.stack[-1])
+
+    def _tuple(self, _) -> None:
+        self.stack.append(tuple(self._marked()))
+
+    def _list(self, _) -> None:
+        self.stack.append(self._marked())
+
+    _frozenset = _list
+
+    def _dict(self, _) -> None:
+        items = self._marked()
+        self.stack.append(_pairs(items))
+
+    def _append(self, _) -> None:
+        item = self.stack.pop()
+        self.stack[-1].append(item)
+
+    def _appends(self, _) -> None:
+        items = self._marked()
+        self.stack[-1].extend(items)
+
+    _additems = _appends
+
+    def _setitem(self, _) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.stack[-1].update(_pairs([key, value]))
+
+    def _setitems(self, _) -> None:
+        items = self._marked()
+        self.stack[-1].update(_pairs(items))
+
+    def _global(self, name: str) -> None:
+        self._named(name.replace(" ", "."))
+
+    def _stack_global(self, _) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        self._named(f"{module}.{name}")
+
+    def _inst(self, name: str) -> None:
+        arguments = self._marked()
+        self._global(name)
+        self.stack.append(tuple(arguments))
+        self._reduce(None)
+
+    def _named(self, name: str) -> None:
+        if name not in _CALLS and name not in _NAMES:
+            raise Refused(f"it asks for {name[:200]}, which is not part of a tensor")
+        self.stack.append(_CALLS[name] if name in _CALLS else _NAMES[name])
+
+    def _reduce(self, _) -> None:
+        arguments, call = self.stack.pop(), self.stack.pop()
+        if not any(call is known for known in _CALLS.values()):
+            raise TypeError(f"{type(call).__name__} is called")
+        self.stack.append(call(*arguments))
+
+    _newobj = _reduce
+
+    def _build(self, _) -> None:
+        self.stack.pop()  # the attributes of an object: dictionaries of tensors have notes on their versions
+
+    def _binpersid(self, _) -> None:
+        kind, code, key, *_ = self.stack.pop()
+        if kind != "storage" or not isinstance(code, str) or not isinstance(key, str):
+            raise Refused(f"it holds a {kind[:40] if isinstance(kind, str) else type(kind).__name__}")
+        self.stack.append(Storage(code, key))
+
+
+def read_pickle(data: bytes) -> Any:
+    """What a pickle holds, with a PickledTensor for each tensor.
+
+    Raises:
+        Refused: it asks for more than tensors, or has more instructions than any model needs.
+        Exception: it is damaged; almost anything can be raised.
+    """
+    reader = _Reader()
+    for number, (instruction, argument, _) in enumerate(pickletools.genops(data)):
+        if number > MOST_INSTRUCTIONS:
+            raise Refused("it has more instructions than any model needs")
+        reader.step(instruction.name, argument)
+    (content,) = reader.stack
+    return content

@@ -1,0 +1,222 @@
+"""Tensors in files: read one at a time where they lie, written as a stream of .safetensors."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from svd.checkpoints.tensor_header import CheckpointError, Header, StoredTensor, read_header
+from svd.errors import UserError
+from svd_tools.checkpoints.float8 import FLOAT8
+
+DTYPES = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    **dict.fromkeys(FLOAT8, np.dtype("u1")),  # NumPy has neither float8 nor bfloat16: bits are read, and
+    "BF16": np.dtype("<u2"),  # widened to float32
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+WIDENED = ("BF16", *FLOAT8)
+"""Types that are read as float32, which holds all of their values."""
+_CODES = {dtype: code for code, dtype in DTYPES.items() if code not in WIDENED}
+
+
+class ConversionError(UserError, ValueError):
+    """A checkpoint that cannot be converted: one line that says why, and the lines of a longer list."""
+
+    def __init__(self, message: str, details: tuple[str, ...] = ()):
+        super().__init__(message)
+        self.details = tuple(details)
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is not in memory until `read` is called."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    position: tuple[str, int]
+    """File and offset, to visit tensors as they lie on the disk."""
+    read: Callable[[], np.ndarray]
+    stored: str = ""
+    """The type of its elements in a file, a key of DTYPES."""
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def stored_tensor(
+    name: str,
+    path: Path,
+    code: str,
+    shape: tuple[int, ...],
+    pieces: tuple[tuple[int, int], ...],
+    strides: tuple[int, ...] | None = None,
+) -> LazyTensor:
+    """A tensor that lies in a file; reading it raises ConversionError where the file ends early.
+
+    Args:
+        code: its element type, a key of DTYPES; those in WIDENED become float32, which is exact.
+        pieces: (offset, bytes) of the consecutive parts of its data.
+        strides: elements from one index to the next on each axis, where the data is not in C order.
+    """
+    dtype = np.dtype(np.float32) if code in WIDENED else DTYPES[code]
+
+    def read() -> np.ndarray:
+        values = _read_pieces(name, path, pieces).view(DTYPES[code])
+        if strides is not None:
+            steps = [stride * values.itemsize for stride in strides]
+            values = np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, shape, steps))
+        if code == "BF16":
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        elif code in FLOAT8:
+            values = FLOAT8[code][values]
+        return values.reshape(shape)
+
+    return LazyTensor(shape, dtype, (str(path), pieces[0][0] if pieces else 0), read, code)
+
+
+def check_type(path: Path, name: str, code: str) -> None:
+    """Raise ConversionError for elements of a type that is not read."""
+    if code not in DTYPES:
+        raise ConversionError(
+            f"{path}: tensor {name} has type {code}, which is not supported; re-save the checkpoint in float32, "
+            "float16, bfloat16 or float8 with the program that wrote it"
+        )
+
+
+def _read_pieces(name: str, path: Path, pieces: tuple[tuple[int, int], ...]) -> np.ndarray:
+    data = np.empty(sum(size for _, size in pieces), np.uint8)
+    rest = memoryview(data)
+    with open(path, "rb", buffering=0) as file:
+        for offset, size in pieces:
+            file.seek(offset)
+            while size:  # Linux reads at most 2 GiB at a time
+                count = file.readinto(rest[:size])
+                if not count:
+                    raise ConversionError(f"{path} ends within tensor {name}: the file is truncated")
+                rest, size = rest[count:], size - count
+    return data
+
+
+def check_finite(values: np.ndarray, name: str) -> None:
+    """Raise ConversionError, with the tensor's name, where a value is NaN or infinite."""
+    if values.dtype.kind != "f" or not values.size:
+        return
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, 1 << 20):  # in blocks that stay in the cache
+        finite = _finite(flat[start : start + (1 << 20)])
+        if not finite.all():
+            kind = "NaN" if np.isnan(flat[start + int(np.argmin(finite))]) else "infinity"
+            raise ConversionError(f"tensor {name} holds {kind}; the checkpoint is damaged")
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    if values.dtype == np.float16:  # by its exponent: six times as fast as isfinite
+        return (values.view(np.uint16) & 0x7C00) != 0x7C00
+    return np.isfinite(values)
+
+
+def cast(name: str, tensor: LazyTensor, dtype: np.dtype) -> LazyTensor:
+    """The tensor in another type; reading it raises ConversionError where a finite value becomes infinite."""
+    if tensor.dtype == dtype:
+        return tensor
+
+    def read() -> np.ndarray:
+        values = tensor.read()
+        with np.errstate(over="ignore"):
+            result = values.astype(dtype)
+        if not _finite(result).all():
+            largest = float(np.abs(values).max())
+            raise ConversionError(f"tensor {name} holds {largest:g}, which {dtype} cannot; use --dtype fp32")
+        return result
+
+    return LazyTensor(tensor.shape, dtype, tensor.position, read)
+
+
+# --- .safetensors ---
+
+
+def read_safetensors(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of a .safetensors file.
+
+    Raises:
+        ConversionError: the header is damaged, a type is unknown, or the file ends before its data does.
+    """
+    return {name: _stored(path, name, tensor) for name, tensor in _checked_header(path).tensors.items()}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a .safetensors file says of itself; raises ConversionError."""
+    return _checked_header(path).metadata
+
+
+def _checked_header(path: Path) -> Header:
+    """`read_header` with this package's error."""
+    try:
+        return read_header(path)
+    except CheckpointError as error:
+        raise ConversionError(str(error)) from error
+
+
+def _stored(path: Path, name: str, tensor: StoredTensor) -> LazyTensor:
+    check_type(path, name, tensor.dtype)
+    pieces = ((tensor.start, tensor.end - tensor.start),)
+    return stored_tensor(name, path, tensor.dtype, tensor.shape, pieces)
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    metadata: Mapping[str, str],
+    progress: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Write the tensors one by one, in the order of their sources; `progress` is told the bytes of each.
+
+    The file is not complete until this returns: write it inside `written_whole`.
+    """
+    # The widest types come first, so that every tensor is aligned; then as the sources lie on the disk.
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, tensors[name].position))
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name in names:
+        tensor, start = tensors[name], offset
+        offset += tensor.nbytes
+        header[name] = {
+            "dtype": _CODES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, offset],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb", buffering=0) as file:
+        _write_all(file, len(text).to_bytes(8, "little") + text)
+        for name in names:
+            values = np.asarray(tensors[name].read(), order="C")
+            if values.shape != tensors[name].shape or values.dtype != tensors[name].dtype:
+                raise AssertionError(f"{name} was announced as {tensors[name].shape} {tensors[name].dtype}")
+            _write_all(file, values.reshape(-1).view(np.uint8).data)
+            progress(values.nbytes)
+        os.fsync(file.fileno())
+
+
+def _write_all(file, data) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

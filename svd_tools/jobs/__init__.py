@@ -1,0 +1,1 @@
+"""Work on many videos that can be interrupted and continued."""

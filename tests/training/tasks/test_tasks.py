@@ -1,0 +1,165 @@
+"""The trainings of single parts of a model: what changes, what does not, and what is refused."""
+
+import numpy as np
+import pytest
+from comparison import assert_close
+from device import DEVICE, TRAINING
+from mindspore import Tensor, nn, ops
+from safetensors.numpy import load_file
+from training_runs import TINY, train_here, write_inputs
+
+from svd import runtime
+from svd.build import build_networks
+from svd.config import AutoencoderConfig
+from svd.data.moving_digits import MovingDigits
+from svd.training.tasks.autoencoder import AutoencoderTask, ReconstructionLoss
+from svd.training.tasks.image_encoder import ClassificationLoss, ImageEncoderTask
+
+TEMPORAL = (".temporal.", ".frame_embedding.", ".blend.", "time_conv_out.")
+TRAINED = {
+    "image_encoder": lambda name: name.startswith("conditioner.image_encoder."),
+    "autoencoder": lambda name: (
+        name.startswith(("autoencoder.encoder.", "autoencoder.decoder.")) and not any(t in name for t in TEMPORAL)
+    ),
+    "temporal_decoder": lambda name: name.startswith("autoencoder.decoder.") and any(t in name for t in TEMPORAL),
+    "image_model": lambda name: name.startswith("network.") and not any(t in name for t in TEMPORAL),
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def flags(inputs, run, task: str, *more: str) -> list[str]:
+    return [
+        f"--svd_config={inputs / 'tiny.yaml'}",
+        "--environment.mode=1",
+        *TRAINING,
+        f"--train.task={task}",
+        f"--train.pretrained={inputs / 'tiny.safetensors'}",
+        f"--train.output_dir={run}",
+        "--train.updates=2",
+        "--train.batch_size=2",
+        "--train.workers=0",
+        "--train.optimizer.learning_rate=1e-2",
+        "--train.optimizer.warmup_updates=0",
+        "--train.dataset=MovingDigits",
+        "--train.dataset.init_args.frames=2",
+        "--train.dataset.init_args.size=32",
+        *more,
+    ]
+
+
+@pytest.mark.parametrize("task", TRAINED)
+def test_a_task_trains_its_part_alone(inputs, tmp_path, task):
+    outcome = train_here(*flags(inputs, tmp_path / "run", task))
+    assert outcome.code == 0, outcome.err
+    before, after = (load_file(path) for path in (inputs / "tiny.safetensors", tmp_path / "run/model.safetensors"))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    # over a single token, queries and keys of the cross-attention have no say
+    silent = {
+        name for name in before if any(f".attn2.{part}." in name for part in ("to_q", "to_k")) or ".norm2." in name
+    }
+    expected = {name for name in before if TRAINED[task](name)}
+    assert changed <= expected and expected - changed <= silent | {"conditioner.image_encoder.class_embedding"}
+    assert len(expected) > 5
+
+
+class Halves(nn.Cell):
+    """An encoder whose means are the pixels of one channel halved, and whose log-variances are one number."""
+
+    def __init__(self, log_variance: float):
+        super().__init__()
+        self.log_variance = log_variance
+
+    def construct(self, x):
+        mean = x[:, :1] / 2
+        return ops.cat((mean, ops.full_like(mean, self.log_variance)), 1)
+
+
+class Tripled(nn.Cell):
+    def construct(self, z):
+        return ops.tile(z, (1, 1, 3, 1, 1))
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_the_loss_of_the_autoencoder(mode):
+    runtime.setup(DEVICE, mode)
+    rng = np.random.default_rng(0)
+    video = rng.uniform(-1, 1, (2, 3, 3, 4, 4)).astype(np.float32)
+    noise = rng.standard_normal((2, 3, 1, 4, 4)).astype(np.float32)
+    mean, log_variance = video[:, :, :1] / 2, -1.3
+    z = mean + np.exp(log_variance / 2) * noise
+    divergence = 0.5 * np.mean(mean**2 + np.exp(log_variance) - 1 - log_variance)
+    expected = np.mean(np.abs(np.tile(z, (1, 1, 3, 1, 1)) - video)) + 0.2 * divergence
+    loss = ReconstructionLoss(Halves(log_variance), Tripled(), 0.2)
+    assert_close(loss(Tensor(video), Tensor(noise)), np.float32(expected), 1e-6)
+
+
+def test_what_the_autoencoder_meets_does_not_depend_on_the_batch():
+    config = AutoencoderConfig(channels=32, channel_mult=[1, 1], num_res_blocks=1)
+    networks = build_networks(TINY)
+    encoder, decoder = networks["autoencoder.encoder"], networks["autoencoder.decoder"]
+    task = AutoencoderTask(encoder, decoder, config, 0.0, {}, seed=3)
+    clips = [MovingDigits(frames=2).load(index) for index in range(3)]
+    video, noise = (tensor.asnumpy() for tensor in task.inputs(clips, [7, 8, 9]))
+    assert video.shape == (3, 2, 3, 64, 64) and noise.shape == (3, 2, 4, 32, 32)
+    assert video.min() == -1 and video.max() == 1
+    alone = task.inputs(clips[1:2], [8])[1].asnumpy()
+    np.testing.assert_array_equal(alone[0], noise[1])
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.05
+
+
+class Same(nn.Cell):
+    def construct(self, x):
+        return x
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_the_loss_of_the_image_encoder(mode):
+    runtime.setup(DEVICE, mode)
+    loss = ClassificationLoss(Same(), 16)
+    directions = loss.directions.asnumpy()
+    np.testing.assert_allclose(directions.T @ directions, 16 * np.eye(10), atol=1e-4)
+    rng = np.random.default_rng(1)
+    embeddings, present = rng.standard_normal((4, 16)).astype(np.float32), rng.integers(0, 2, (4, 10))
+    probability = 1 / (1 + np.exp(-embeddings.astype(np.float64) @ directions))
+    expected = -np.mean(np.where(present, np.log(probability), np.log(1 - probability)))
+    found = loss(Tensor(embeddings), Tensor(present.astype(np.float32)))
+    assert_close(found, np.float32(expected), 1e-5)
+
+
+def test_the_image_encoder_is_told_which_digits_are_there():
+    clips = [MovingDigits(frames=1).load(index) for index in range(6)]
+    images, present = (t.asnumpy() for t in ImageEncoderTask(Same(), 28, 16, {}).inputs(clips, list(range(6))))
+    assert images.shape == (6, 3, 28, 28)
+    assert [set(np.flatnonzero(row)) for row in present] == [set(clip.digits) for clip in clips]
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "what"),
+    [
+        ("image_encoder", ["--train.lora.rank=2"], "lora is for the task image_to_video, not for image_encoder"),
+        ("autoencoder", ["--train.preview.images=[photo.png]"], "previews are videos: the task autoencoder makes none"),
+        ("nothing", [], "task"),
+    ],
+)
+def test_what_a_task_cannot_have(inputs, tmp_path, task, more, what):
+    outcome = train_here(*flags(inputs, tmp_path / "run", task, *more))
+    assert outcome.code == 2 and what in outcome.error and not (tmp_path / "run").exists()
+
+
+def test_an_image_encoder_needs_data_that_say_what_is_seen(inputs, tmp_path):
+    dataset = ["--train.dataset=VideoDataset", f"--train.dataset.init_args.metadata={inputs / 'videos/videos.csv'}"]
+    command = [flag for flag in flags(inputs, tmp_path / "run", "image_encoder") if "dataset" not in flag]
+    outcome = train_here(*command, *dataset)
+    assert outcome.code == 2 and "image_encoder needs data that say what is seen" in outcome.error
+
+
+def test_the_autoencoder_is_that_of_the_temporal_decoder(inputs, tmp_path):
+    config = tmp_path / "image.yaml"
+    config.write_text(f"base: {inputs / 'tiny.yaml'}\nautoencoder:\n  decoder: image\n")
+    outcome = train_here(*flags(inputs, tmp_path / "run", "temporal_decoder", f"--svd_config={config}"))
+    assert outcome.code == 2 and "is for models with autoencoder.decoder: temporal" in outcome.error
