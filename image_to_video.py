@@ -224,7 +224,7 @@ def side_file(parser: ArgumentParser, args: Namespace, image: Path, facts: dict[
 
 
 def main(argv: Optional[list[str]] = None) -> int:
-    return cli.run("image_to_video.py", lambda: run(argv))
+    return cli.run("image_to_video.py", lambda: run(argv), build_parser)
 
 
 if __name__ == "__main__":

@@ -34,13 +34,6 @@ from svd.training.launcher import code_of_stop, follow, leads
 if TYPE_CHECKING:
     from svd.training.checkpoint import TrainState
 
-FLAGS = {
-    "--SVD.config": "--svd_config",
-    "--SVD.amp_level": "--environment.amp_level",
-    "--device_target": "--environment.device_target",
-}
-"""What messages of the library call the flags, as image_to_video.py does, and what they are called here."""
-
 
 def build_parser() -> ArgumentParser:
     """The command line; its flags are the fields of svd/training/config.py."""
@@ -176,7 +169,7 @@ def finish(train: TrainConfig, checkpoint: Path) -> None:
 
 
 def main(argv: Optional[list[str]] = None) -> int:
-    return cli.run("train.py", lambda: run(argv), FLAGS)
+    return cli.run("train.py", lambda: run(argv), build_parser)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Optional
 
 from svd import console, signals
 from svd.console import one_line, visible
 from svd.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 FAILED = 2
 """Exit code of bad input and of surroundings that refuse."""
@@ -25,11 +28,11 @@ def begin(program: str, hint: str = "") -> None:
     signals.guard(program, hint)
 
 
-def run(program: str, work: Callable[[], object], flags: Mapping[str, str] = MappingProxyType({})) -> int:
+def run(program: str, work: Callable[[], object], parser: Optional[Callable[[], ArgumentParser]] = None) -> int:
     """Do the work of a command line; returns its exit code: a whole number that `work` returns, or else 0, or 2.
 
-    What the user can mend is told in one line on standard error, below the lines of a longer list, if the error has
-    `details`. `flags` says what messages of the library call the flags, and what this program calls them.
+    What the user can mend is said in one line on standard error, below the lines of a longer list, if the error has
+    `details`. Where the error names a setting, the flag of that setting is added, if the parser has one.
     """
     warnings.showwarning = lambda message, *_, **__: console.say(f"warning: {message}")
     try:
@@ -42,10 +45,9 @@ def run(program: str, work: Callable[[], object], flags: Mapping[str, str] = Map
             raise
         for line in getattr(error, "details", ()):
             print(visible(line), file=sys.stderr)
-        message = one_line(error)
-        for theirs, ours in flags.items():
-            message = message.replace(theirs, ours)
-        print(f"{program}: error: {message}", file=sys.stderr)
+        setting = getattr(error, "setting", "")
+        flag = flag_of(setting, parser()) if setting and parser else ""
+        print(f"{program}: error: {one_line(error)}{f' ({flag})' if flag else ''}", file=sys.stderr)
         return FAILED
     lost = console.lost_output()
     if lost:
@@ -54,8 +56,25 @@ def run(program: str, work: Callable[[], object], flags: Mapping[str, str] = Map
     return result if type(result) is int else 0
 
 
+def flag_of(setting: str, parser: ArgumentParser) -> str:
+    """The flag by which a program is given a setting; empty if it has none, or several.
+
+    `amp_level` is `--SVD.amp_level` in one program and `--environment.amp_level` in another, `svd_config` is
+    `--svd_config` or `--SVD.config`.
+    """
+    flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    flags = {name: flag for name, flag in flags.items() if not any(other.startswith(f"{name}.") for other in flags)}
+    exact = [flag for name, flag in flags.items() if _plain(name) == _plain(setting)]
+    ending = [flag for name, flag in flags.items() if name.endswith(f".{setting}")]
+    return next((found[0] for found in (exact, ending) if len(found) == 1), "")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace(".", "_")
+
+
 def is_users(error: BaseException) -> bool:
-    """Whether an error is told in one line: bad input, a drive that refuses, or too little memory."""
+    """Whether an error is said in one line: bad input, a drive that refuses, or too little memory."""
     from jsonargparse import ArgumentError
 
     return isinstance(error, (UserError, ArgumentError, OSError, FloatingPointError, MemoryError))

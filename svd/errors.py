@@ -1,5 +1,18 @@
-"""What a program tells in one line, without a traceback: the user can mend it."""
+"""What a program says in one line, without a traceback: the user can mend it."""
 
 
 class UserError(Exception):
-    """Base of all errors of bad input and surroundings; the message says in one line what is wrong and what to do."""
+    """Base of all errors of bad input and surroundings.
+
+    Args:
+        message: in one line, what is wrong and what to do. It names settings as Python has them, never a flag.
+        setting: the one to change, such as `amp_level` or `train.lora.rank`; a program adds its flag for it.
+    """
+
+    def __init__(self, message: str = "", setting: str = ""):
+        super().__init__(message)
+        self.setting = setting
+
+
+class NumericalError(UserError, FloatingPointError):
+    """A network has computed NaN or infinity."""

@@ -115,19 +115,21 @@ def _set_device(device: str) -> None:
     import mindspore as ms
 
     remedy = {
-        "Ascend": "install CANN and source its set_env.sh, or use --device_target CPU",
-        "GPU": "scripts/setup_gpu.sh installs CUDA 11 (or set CUDA_HOME to yours), or use --device_target CPU",
+        "Ascend": "install CANN and source its set_env.sh, or use the CPU",
+        "GPU": "scripts/setup_gpu.sh installs CUDA 11 (or set CUDA_HOME to yours), or use the CPU",
         "CPU": "start a new process, the device was chosen before",
     }[device]
+    setting = "" if device == "CPU" else "device_target"
     logging.disable(logging.CRITICAL)
     try:
         if device != "CPU" and not getattr(ms.device_context, device.lower()).is_available():
-            raise RuntimeSetupError(f"MindSpore cannot use {device} here: {remedy}")
+            raise RuntimeSetupError(f"MindSpore cannot use {device} here: {remedy}", setting)
         ms.set_device(device)
     except RuntimeSetupError:
         raise
     except Exception as error:  # MindSpore raises RuntimeError, ValueError or TypeError here, by version
-        raise RuntimeSetupError(f"MindSpore cannot use {device} ({' '.join(str(error).split())}): {remedy}") from error
+        reason = " ".join(str(error).split())
+        raise RuntimeSetupError(f"MindSpore cannot use {device} ({reason}): {remedy}", setting) from error
     finally:
         logging.disable(logging.NOTSET)
     # float32 convolutions would otherwise run with ten bits of mantissa; the networks that are not float16 are float32

@@ -116,7 +116,7 @@ def run(arguments: Optional[list[str]] = None) -> int:
 
 def main(arguments: Optional[list[str]] = None) -> int:
     """The command line; returns 0, 1 after a check that failed, or 2 after one line that says what is wrong."""
-    return cli.run("check_device.py", lambda: run(arguments))
+    return cli.run("check_device.py", lambda: run(arguments), _parser)
 
 
 if __name__ == "__main__":

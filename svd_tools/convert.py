@@ -193,7 +193,7 @@ def _print_report(weights: Weights, shapes: Mapping[str, Shape], layouts: Mappin
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
     options = _parser().parse_args(arguments)
-    return run("convert.py", lambda: convert(**vars(options)))
+    return run("convert.py", lambda: convert(**vars(options)), _parser)
 
 
 if __name__ == "__main__":

@@ -296,7 +296,7 @@ def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 def main(arguments: Optional[list[str]] = None) -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
-    return run("encode_latents.py", lambda: encode_videos(Plan(arguments)))
+    return run("encode_latents.py", lambda: encode_videos(Plan(arguments)), _parser)
 
 
 if __name__ == "__main__":

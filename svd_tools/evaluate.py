@@ -279,7 +279,7 @@ def show(table: pd.DataFrame, speeds: pd.DataFrame, correlations: dict[str, floa
 
 def main(argv: Optional[list[str]] = None) -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
-    return cli.run("evaluate.py", lambda: run(argv))
+    return cli.run("evaluate.py", lambda: run(argv), build_parser)
 
 
 if __name__ == "__main__":

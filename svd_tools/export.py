@@ -339,7 +339,7 @@ def _check_model(trained: Trained, known: Mapping[str, Shape], where: str) -> No
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
     options = _parser().parse_args(arguments)
-    return run("export.py", lambda: export(**vars(options)))
+    return run("export.py", lambda: export(**vars(options)), _parser)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def _tensor(name: str, shape: tuple[int, ...], seed: int, place: int) -> LazyTen
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
     options = _parser().parse_args(arguments)
-    return run("initialize.py", lambda: initialize(**vars(options)))
+    return run("initialize.py", lambda: initialize(**vars(options)), _parser)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def _published(path: str, clips: int, frames: int) -> tuple[int, Callable[[int],
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
     options = _parser().parse_args(arguments)
-    return run("make_digits.py", lambda: make_digits(**vars(options)))
+    return run("make_digits.py", lambda: make_digits(**vars(options)), _parser)
 
 
 if __name__ == "__main__":

@@ -222,7 +222,7 @@ def _report(journal: Journal, target: str) -> None:
 def main(arguments: Optional[list[str]] = None) -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
     options = vars(_parser().parse_args(arguments))
-    return run("motion_bucket.py", lambda: _score_or_merge(**options))
+    return run("motion_bucket.py", lambda: _score_or_merge(**options), _parser)
 
 
 def _score_or_merge(folder: Optional[str], merge: Optional[list[str]], **options) -> None:

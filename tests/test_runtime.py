@@ -196,7 +196,8 @@ def test_a_device_that_is_not_there_is_refused_with_a_remedy(device, remedy):
         pytest.skip("there is an accelerator")
     with pytest.raises(RuntimeSetupError) as caught:
         runtime.setup(device)
-    assert_one_sentence(caught.value, f"MindSpore cannot use {device}", remedy, "--device_target CPU")
+    assert_one_sentence(caught.value, f"MindSpore cannot use {device}", remedy, "use the CPU")
+    assert caught.value.setting == "device_target"
     assert runtime.setup("auto") == "CPU"
 
 

@@ -152,7 +152,7 @@ def test_pretrained_weights_that_do_not_say_what_they_are(cli, inputs, tmp_path)
     path = write_checkpoint(tmp_path / "unnamed.safetensors", load_file(inputs / "tiny.safetensors"), config=None)
     run = cli(f"--train.pretrained={path}", "--svd_config=null")
     assert run.code == 2
-    assert run.error == f"{path} holds no configuration: say which with --svd_config"
+    assert run.error == f"{path} holds no configuration: say which (--svd_config)"
 
 
 def test_the_configuration_of_the_pretrained_weights_is_enough(cli, inputs):

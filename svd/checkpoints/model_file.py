@@ -73,7 +73,7 @@ def read_config(path: str | Path) -> ModelConfig:
     text = header.metadata.get("config")
     if text is None:
         _check_ours(Path(path), header.tensors)
-        raise CheckpointError(f"{path} holds no configuration: say which with --SVD.config")
+        raise CheckpointError(f"{path} holds no configuration: say which", setting="svd_config")
     return parse_config(text)
 
 
@@ -173,7 +173,9 @@ def _tensor(path: Path, name: str, array: np.ndarray, dtype: ms.Type) -> ms.Tens
             raise CheckpointError(f"{path}: {name} holds values that are not finite (NaN or infinity)")
         converted = array.astype(target, copy=False)
     if converted.itemsize < array.itemsize and np.isinf(converted).any():
-        remedy = "use --SVD.amp_level=O0" if target == np.float16 else "the checkpoint is damaged"
-        raise CheckpointError(f"{path}: {name} does not fit {converted.dtype}: {remedy}")
+        problem = f"{path}: {name} does not fit {converted.dtype}"
+        if target == np.float16:
+            raise CheckpointError(f"{problem}: use amp_level O0", setting="amp_level")
+        raise CheckpointError(f"{problem}: the checkpoint is damaged")
     tensor = ms.Tensor.from_numpy(np.ascontiguousarray(converted))
     return tensor.astype(dtype) if dtype == ms.bfloat16 else tensor

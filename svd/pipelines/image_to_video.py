@@ -22,6 +22,7 @@ from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.guidance import acts, guided, linear_scale, triangular_scale
 from svd.diffusion.samplers import SAMPLERS, Churn
 from svd.diffusion.schedules import karras
+from svd.errors import NumericalError
 from svd.pipelines.progress import steps
 
 GUIDANCE_SHAPES = {"linear": linear_scale, "triangular": triangular_scale}
@@ -78,7 +79,7 @@ class ImageToVideo:
         Raises:
             ConfigError: a setting that is unknown or out of bounds.
             ImageError: an image that cannot be used.
-            FloatingPointError: the network returned values that are not finite.
+            NumericalError: the network returned values that are not finite.
         """
         settings = self.settings(**sampling)
         if output not in ("uint8", "float", "latents"):
@@ -144,7 +145,7 @@ class ImageToVideo:
         options = {"churn": Churn(settings.churn), "noise": churn_noise} if settings.churn else {}
         latents = SAMPLERS[settings.sampler](denoise, x, sigmas, progress=bar, **options).asnumpy()
         if not np.isfinite(latents).all():
-            raise FloatingPointError("the network returned values that are not finite: try --SVD.amp_level=O0")
+            raise NumericalError("the network returned values that are not finite: try amp_level O0", "amp_level")
         return latents
 
     def decode(self, latents: np.ndarray, settings: SamplingConfig, progress: bool = True) -> np.ndarray:
@@ -161,7 +162,7 @@ class ImageToVideo:
             progress=self._progress(progress, "decoding", "chunk", key),
         )
         if not np.isfinite(video).all():
-            raise FloatingPointError("the decoder returned values that are not finite: try --SVD.amp_level=O0")
+            raise NumericalError("the decoder returned values that are not finite: try amp_level O0", "amp_level")
         return np.clip((video.transpose(0, 1, 3, 4, 2) + 1) / 2, 0, 1)
 
     def _chunk_within_memory(self, shape: tuple, settings: SamplingConfig, progress: bool) -> int:

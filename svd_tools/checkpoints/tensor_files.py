@@ -39,8 +39,8 @@ _CODES = {dtype: code for code, dtype in DTYPES.items() if code not in WIDENED}
 class ConversionError(UserError, ValueError):
     """A checkpoint that cannot be converted: one line that says why, and the lines of a longer list."""
 
-    def __init__(self, message: str, details: tuple[str, ...] = ()):
-        super().__init__(message)
+    def __init__(self, message: str, details: tuple[str, ...] = (), setting: str = ""):
+        super().__init__(message, setting)
         self.details = tuple(details)
 
 
