@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from math import prod
 from zlib import crc32
 
@@ -10,22 +9,15 @@ import numpy as np
 
 from svd.seeds import INITIALIZATION, generator
 
-SILENT = re.compile(
-    r"network\.conv_out\."
-    r"|\.(spatial|temporal)\.conv2\.|\.resnets\.\d+\.conv2\."  # the last layer of a residual block
-    r"|\.attentions\.\d+\.proj_out\."
-    r"|\.temporal\.(attn1\.to_out|attn2\.to_out|ff\.proj_out|ff_in\.proj_out)\."
-    r"|\.frame_embedding\.linear_2\."
-)
-"""Layers that begin at zero: residual blocks and transformers then change nothing (as in Stable Diffusion's UNet), and
-what is temporal neither: a video model begins as its image model."""
 TOKENS = ("class_embedding", "position_embedding")
 
 
-def initial_value(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """The first value of a parameter, float32; it follows from the seed, the name and the shape alone.
+def initial_value(name: str, shape: tuple[int, ...], seed: int, zero: bool = False) -> np.ndarray:
+    """The first value of a parameter, float32; it follows from the arguments alone.
 
-    Weights are uniform with a variance of 1 / (3 inputs), PyTorch's default; biases are zero.
+    Weights are uniform with a variance of 1 / (3 inputs), PyTorch's default; biases are zero. So are the layers of
+    `svd.layers.marks.zero_init` (`zero`): residual blocks and transformers then change nothing, as in Stable
+    Diffusion's UNet, and what is temporal neither: a video model begins as its image model.
     """
     rng = generator(seed, crc32(name.encode()), INITIALIZATION)
     if name.endswith("mix_factor"):
@@ -34,7 +26,7 @@ def initial_value(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         return np.eye(3, dtype=np.float32)[:, :, None, None] * np.array([0, 1, 0], np.float32)[:, None]
     if name.endswith(TOKENS):
         return rng.normal(0, shape[-1] ** -0.5, shape).astype(np.float32)
-    if SILENT.search(name) or name.endswith(".bias"):
+    if zero or name.endswith(".bias"):
         return np.zeros(shape, np.float32)
     if len(shape) == 1:
         return np.ones(shape, np.float32)  # of a normalisation

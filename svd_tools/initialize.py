@@ -42,19 +42,25 @@ def initialize(config: str | Path, out: str | Path, seed: int = 0, overwrite: bo
         ConfigError: the configuration cannot be used.
         ConversionError: the file exists, or could not be written.
     """
-    from svd.build import parameter_shapes  # MindSpore takes seconds to import: --help and errors do not wait for it
+    # MindSpore takes seconds to import: --help and errors do not wait for it.
+    from svd.build import build_networks
+    from svd.layers.marks import zero_init_names
 
     model, target = load_config(config), Path(out)
     check_free(target, overwrite)
-    shapes = parameter_shapes(model)
-    shapes = {name: shape for name, shape in shapes.items() if not name.startswith(tuple(OPTIONAL_GROUPS))}
-    tensors = {name: _tensor(name, shape, seed, place) for place, (name, shape) in enumerate(shapes.items())}
+    networks = {f"{prefix}.": network for prefix, network in build_networks(model).items()}
+    networks = {prefix: network for prefix, network in networks.items() if prefix not in OPTIONAL_GROUPS}
+    shapes = {prefix + p.name: tuple(p.shape) for prefix, cell in networks.items() for p in cell.get_parameters()}
+    zeros = {prefix + name for prefix, cell in networks.items() for name in zero_init_names(cell)}
+    tensors = {
+        name: _tensor(name, shape, seed, place, name in zeros) for place, (name, shape) in enumerate(shapes.items())
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
     write_model(target, Weights(tensors, []), shapes, model, "svd", "keep")
 
 
-def _tensor(name: str, shape: tuple[int, ...], seed: int, place: int) -> LazyTensor:
-    return LazyTensor(shape, np.dtype(np.float32), ("", place), lambda: initial_value(name, shape, seed))
+def _tensor(name: str, shape: tuple[int, ...], seed: int, place: int, zero: bool) -> LazyTensor:
+    return LazyTensor(shape, np.dtype(np.float32), ("", place), lambda: initial_value(name, shape, seed, zero))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from svd.autoencoder.layers import SPATIAL_EPS, Middle, PixelAttention, residual
 from svd.config import AutoencoderConfig
 from svd.layers.axes import per_image
 from svd.layers.basic import GroupNorm, SwapAxes, Upsample, conv2d
+from svd.layers.marks import temporal, temporal_parameters
 from svd.layers.recompute import recompute_blocks
 from svd.layers.resblock import ResBlock, VideoResBlock
 
@@ -58,13 +59,12 @@ class Decoder(nn.Cell):
         self.norm_out = GroupNorm(widths[-1], SPATIAL_EPS, silu=True)
         self.conv_out = conv2d(widths[-1], 3)
         if self.temporal:
-            self.time_conv_out = conv2d(3, 3, (3, 1))
+            self.time_conv_out = temporal(conv2d(3, 3, (3, 1)))
             self.swap = SwapAxes()
 
     def temporal_parameters(self) -> list[Parameter]:
         """What the temporal decoder adds to the image decoder: the layers over time and their blends."""
-        names = (".temporal.", ".blend.", "time_conv_out.")
-        return [p for p in self.get_parameters() if any(name in p.name for name in names)]
+        return temporal_parameters(self)
 
     def recompute_blocks(self) -> None:
         """Keep only what goes from block to block for the gradients, and compute the rest again: less memory."""

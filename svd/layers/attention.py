@@ -8,6 +8,7 @@ from typing import Optional
 from mindspore import Tensor, nn, ops
 
 from svd.layers.basic import Geglu, LayerNorm, Linear
+from svd.layers.marks import zero_init
 from svd.operators.shared import shared
 from svd.operators.table import PORTABLE, Operators
 
@@ -64,13 +65,13 @@ class TransformerBlock(nn.Cell):
     """Self-attention within groups, cross-attention to the clip's context, feed-forward; each with its residual.
 
     A group is a frame (tokens are its pixels) in the spatial layers, a pixel (tokens are its frames) in the temporal
-    ones, which also have a feed-forward network in front (`feed_forward_in`).
+    ones, which also have a feed-forward network in front, and add nothing when a training begins.
     """
 
-    def __init__(self, dim: int, heads: int, context_dim: int, feed_forward_in: bool = False):
+    def __init__(self, dim: int, heads: int, context_dim: int, temporal: bool = False):
         super().__init__()
-        self.has_feed_forward_in = feed_forward_in
-        if feed_forward_in:
+        self.is_temporal = temporal
+        if temporal:
             self.norm_in = LayerNorm(dim)
             self.ff_in = FeedForward(dim)
         self.norm1 = LayerNorm(dim)
@@ -79,6 +80,9 @@ class TransformerBlock(nn.Cell):
         self.attn2 = Attention(dim, heads, context_dim)
         self.norm3 = LayerNorm(dim)
         self.ff = FeedForward(dim)
+        if temporal:
+            for last in (self.ff_in.proj_out, self.attn1.to_out, self.attn2.to_out, self.ff.proj_out):
+                zero_init(last)
 
     def constant(self, context: Tensor) -> Tensor:
         """What `construct` takes as its context [b n d]: over a single token, what is added to all tokens of a clip,
@@ -92,7 +96,7 @@ class TransformerBlock(nn.Cell):
         """x [b g l c], context as `constant` gives it -> [b g l c]"""
         b, g, l, c = shape = x.shape
         x = ops.reshape(x, (b, g * l, c))  # every group of a clip sees the same context
-        if self.has_feed_forward_in:
+        if self.is_temporal:
             x = self.ff_in(x, self.norm_in(x))
         attended = self.attn1.attend(ops.reshape(self.norm1(x), (b * g, l, c)))
         attended = ops.reshape(attended, (b, g * l, c))

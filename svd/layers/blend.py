@@ -11,6 +11,8 @@ from svd.operators.table import PORTABLE, Operators
 class Blend(nn.Cell):
     """alpha * spatial + (1 - alpha) * temporal with alpha = sigmoid(mix_factor) (VideoLDM, section 3.1)."""
 
+    is_temporal = True
+
     def __init__(self):
         super().__init__()
         self.mix_factor = Parameter(initializer(0.5, (1,), ms.float32), name="mix_factor")

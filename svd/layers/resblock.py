@@ -7,6 +7,7 @@ from mindspore import Tensor, nn, ops
 from svd.layers.axes import fold_frames
 from svd.layers.basic import GroupNorm, Linear, SwapAxes, conv2d, in_type_of
 from svd.layers.blend import Blend
+from svd.layers.marks import temporal, zero_init
 
 
 class ResBlock(nn.Cell):
@@ -32,7 +33,7 @@ class ResBlock(nn.Cell):
         if self.has_emb:
             self.emb_proj = Linear(emb_dim, out_channels)
         self.norm2 = GroupNorm(out_channels, eps, silu=True)
-        self.conv2 = conv2d(out_channels, out_channels, kernel_size)
+        self.conv2 = zero_init(conv2d(out_channels, out_channels, kernel_size))
         if self.has_shortcut:
             self.shortcut = conv2d(in_channels, out_channels, 1)
 
@@ -50,7 +51,7 @@ class VideoResBlock(nn.Cell):
     def __init__(self, in_channels: int, out_channels: int, emb_dim: Optional[int] = None, spatial_eps: float = 1e-5):
         super().__init__()
         self.spatial = ResBlock(in_channels, out_channels, (3, 3), emb_dim, spatial_eps)
-        self.temporal = ResBlock(out_channels, out_channels, (3, 1), emb_dim)
+        self.temporal = temporal(ResBlock(out_channels, out_channels, (3, 1), emb_dim))
         self.swap = SwapAxes()
         self.blend = Blend()
 

@@ -8,6 +8,7 @@ from svd.layers.axes import fold_frames
 from svd.layers.basic import GroupNorm, Linear, SwapAxes
 from svd.layers.blend import Blend
 from svd.layers.embeddings import EmbeddingMLP, frequencies, sinusoidal_embedding
+from svd.layers.marks import temporal, zero_init
 from svd.operators.shared import shared
 from svd.operators.table import PORTABLE, Operators
 
@@ -25,10 +26,11 @@ class VideoTransformer(nn.Cell):
         self.norm = GroupNorm(channels, eps=1e-6)
         self.proj_in = Linear(channels, channels)
         self.spatial = TransformerBlock(channels, heads, context_dim)
-        self.frame_embedding = EmbeddingMLP(channels, 4 * channels, channels)
-        self.temporal = TransformerBlock(channels, heads, context_dim, feed_forward_in=True)
+        self.frame_embedding = temporal(EmbeddingMLP(channels, 4 * channels, channels))
+        zero_init(self.frame_embedding.linear_2)
+        self.temporal = TransformerBlock(channels, heads, context_dim, temporal=True)
         self.blend = Blend()
-        self.proj_out = Linear(channels, channels)
+        self.proj_out = zero_init(Linear(channels, channels))
         self.swap = SwapAxes()
         self.use(PORTABLE)
 

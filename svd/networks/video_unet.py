@@ -7,6 +7,7 @@ from svd.config import UNetConfig
 from svd.layers.axes import per_image
 from svd.layers.basic import GroupNorm, Upsample, conv2d
 from svd.layers.embeddings import EmbeddingMLP, frequencies, sinusoidal_embedding
+from svd.layers.marks import temporal_parameters, zero_init
 from svd.layers.recompute import recompute_blocks
 from svd.layers.resblock import VideoResBlock
 from svd.layers.transformer import VideoTransformer
@@ -149,12 +150,11 @@ class VideoUNet(nn.Cell):
         self.up_blocks = nn.CellList(up)
         self.skips_per_block = config.num_res_blocks + 1
         self.norm_out = GroupNorm(channels, silu=True)
-        self.conv_out = conv2d(channels, config.out_channels)
+        self.conv_out = zero_init(conv2d(channels, config.out_channels))
 
     def temporal_parameters(self) -> list[Parameter]:
         """What the video model adds to the image model: the layers over time and their blends (656,076,838 numbers)."""
-        names = (".temporal.", ".frame_embedding.", ".blend.")
-        return [p for p in self.get_parameters() if any(name in p.name for name in names)]
+        return temporal_parameters(self)
 
     def recompute_blocks(self) -> None:
         """Keep only what goes from block to block for the gradients, and compute the rest again: less memory."""

@@ -96,7 +96,7 @@ def test_feed_forward_gates_by_the_exact_gelu_of_the_second_half():
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_groups_of_a_transformer_block_attend_separately(mode, tokens):
     """Every group alone gives what all groups of both clips give together."""
-    block = fill(TransformerBlock(32, 2, 8, feed_forward_in=True))
+    block = fill(TransformerBlock(32, 2, 8, temporal=True))
     x, context = (RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4, 32), (2, tokens, 8)))
 
     def run(x: np.ndarray, context: np.ndarray) -> np.ndarray:

@@ -1,0 +1,35 @@
+"""Marks on layers: which of them are temporal, and which begin at zero.
+
+A class of layers says so by an attribute, `is_temporal = True` or `zero_init = True`; where it depends on the place of
+a layer, the layer around it sets the mark. A mark is of all parameters within.
+"""
+
+from mindspore import Parameter, nn
+
+
+def temporal(layer: nn.Cell) -> nn.Cell:
+    """Mark what a video model adds to its image model: layers over time, their blends and embeddings of frames."""
+    layer.is_temporal = True
+    return layer
+
+
+def zero_init(layer: nn.Cell) -> nn.Cell:
+    """Mark what begins at zero in a training from nothing, so that the branch that it ends adds nothing yet."""
+    layer.zero_init = True
+    return layer
+
+
+def temporal_parameters(network: nn.Cell) -> list[Parameter]:
+    """The parameters of temporal layers, in the network's order."""
+    return _marked(network, "is_temporal")
+
+
+def zero_init_names(network: nn.Cell) -> set[str]:
+    """Names of the parameters that begin at zero."""
+    return {parameter.name for parameter in _marked(network, "zero_init")}
+
+
+def _marked(network: nn.Cell, mark: str) -> list[Parameter]:
+    layers = [cell for _, cell in network.cells_and_names() if getattr(cell, mark, False)]
+    marked = {id(parameter) for layer in layers for parameter in layer.get_parameters()}
+    return [parameter for parameter in network.get_parameters() if id(parameter) in marked]
