@@ -16,3 +16,13 @@ class UserError(Exception):
 
 class NumericalError(UserError, FloatingPointError):
     """A network has computed NaN or infinity."""
+
+
+class ConfigError(UserError, ValueError):
+    """A configuration that cannot be used; the message is one line that says what to change."""
+
+
+def check(condition: bool, message: str, error: type[UserError] = ConfigError) -> None:
+    """Raise an error with this message unless the condition holds."""
+    if not condition:
+        raise error(message)

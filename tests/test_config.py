@@ -1,7 +1,7 @@
 """Configurations: what the published ones state, how files build on each other, and what is refused."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,8 @@ from svd.config import (
     load_config,
     parse_config,
 )
-from svd.limits import about_parameters
+from svd.config.models import KINDS
+from svd.config.networks import about_parameters
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PUBLISHED = ["svd", "svd_image_decoder", "svd_xt", "svd_xt_image_decoder", "svd_xt_1_1", "svd_xt_1_1_image_decoder"]
@@ -126,6 +127,41 @@ def test_a_base_that_cannot_be_used(write, text, what):
     write("deeper/other.yaml", "")
     with pytest.raises(ConfigError, match=what) as error:
         load_config(write("loop.yaml", text))
+    message(error)
+
+
+# --- kinds of models ---
+
+
+@dataclass
+class Other:
+    """Another kind's settings."""
+
+    size: int = 1
+
+
+def test_the_kind_says_which_settings_there_are(write, monkeypatch):
+    monkeypatch.setitem(KINDS, "other", Other)
+    assert load_config(write("svd.yaml", "kind: svd\nsampling: {fps: 9}")).sampling.fps == 9
+    path = write("other.yaml", "kind: other\nsize: 2")
+    assert load_config(path) == load_config(write("on_it.yaml", "base: other.yaml")) == Other(2)
+    with pytest.raises(ConfigError, match="size: .*; known here: unet, "):
+        load_config(write("no_kind.yaml", "size: 2"))
+    with pytest.raises(ConfigError, match="unet: .*; known here: size$"):
+        load_config(write("unet.yaml", "kind: other\nunet: {}"))
+
+
+def test_a_dump_names_the_kind_but_for_the_first(monkeypatch):
+    """What an earlier version reads has no `kind`, and what depends on a dump stays as it was."""
+    monkeypatch.setitem(KINDS, "other", Other)
+    assert dump_config(Other(2)) == "kind: other\nsize: 2\n" and parse_config(dump_config(Other(2))) == Other(2)
+    assert "kind" not in yaml.safe_load(dump_config(ModelConfig()))
+
+
+@pytest.mark.parametrize("kind", ["sdv", "3", "[svd]", "'${preconditioning}'", "'${nothing}'"])
+def test_an_unknown_kind(write, kind):
+    with pytest.raises(ConfigError, match="kind(:| must be one of svd, got) ") as error:
+        load_config(write("a.yaml", f"kind: {kind}"))
     message(error)
 
 

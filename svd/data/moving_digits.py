@@ -11,6 +11,7 @@ import numpy as np
 from svd.data.dataset import Dataset, DatasetError
 from svd.data.handwriting import SIDE, Part, handwriting, varied
 from svd.data.video_dataset import Clip
+from svd.errors import check
 from svd.seeds import DATA, generator
 
 FASTEST = 4.0
@@ -73,16 +74,25 @@ class MovingDigits(Dataset):
         seed: int = 0,
     ):
         for name, value in (("clips", clips), ("frames", frames), ("fps", fps)):
-            _check(value >= 1, f"{name} must be positive, got {value}")
-        _check(bool(digits) and min(digits) >= 1, f"digits must be numbers of digits, 1 or more, got {digits}")
-        _check(len(speed) == 2 and 0 <= speed[0] <= speed[1] > 0, f"speed must be the slowest and fastest, got {speed}")
-        _check(0 <= varied <= 1, f"varied is a share from 0 to 1, got {varied}")
-        _check(size > SIDE, f"size must be more than a digit's {SIDE} pixels, got {size}")
-        _check(
+            check(value >= 1, f"{name} must be positive, got {value}", DatasetError)
+        check(
+            bool(digits) and min(digits) >= 1,
+            f"digits must be numbers of digits, 1 or more, got {digits}",
+            DatasetError,
+        )
+        check(
+            len(speed) == 2 and 0 <= speed[0] <= speed[1] > 0,
+            f"speed must be the slowest and fastest, got {speed}",
+            DatasetError,
+        )
+        check(0 <= varied <= 1, f"varied is a share from 0 to 1, got {varied}", DatasetError)
+        check(size > SIDE, f"size must be more than a digit's {SIDE} pixels, got {size}", DatasetError)
+        check(
             direction is None or speed[1] * (frames - 1) <= size - SIDE,
             f"direction: at {speed[1]} pixels per frame, {frames} frames take a digit further than to the edge",
+            DatasetError,
         )
-        _check(seed >= 0, f"seed must not be negative, got {seed}")
+        check(seed >= 0, f"seed must not be negative, got {seed}", DatasetError)
         self.frames, self.height, self.width = frames, size, size
         self._clips, self._digits, self._speed, self._fps = clips, digits, speed, fps
         self._direction, self._varied = direction, varied
@@ -140,8 +150,3 @@ class MovingDigits(Dataset):
             shift = np.array([[1, 0, x], [0, 1, y]], np.float32)
             frame += cv2.warpAffine(picture, shift, frame.shape[::-1], flags=cv2.INTER_LINEAR)
         return np.round(255 * np.minimum(frame, 1)).astype(np.uint8)
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise DatasetError(message)

@@ -14,6 +14,7 @@ from svd.data.dataset import BadItem, Dataset, DatasetError
 from svd.data.strings import Strings
 from svd.data.video_reader import open_video
 from svd.data.video_table import WANTED, read_table, spellings
+from svd.errors import check
 
 MOST_FOLDERS = 1000
 """Folders that are looked for when a data set is made; that costs seconds on a slow disk."""
@@ -64,21 +65,26 @@ class VideoDataset(Dataset):
         horizontal_flip: bool = False,
     ):
         for name, value, most in (("step", step, 10_000), ("height", height, 8192), ("width", width, 8192)):
-            _check(value >= 1, f"{name} must be positive, got {value}")
-            _check(value <= most, f"{name} must be {most} at most, got {value}")
-        _check(frames >= 2, f"frames must be at least 2 (a video), got {frames}")
-        _check(frames <= 1024, f"frames must be 1024 at most, got {frames}")
-        _check(metadata != "", f"metadata is missing; give {WANTED}")
+            check(value >= 1, f"{name} must be positive, got {value}", DatasetError)
+            check(value <= most, f"{name} must be {most} at most, got {value}", DatasetError)
+        check(frames >= 2, f"frames must be at least 2 (a video), got {frames}", DatasetError)
+        check(frames <= 1024, f"frames must be 1024 at most, got {frames}", DatasetError)
+        check(metadata != "", f"metadata is missing; give {WANTED}", DatasetError)
         table = read_table(metadata)
         self.frames, self.height, self.width = frames, height, width
         self._step, self._span = step, (frames - 1) * step + 1
         longest = int(table.lengths.max())
-        _check(
+        check(
             longest >= self._span,
             f"{metadata}: every video is too short: {self._needed()}, and the longest has {longest}; "
             "lower frames or step",
+            DatasetError,
         )
-        _check(not data_dir or os.path.isdir(data_dir), f"data_dir {data_dir}: no such folder; check the path")
+        check(
+            not data_dir or os.path.isdir(data_dir),
+            f"data_dir {data_dir}: no such folder; check the path",
+            DatasetError,
+        )
         self._shape = (frames, step, height, width)
         self._horizontal_flip = horizontal_flip
         self._folder = os.path.abspath(data_dir or os.path.dirname(metadata))
@@ -156,11 +162,6 @@ class VideoDataset(Dataset):
 
     def _needed(self) -> str:
         return f"{self.frames} frames with step {self._step} need {self._span}"
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise DatasetError(message)
 
 
 def _holds_something(folder: str) -> bool:

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Literal, Optional
+from typing import Literal, Optional
 
-from svd.config import ConfigError
+from svd.config.checks import check_most
 from svd.data.dataset import Dataset
 from svd.data.workers import ITEM_SECONDS
+from svd.errors import check
 
 MOST_UPDATES = 10**8 - 1
 """The names of checkpoints have eight figures."""
 LARGEST = 3e38
 """About the largest number of float32."""
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def _check_most(section: str, config: Any, **most: float) -> None:
-    """Raise ConfigError for a setting that is larger than is reasonable, or than what computes with it can hold."""
-    for name, largest in most.items():
-        value = getattr(config, name)
-        _check(value is None or value <= largest, f"{section}.{name} must be at most {largest:,g}, got {value}")
 
 
 TaskName = Literal["image_to_video", "image_model", "image_encoder", "autoencoder", "temporal_decoder"]
@@ -65,12 +54,12 @@ class LossConfig:
 
     def __post_init__(self):
         for name in ("p_std", "noise_aug_std", "kl_weight"):
-            _check(0 <= getattr(self, name) < inf, f"loss.{name} must not be negative, got {getattr(self, name)}")
+            check(0 <= getattr(self, name) < inf, f"loss.{name} must not be negative, got {getattr(self, name)}")
         for name in ("drop_context", "drop_concat"):
-            _check(0 <= getattr(self, name) <= 1, f"loss.{name} is a rate from 0 to 1, got {getattr(self, name)}")
+            check(0 <= getattr(self, name) <= 1, f"loss.{name} is a rate from 0 to 1, got {getattr(self, name)}")
         for name in ("p_mean", "noise_aug_mean"):
-            _check(abs(getattr(self, name)) <= 40, f"loss.{name} must be -40 to 40, got {getattr(self, name)}")
-        _check_most("loss", self, p_std=10, noise_aug_std=10, kl_weight=LARGEST)  # exp(80) is near the end of float32
+            check(abs(getattr(self, name)) <= 40, f"loss.{name} must be -40 to 40, got {getattr(self, name)}")
+        check_most(self, "loss", p_std=10, noise_aug_std=10, kl_weight=LARGEST)  # exp(80) is near the end of float32
 
 
 @dataclass
@@ -88,10 +77,10 @@ class LoRAConfig:
     and keys of its cross-attention, which do not matter over the single token of an image."""
 
     def __post_init__(self):
-        _check(self.rank >= 0, f"lora.rank must not be negative, got {self.rank}")
-        _check(self.alpha is None or 0 < self.alpha < inf, f"lora.alpha must be positive, got {self.alpha}")
-        _check_most("lora", self, rank=4096, alpha=LARGEST)
-        _check(bool(self.modules) and all(self.modules), f"lora.modules needs names of layers, got {self.modules}")
+        check(self.rank >= 0, f"lora.rank must not be negative, got {self.rank}")
+        check(self.alpha is None or 0 < self.alpha < inf, f"lora.alpha must be positive, got {self.alpha}")
+        check_most(self, "lora", rank=4096, alpha=LARGEST)
+        check(bool(self.modules) and all(self.modules), f"lora.modules needs names of layers, got {self.modules}")
 
     @property
     def scaled_by(self) -> float:
@@ -122,20 +111,20 @@ class OptimizerConfig:
 
     def __post_init__(self):
         for name in ("learning_rate", "eps", "max_grad_norm"):
-            _check(0 < getattr(self, name) < inf, f"optimizer.{name} must be positive, got {getattr(self, name)}")
+            check(0 < getattr(self, name) < inf, f"optimizer.{name} must be positive, got {getattr(self, name)}")
         # Nearer to 1 than float32 can tell, nothing would be learned; a smaller eps would be nothing.
-        _check(
+        check(
             all(0 < beta < 1 - 1e-7 for beta in self.betas),
             f"optimizer.betas must lie between 0 and 1, got {self.betas}",
         )
-        _check(self.eps >= 1e-30, f"optimizer.eps must be at least 1e-30, got {self.eps}")
-        _check(self.warmup_updates >= 0, f"optimizer.warmup_updates must not be negative, got {self.warmup_updates}")
-        _check(self.weight_decay >= 0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
-        _check(0 <= self.ema_decay < 1, f"optimizer.ema_decay must be in [0, 1), got {self.ema_decay}")
-        _check_most(
-            "optimizer", self, **dict.fromkeys(("learning_rate", "eps", "weight_decay", "max_grad_norm"), LARGEST)
+        check(self.eps >= 1e-30, f"optimizer.eps must be at least 1e-30, got {self.eps}")
+        check(self.warmup_updates >= 0, f"optimizer.warmup_updates must not be negative, got {self.warmup_updates}")
+        check(self.weight_decay >= 0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
+        check(0 <= self.ema_decay < 1, f"optimizer.ema_decay must be in [0, 1), got {self.ema_decay}")
+        check_most(
+            self, "optimizer", **dict.fromkeys(("learning_rate", "eps", "weight_decay", "max_grad_norm"), LARGEST)
         )
-        _check_most("optimizer", self, warmup_updates=MOST_UPDATES)
+        check_most(self, "optimizer", warmup_updates=MOST_UPDATES)
 
 
 @dataclass
@@ -156,9 +145,9 @@ class PreviewConfig:
 
     def __post_init__(self):
         for name in ("every", "sampling_steps"):
-            _check(getattr(self, name) > 0, f"preview.{name} must be positive, got {getattr(self, name)}")
-        _check(self.seed >= 0, f"preview.seed must not be negative, got {self.seed}")
-        _check_most("preview", self, every=MOST_UPDATES, sampling_steps=10_000, seed=2**63)
+            check(getattr(self, name) > 0, f"preview.{name} must be positive, got {getattr(self, name)}")
+        check(self.seed >= 0, f"preview.seed must not be negative, got {self.seed}")
+        check_most(self, "preview", every=MOST_UPDATES, sampling_steps=10_000, seed=2**63)
 
 
 @dataclass
@@ -215,14 +204,14 @@ class TrainConfig:
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "gradient_accumulation", "checkpoint_every", "keep_checkpoints"):
-            _check(0 < getattr(self, name) < inf, f"train.{name} must be positive, got {getattr(self, name)}")
-        _check(self.log_every > 0, f"train.log_every must be positive, got {self.log_every}")
-        _check(self.updates is None or self.updates > 0, f"train.updates must be positive, got {self.updates}")
+            check(0 < getattr(self, name) < inf, f"train.{name} must be positive, got {getattr(self, name)}")
+        check(self.log_every > 0, f"train.log_every must be positive, got {self.log_every}")
+        check(self.updates is None or self.updates > 0, f"train.updates must be positive, got {self.updates}")
         for name in ("workers", "seed"):
-            _check(getattr(self, name) >= 0, f"train.{name} must not be negative, got {getattr(self, name)}")
+            check(getattr(self, name) >= 0, f"train.{name} must not be negative, got {getattr(self, name)}")
         for name in ("pretrained", "output_dir", "resume"):
-            _check("\0" not in (getattr(self, name) or ""), f"train.{name} has a zero byte, which no path has")
-        _check(self.item_seconds >= 1, f"train.item_seconds must be at least 1, got {self.item_seconds}")
+            check("\0" not in (getattr(self, name) or ""), f"train.{name} has a zero byte, which no path has")
+        check(self.item_seconds >= 1, f"train.item_seconds must be at least 1, got {self.item_seconds}")
         counts = dict.fromkeys(("updates", "checkpoint_every", "keep_checkpoints", "log_every"), MOST_UPDATES)
-        _check_most("train", self, epochs=1e9, gradient_accumulation=1e6, batch_size=65_536, **counts)
-        _check_most("train", self, workers=1024, seed=2**63, item_seconds=1e6)
+        check_most(self, "train", epochs=1e9, gradient_accumulation=1e6, batch_size=65_536, **counts)
+        check_most(self, "train", workers=1024, seed=2**63, item_seconds=1e6)

@@ -73,7 +73,8 @@ def test_what_is_refused_is_named(part, setting):
     (name, value), needed = setting.popitem(), {"dataset": Items()} if part is TrainConfig else {}
     with pytest.raises(ConfigError) as error:
         part(**needed, **{name: value})
-    assert f".{name} " in str(error.value) and str(value) in str(error.value) and "\n" not in str(error.value)
+    shown = str(value) if len(str(value)) <= 40 else f"a number of {len(str(value))} digits"
+    assert f".{name} " in str(error.value) and shown in str(error.value) and "\n" not in str(error.value)
 
 
 def test_bounds_that_are_allowed():

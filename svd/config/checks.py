@@ -1,0 +1,36 @@
+"""How the numbers in settings are checked, each by the dataclass that it is a field of.
+
+Limits are far beyond all that has been used, and far below what no computer could do.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+from svd.errors import check
+
+LONGEST_LIST = 8
+"""Levels of a network; each but one halves the resolution."""
+
+
+def check_positive(component: Any, section: str) -> None:
+    """Raise ConfigError unless all numbers of a component are positive and finite."""
+    for name, value in vars(component).items():
+        positive = not isinstance(value, (int, float)) or 0 < value < inf
+        check(positive, f"{section}.{name} must be positive, got {value}")
+
+
+def check_most(component: Any, section: str, **most: float) -> None:
+    """Raise ConfigError for a setting that is larger than this, or has an item that is; `section` may be empty."""
+    for name, largest in most.items():
+        value, where = getattr(component, name), f"{section}.{name}".lstrip(".")
+        items = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+        check(len(items) <= LONGEST_LIST, f"{where} must have at most {LONGEST_LIST} items, got {len(items)}")
+        for item in items:
+            check(abs(item) <= largest, f"{where} must be at most {largest:g}, got {_shown(item)}")
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"a number of {len(text)} digits"

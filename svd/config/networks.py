@@ -1,0 +1,165 @@
+"""The networks' settings: a documented dataclass for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from svd.config.checks import check_most, check_positive
+from svd.errors import check
+
+MOST_TOKENS = 2**16
+"""Patches of an image."""
+
+
+@dataclass
+class UNetConfig:
+    """The spatio-temporal UNet (SVD, appendix D; the defaults are the published model: 1,524,623,082 parameters)."""
+
+    in_channels: int = 8
+    """Channels of the input: noisy latents and the latents of the conditioning image."""
+    out_channels: int = 4
+    """Channels of the output."""
+    model_channels: int = 320
+    """Channels of the first level."""
+    channel_mult: list[int] = field(default_factory=lambda: [1, 2, 4, 4])
+    """Channels of each level, as multiples of model_channels; each level halves the resolution."""
+    num_res_blocks: int = 2
+    """Residual blocks per level (the way up has one more)."""
+    attention_resolutions: list[int] = field(default_factory=lambda: [1, 2, 4])
+    """Down-sampling factors of the levels that have transformers."""
+    num_head_channels: int = 64
+    """Channels of each attention head."""
+    context_dim: int = 1024
+    """Channels of the cross-attention context."""
+    vector_dim: int = 768
+    """Channels of the vector condition: three embeddings of equal size (fps, motion bucket, augmentation)."""
+
+    def __post_init__(self):
+        check_positive(self, "unet")
+        check_most(
+            self,
+            "unet",
+            in_channels=512,
+            out_channels=256,
+            model_channels=8192,
+            channel_mult=64,
+            num_res_blocks=16,
+            num_head_channels=8192,
+            context_dim=16384,
+            vector_dim=65536,
+        )
+        _check_levels("unet", self.model_channels, self.channel_mult)
+        levels = [2**i for i in range(len(self.channel_mult))]
+        check(
+            set(self.attention_resolutions) <= set(levels),
+            f"unet.attention_resolutions must be among the levels' factors {levels}, got {self.attention_resolutions}",
+        )
+        check(self.vector_dim % 6 == 0, f"unet.vector_dim must be a multiple of 6, got {self.vector_dim}")
+        for mult in self.channel_mult:
+            channels = mult * self.model_channels
+            check(
+                channels % self.num_head_channels == 0,
+                f"unet.num_head_channels {self.num_head_channels} does not divide a level's {channels} channels",
+            )
+
+
+@dataclass
+class AutoencoderConfig:
+    """The autoencoder of Stable Diffusion, with the decoder of choice."""
+
+    channels: int = 128
+    """Channels of the first level."""
+    channel_mult: list[int] = field(default_factory=lambda: [1, 2, 4, 4])
+    """Channels of each level, as multiples of channels; each level but the last halves the resolution."""
+    num_res_blocks: int = 2
+    """Residual blocks per level of the encoder (the decoder has one more)."""
+    latent_channels: int = 4
+    """Channels of the latents."""
+    scale_factor: float = 0.18215
+    """Latents are multiplied by it before diffusion and divided by it before decoding."""
+    decoder: Literal["temporal", "image"] = "temporal"
+    """`temporal` decodes a clip at once; `image` decodes every frame by itself (the svd_image_decoder files)."""
+
+    def __post_init__(self):
+        check_positive(self, "autoencoder")
+        check_most(
+            self,
+            "autoencoder",
+            channels=4096,
+            channel_mult=64,
+            num_res_blocks=16,
+            latent_channels=256,
+            scale_factor=1e6,
+        )
+        _check_levels("autoencoder", self.channels, self.channel_mult)
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels of the image per pixel of the latents, on each axis."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+
+@dataclass
+class ImageEncoderConfig:
+    """The image tower of CLIP (the defaults are OpenCLIP's ViT-H/14: 632,076,800 parameters)."""
+
+    width: int = 1280
+    """Channels of the tokens."""
+    layers: int = 32
+    """Transformer layers."""
+    heads: int = 16
+    """Attention heads."""
+    patch_size: int = 14
+    """Pixels of a patch, on each axis."""
+    image_size: int = 224
+    """Pixels of the input, on each axis; any image is resized to it."""
+    output_dim: int = 1024
+    """Channels of the embedding."""
+
+    def __post_init__(self):
+        check_positive(self, "image_encoder")
+        check_most(
+            self,
+            "image_encoder",
+            width=16384,
+            layers=256,
+            heads=1024,
+            patch_size=4096,
+            image_size=4096,
+            output_dim=16384,
+        )
+        check(
+            self.width % self.heads == 0,
+            f"image_encoder.heads {self.heads} does not divide image_encoder.width {self.width}",
+        )
+        check(
+            self.image_size % self.patch_size == 0,
+            f"image_encoder.patch_size {self.patch_size} does not divide image_encoder.image_size {self.image_size}",
+        )
+        patches = (self.image_size // self.patch_size) ** 2
+        check(patches <= MOST_TOKENS, f"image_encoder: an image of {patches} patches; at most {MOST_TOKENS} are seen")
+
+
+def _check_levels(name: str, channels: int, channel_mult: list[int]) -> None:
+    check(len(channel_mult) > 0, f"{name}.channel_mult must name at least one level")
+    for level in (1, *channel_mult):
+        check(
+            level > 0 and level * channels % 32 == 0,
+            f"{name}: the {level * channels} channels of a level are not a multiple of 32 (of the groups they are "
+            "normalised in)",
+        )
+
+
+def about_parameters(unet: UNetConfig, autoencoder: AutoencoderConfig, image_encoder: ImageEncoderConfig) -> float:
+    """How many parameters such networks have, within a factor of two, computed without building them."""
+    return (
+        sum(_ladder(unet.model_channels, unet.channel_mult, 2 * unet.num_res_blocks + 2, 64))
+        + sum(_ladder(autoencoder.channels, autoencoder.channel_mult, 2 * autoencoder.num_res_blocks + 2, 30))
+        + 12 * image_encoder.layers * image_encoder.width**2
+    )
+
+
+def _ladder(channels: int, mult: list[int], blocks: int, weights: int):
+    """Of a ladder of levels the parameters of each, with so many blocks of `weights` * channels^2."""
+    return (blocks * weights * (level * channels) ** 2 for level in mult)
