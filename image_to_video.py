@@ -26,7 +26,7 @@ from PIL import Image
 from svd import __version__, cli, options, runtime
 from svd.checkpoints.model_file import read_config
 from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
-from svd.console import say, visible
+from svd.console import log, printable
 from svd.data.image_files import ImageError, UnknownImageError, check_image
 from svd.data.images import RESIZES, find_images, load_image, prepared_size
 from svd.data.noise_file import read_noise
@@ -120,7 +120,7 @@ def usable_images(paths: list[Path], named: set[Path]) -> tuple[list[Path], Imag
         except ImageError as error:
             if path in named or len(paths) == 1:
                 raise
-            say(f"warning: {error}")
+            log(f"warning: {error}")
             if not isinstance(error, UnknownImageError):
                 damaged.append(path)
     if first is None:
@@ -157,20 +157,20 @@ def run(argv: Optional[list[str]] = None) -> None:
     lora = args.SVD.lora, args.SVD.lora_scale
     choices = (args.device_target, args.mode, args.SVD.amp_level, *lora, args.compile_cache)
     pipe = load_pipeline(model, args.SVD.checkpoint, *choices)
-    say(f"loaded {args.SVD.checkpoint} in {time.perf_counter() - start:.1f} s")
+    log(f"loaded {args.SVD.checkpoint} in {time.perf_counter() - start:.1f} s")
     facts = describe(args)
     for path in paths:
         start = time.perf_counter()
         try:
             image, first = first or load_image(path), None
         except ImageError as error:  # its head was sound
-            say(f"warning: {error}")
+            log(f"warning: {error}")
             damaged.append(path)
             continue
         beside = side_file(parser, args, path, facts)
         frames = pipe(image, seed=args.seed, resize=args.resize, **noise, **dataclasses.asdict(sampling))
         written = write_results(args, path, frames, beside)
-        say(f"{path}: {len(frames)} frames in {time.perf_counter() - start:.1f} s")
+        log(f"{path}: {len(frames)} frames in {time.perf_counter() - start:.1f} s")
         for result in written:
             print(result)
     if damaged:
@@ -219,7 +219,7 @@ def side_file(parser: ArgumentParser, args: Namespace, image: Path, facts: dict[
     chosen.config = None
     lines = ["# Repeat this video with: python image_to_video.py --config THIS_FILE"]
     for name, value in {**facts, "image sha256": sha256(image)}.items():
-        lines.append(f"# {name}: {visible(value)}".replace("\n", "\\n"))
+        lines.append(f"# {name}: {printable(value)}".replace("\n", "\\n"))
     return "\n".join([*lines, parser.dump(chosen)])
 
 

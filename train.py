@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from svd import cli
 from svd.config import ConfigError, ModelConfig, load_config
-from svd.console import say
+from svd.console import log
 from svd.data.dataset import DatasetError
 from svd.data.latents_dataset import LatentsDataset  # noqa: F401 (known by its name to --train.dataset)
 from svd.data.moving_digits import MovingDigits  # noqa: F401
@@ -132,14 +132,14 @@ def run_alone(parser: ArgumentParser, args: Namespace, options: Namespace, model
     settings = json.loads(dump(parser, args, "json"))  # as a checkpoint gives it back
     resume, state = begin_or_resume(train)
     if resume is not None:
-        say(f"continuing from {resume}")
+        log(f"continuing from {resume}")
         for line in changes(state.settings, settings):
-            say(f"  changed since: {line}")
+            log(f"  changed since: {line}")
     state.settings = settings
     trainer = load_trainer(train, options.environment, model, state, resume)
     Path(train.output_dir).mkdir(parents=True, exist_ok=True)
     if trainer.ranks.first:
-        say(describe(train, model))
+        log(describe(train, model))
         remove_leftovers(trainer.run_folder)
         write_text(trainer.run_folder / "config.yaml", dump(parser, args))
     if not trainer.run():
@@ -158,14 +158,14 @@ def finish(train: TrainConfig, checkpoint: Path) -> None:
     if train.lora.rank:
         target = Path(train.output_dir) / "lora.safetensors"
         write_alone(weights, target)
-        say(f"python image_to_video.py --SVD.checkpoint={train.pretrained} --SVD.lora={target} --image=IMAGE")
+        log(f"python image_to_video.py --SVD.checkpoint={train.pretrained} --SVD.lora={target} --image=IMAGE")
     else:
         target = Path(train.output_dir) / "model.safetensors"
         merge(weights, train.pretrained, target)
         if train.task == "image_to_video":
-            say(f"python image_to_video.py --SVD.checkpoint={target} --image=IMAGE")
+            log(f"python image_to_video.py --SVD.checkpoint={target} --image=IMAGE")
         else:
-            say(f"the next training may begin with it: --train.pretrained={target}")
+            log(f"the next training may begin with it: --train.pretrained={target}")
 
 
 def main(argv: Optional[list[str]] = None) -> int:

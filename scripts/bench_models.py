@@ -104,7 +104,7 @@ def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> 
     """
     from svd.build import parameter_shapes
     from svd.config import dump_config
-    from svd.files import written_whole
+    from svd.files import atomic_write
     from svd_tools.checkpoints.conversion import scatter
     from svd_tools.checkpoints.diffusers_folder import write_folder
     from svd_tools.checkpoints.tensor_files import read_safetensors, write_safetensors
@@ -113,7 +113,7 @@ def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> 
     shapes = {name: shape for name, shape in parameter_shapes(config).items() if name.startswith(networks)}
     tensors = {name: _random_tensor(name, shape) for name, shape in shapes.items()}
     target = checkpoint(folder).parent
-    with written_whole(target, need=2 * sum(tensor.nbytes for tensor in tensors.values())) as aside:
+    with atomic_write(target, need=2 * sum(tensor.nbytes for tensor in tensors.values())) as aside:
         aside.mkdir()
         ours = aside / checkpoint(folder).relative_to(target)
         write_safetensors(ours, tensors, {"format": "svd-mindspore", "config": dump_config(config)})

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 from svd import cli, runtime
 from svd.errors import UserError
-from svd.files import sha256, write_text, written_whole
+from svd.files import atomic_write, sha256, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("autoencoder", "image_encoder", "image_model", "video_model", "temporal_decoder")
@@ -92,12 +92,12 @@ def publish(trained: Path, to: Path) -> None:
     provenance = {"versions": runtime.describe(mode), "stages": dict(zip(STAGES, stages)), "sha256": sums}
 
     for target, source in copies.items():
-        with written_whole(target, source.stat().st_size) as aside:
+        with atomic_write(target, source.stat().st_size) as aside:
             shutil.copyfile(source, aside)
     write_text(assets / "provenance.json", f"{json.dumps(provenance, indent=2)}\n")
     write_text(docs / "digits_metrics.json", f"{json.dumps(evaluations, indent=1)}\n")
     write_text(docs / "digits_losses.csv", pd.concat(losses).round(5).to_csv(index=False))
-    with written_whole(docs / "digits_losses.png", need=0) as aside:
+    with atomic_write(docs / "digits_losses.png", need=0) as aside:
         plot(losses, aside)
     print(pd.DataFrame(stages, STAGES).drop(columns=["command", "settings"]).to_string())
 

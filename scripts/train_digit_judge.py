@@ -30,10 +30,10 @@ from mindspore import Tensor, nn, ops
 
 from svd import cli, runtime
 from svd.config import ConfigError
-from svd.console import say
+from svd.console import log
 from svd.data.dataset import Dataset
 from svd.data.moving_digits import DigitsClip, MovingDigits
-from svd.files import check_folder, written_whole
+from svd.files import atomic_write, check_folder
 from svd.metrics import digit_motion
 from svd.metrics.digit_judge import (
     CELL,
@@ -243,7 +243,7 @@ def run(argv: Optional[list[str]] = None) -> bool:
         )
     state.settings = settings
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(task, config, state, {}, Ranks(), False, None, memory=lambda: runtime.used_memory(device))
+    trainer = Trainer(task, config, state, {}, Ranks(), False, None, memory=lambda: runtime.peak_memory(device))
     if resume is not None:
         trainer.restore(resume)
     if not trainer.run():
@@ -253,10 +253,10 @@ def run(argv: Optional[list[str]] = None) -> bool:
         parameter.set_data(Tensor(parameter.asnumpy().astype(np.float16).astype(np.float32)))
     accuracy = held_out_accuracy(judge.set_train(False), tested)
     facts = {**settings, **accuracy, "svd": svd.__version__, **runtime.describe(options.mode)}
-    with written_whole(options.out, need=0) as aside:
+    with atomic_write(options.out, need=0) as aside:
         write_judge(aside, judge, options.size, facts)
     for name, value in accuracy.items():
-        say(f"{name}: {value:.4f}")
+        log(f"{name}: {value:.4f}")
     print(options.out)
     return 0
 

@@ -1,13 +1,13 @@
 """Stable Video Diffusion on MindSpore: from an image to a video, on Ascend, GPU and CPU."""
 
-from svd.runtime import cure_slow_convolution, hide_warnings_of_compiling
+from svd.runtime import avoid_slow_convolution, quiet_compiler
 
 __version__ = "0.1.0"
 __all__ = ["load_pipeline"]
 
 # Both have to come before the first `import mindspore`.
-cure_slow_convolution()
-hide_warnings_of_compiling()
+avoid_slow_convolution()
+quiet_compiler()
 
 
 def __getattr__(name: str):

@@ -143,7 +143,7 @@ def load_trainer(
         ranks,
         dynamic_loss_scale=compute_dtype(device, environment.amp_level) == ms.float16,
         preview=preview,
-        memory=lambda: runtime.used_memory(device),
+        memory=lambda: runtime.peak_memory(device),
     )
     if resume is not None:
         trainer.restore(resume)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Optional
 
 from svd import console, signals
-from svd.console import one_line, visible
+from svd.console import one_line, printable
 from svd.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def run(program: str, work: Callable[[], object], parser: Optional[Callable[[], 
     What the user can mend is said in one line on standard error, below the lines of a longer list, if the error has
     `details`. Where the error names a setting, the flag of that setting is added, if the parser has one.
     """
-    warnings.showwarning = lambda message, *_, **__: console.say(f"warning: {message}")
+    warnings.showwarning = lambda message, *_, **__: console.log(f"warning: {message}")
     try:
         result = work()
     except KeyboardInterrupt:  # by a debugger or a test; the signal itself ends the program elsewhere
@@ -44,7 +44,7 @@ def run(program: str, work: Callable[[], object], parser: Optional[Callable[[], 
         if not is_users(error):
             raise
         for line in getattr(error, "details", ()):
-            print(visible(line), file=sys.stderr)
+            print(printable(line), file=sys.stderr)
         setting = getattr(error, "setting", "")
         flag = flag_of(setting, parser()) if setting and parser else ""
         print(f"{program}: error: {one_line(error)}{f' ({flag})' if flag else ''}", file=sys.stderr)

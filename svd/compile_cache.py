@@ -21,7 +21,7 @@ from typing import Any, Optional
 from mindspore import Tensor, nn
 
 from svd import runtime
-from svd.files import written_whole
+from svd.files import atomic_write
 from svd.operators.library import library
 from svd.trust import private_folder, read_trusted
 
@@ -69,12 +69,12 @@ class CompileCache:
         except OSError as error:
             self._give_up(str(error))
             return compile_graph()
-        with runtime.graphs_kept_in(workspace.folder):
+        with runtime.graph_cache(workspace.folder):
             result = compile_graph()
         try:
             compiled = workspace.take()
             if compiled is not None:
-                with written_whole(path) as aside:
+                with atomic_write(path) as aside:
                     aside.write_bytes(hashlib.sha256(compiled).digest() + compiled)
                     aside.chmod(0o600)  # whatever others may do with what this user writes
         except OSError as error:

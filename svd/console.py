@@ -12,12 +12,12 @@ LONGEST_LINE = 2000
 """Characters of what an error says, which may quote its input."""
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """A line on standard error, where the progress bars are too."""
-    print(visible(text), file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
-def visible(text: str) -> str:
+def printable(text: str) -> str:
     """The text with its control characters written out, so that no name in it can steer the terminal.
 
     Surrogates, which stand for bytes that are not UTF-8, are written out as well; new lines and tabs are kept.
@@ -31,7 +31,7 @@ def _written_out(character: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """What an error says, in one line that may be printed, cut where it is endless; its type where it says nothing."""
-    text = visible(" ".join(str(error).split()))
+    text = printable(" ".join(str(error).split()))
     return f"{text[:LONGEST_LINE]} ..." if len(text) > LONGEST_LINE else text or type(error).__name__
 
 

@@ -33,7 +33,7 @@ class FileError(UserError, OSError):
 
 
 @contextmanager
-def written_whole(target: str | Path, need: int = 0) -> Iterator[Path]:
+def atomic_write(target: str | Path, need: int = 0) -> Iterator[Path]:
     """A hidden path beside `target` to write a file or a folder to: renamed at the end, removed if anything goes wrong.
 
     What stands at the target is replaced in one step. What killed processes left of the same target is removed.
@@ -58,11 +58,11 @@ def written_whole(target: str | Path, need: int = 0) -> Iterator[Path]:
     try:
         yield aside
         for path in aside.rglob("*") if aside.is_dir() else ():
-            to_disk(path)
-        to_disk(aside)
+            fsync(path)
+        fsync(aside)
         with _renaming:
             _replace(aside, target)
-        to_disk(target.parent)
+        fsync(target.parent)
     finally:
         remove(aside)
         _unfinished.discard(aside)
@@ -70,7 +70,7 @@ def written_whole(target: str | Path, need: int = 0) -> Iterator[Path]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write text in UTF-8; a file of that name is replaced by a complete one."""
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
@@ -118,7 +118,7 @@ def check_folder(path: str | Path, name: str) -> None:
         raise FileError(f"{name} {path}: {nearest} {what}; choose another folder")
 
 
-def to_disk(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Wait until a file, or a folder's list of names, is on the drive: a rename must not overtake it."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -44,7 +44,7 @@ def check_versions() -> None:
         raise RuntimeSetupError("MindSpore fails at run time with NumPy 2: pip install 'numpy<2'")
 
 
-def cure_slow_convolution(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def avoid_slow_convolution(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Set ONEDNN_MAX_CPU_ISA=AVX2 where MindSpore's Conv2D would otherwise be a hundred times slower.
 
     MindSpore 2.9 and 2.10 run Conv2D through oneDNN's reference kernel on processors with AVX-512. oneDNN reads the
@@ -67,7 +67,7 @@ def cure_slow_convolution(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return True
 
 
-def hide_warnings_of_compiling() -> None:
+def quiet_compiler() -> None:
     """Ask MindSpore for nothing but errors of its compiler, unless the user has said how much of its log is wanted.
 
     For every kept graph it would warn that the graph may be of another network, which `svd.compile_cache` rules out. It
@@ -141,7 +141,7 @@ def _set_device(device: str) -> None:
 
 
 @contextlib.contextmanager
-def graphs_kept_in(folder: Path) -> Iterator[None]:
+def graph_cache(folder: Path) -> Iterator[None]:
     """What is compiled meanwhile is loaded from this folder if it is there, or else written to it.
 
     MindSpore keeps to the first folder that a process has told it, and does not look whether what it finds there is of
@@ -186,7 +186,7 @@ def join_ranks() -> tuple[int, int]:
     return communication.get_rank(), communication.get_group_size()
 
 
-def used_memory(device: str) -> int:
+def peak_memory(device: str) -> int:
     """The most bytes that were in use on the device (on CPU: by this process)."""
     import mindspore as ms
 

@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat
 
 from svd import cli, runtime
-from svd.console import say
+from svd.console import log
 from svd.files import check_folder
 from svd_tools.device_checks.isolation import run_group
 from svd_tools.device_checks.outcome import AMP_LEVELS, NETWORKS, Result, Settings
@@ -55,12 +55,12 @@ def check_device(device_target: str, mode: int, out: str, quick: bool, checks: l
         FileError: the report cannot be written.
     """
     check_folder(out, "--out")
-    say("versions and device ...")
+    log("versions and device ...")
     first = run_group(Settings(device_target, mode, "environment"), time_limit, _tell)
     facts = first.facts
     report = Report(facts, {"quick": quick, "checks": " ".join(checks)}, first.results)
     if "device" in facts:  # if not, it could not even be chosen
-        say("\n".join(f"  {name}: {fact}" for name, fact in facts.items()))
+        log("\n".join(f"  {name}: {fact}" for name, fact in facts.items()))
         for group in checks:
             for variant in GROUPS[group]:
                 report.write(Path(out))
@@ -72,10 +72,10 @@ def check_device(device_target: str, mode: int, out: str, quick: bool, checks: l
 
 def _run(settings: Settings, time_limit: float) -> list[Result]:
     """The results of a group, or why it is left out."""
-    say(f"{_title(settings)}{f', {settings.precision}' if settings.precision else ''} ...")
+    log(f"{_title(settings)}{f', {settings.precision}' if settings.precision else ''} ...")
     reason = _left_out(settings)
     if reason:
-        say(f"  skipped: {reason}")
+        log(f"  skipped: {reason}")
         return [Result(settings.group, _title(settings), settings.precision, "skipped", note=reason)]
     return run_group(settings, time_limit, _tell).results
 
@@ -102,14 +102,14 @@ def _title(settings: Settings) -> str:
 def _tell(check: str, result: Optional[Result]) -> None:
     """Progress: a check begins, or has its result."""
     if result is not None:
-        say(f"  {check or result.check}: {line(result)}")
+        log(f"  {check or result.check}: {line(result)}")
 
 
 def run(arguments: Optional[list[str]] = None) -> int:
     """The command line's work; returns 0 where all passed, and 1 where something failed."""
     options = _parser().parse_args(arguments)
     report = check_device(**vars(options))
-    say(report.summary)
+    log(report.summary)
     print(Path(options.out) / "report.md")
     return int(not report.complete or any(result.verdict == "failed" for result in report.results))
 

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from svd.cli import run
 from svd.config import ModelConfig, dump_config, load_config
-from svd.console import visible
-from svd.files import written_whole
+from svd.console import printable
+from svd.files import atomic_write
 from svd_tools.checkpoints.checkpoint_maps import OPTIONAL_GROUPS, Entry, Layout, Shape, expand
 from svd_tools.checkpoints.conversion import Weights, gather, groups_without, scatter
 from svd_tools.checkpoints.diffusers_folder import check_expressible, check_settings, write_folder
@@ -86,11 +86,11 @@ def convert(
     target = output_path(source, Path(out_dir), to)
     check_free(target, overwrite)
     opened = read_weights(source)
-    recognised = recognise(visible(str(source)), opened.tensors, weights)
+    recognised = recognise(printable(str(source)), opened.tensors, weights)
     layout, tensors = recognised.layout, recognised.tensors
-    print(visible(f"{source} is {opened.kind} in {LAYOUT_NAMES[layout]}: {len(tensors)} tensors"))
+    print(printable(f"{source} is {opened.kind} in {LAYOUT_NAMES[layout]}: {len(tensors)} tensors"))
     for note in (*opened.notes, *recognised.notes):
-        print(visible(f"NOTE: {note}."))
+        print(printable(f"NOTE: {note}."))
     if "diffusers" in (layout, to):
         check_expressible(model)
     if layout == "diffusers" and source.is_dir():
@@ -156,11 +156,11 @@ def cast_all(tensors: Mapping[str, LazyTensor], dtype: str) -> dict[str, LazyTen
 
 @contextlib.contextmanager
 def writing(target: Path, outputs: Mapping[str, LazyTensor]) -> Iterator[tuple[Path, Callable[[int], object]]]:
-    """(`written_whole`'s temporary path, what is told the bytes of each tensor) while the outputs are written."""
+    """(`atomic_write`'s temporary path, what is told the bytes of each tensor) while the outputs are written."""
     need = sum(tensor.nbytes for tensor in outputs.values())
     # disable=None: no bar where the output is no terminal
     bar = tqdm(total=need, unit="B", unit_scale=True, desc="writing", disable=None)
-    with bar, written_whole(target, need) as temporary:
+    with bar, atomic_write(target, need) as temporary:
         yield temporary, bar.update
 
 
@@ -168,7 +168,7 @@ def _print_differences(weights: Weights, shapes: Mapping[str, Shape], written: s
     """Say what of the source is ignored, and what the written checkpoint does not have."""
     if weights.leftovers:
         some = ", ".join(weights.leftovers[:3]) + (", ..." if len(weights.leftovers) > 3 else "")
-        print(visible(f"ignored: {len(weights.leftovers)} tensors that are no part of the model ({some})"))
+        print(printable(f"ignored: {len(weights.leftovers)} tensors that are no part of the model ({some})"))
     for group, count in groups_without(shapes, written).items():
         held = any(name not in written and name.startswith(group) for name in weights.tensors)
         why = f"there is no place for it in {LAYOUT_NAMES[to]}" if held else "the source does not have it"
@@ -187,7 +187,7 @@ def _print_report(weights: Weights, shapes: Mapping[str, Shape], layouts: Mappin
         for row in rows:
             print(" | ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
     for name in weights.leftovers:
-        print(visible(f"ignored | {name}"))
+        print(printable(f"ignored | {name}"))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -27,7 +27,7 @@ from svd.checkpoints.saving import save_tensors
 from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.cli import run
 from svd.config import ConfigError, load_config
-from svd.console import visible
+from svd.console import printable
 from svd.data.dataset import BadItem, DatasetError, Unavailable
 from svd.data.latents_dataset import (
     COLUMNS,
@@ -41,7 +41,7 @@ from svd.data.latents_dataset import (
     read_settings,
 )
 from svd.data.video_dataset import VideoDataset
-from svd.files import to_disk, write_text, written_whole
+from svd.files import atomic_write, fsync, write_text
 from svd.options import new_parser, parse
 from svd.seeds import DATA, SampleOrder, generator
 from svd.training.config import EnvironmentConfig, TrainConfig
@@ -213,9 +213,9 @@ class LatentsWriter:
         """Write a file of clips: entry e is `e.moments`, `e.context` and `e.concat`."""
         arrays = {f"{e}.{tensor}": getattr(clip, tensor) for e, clip in enumerate(clips) for tensor in TENSORS}
         arrays = {tensor: np.ascontiguousarray(array) for tensor, array in arrays.items()}
-        with written_whole(self.plan.out / SHARDS / name, sum(array.nbytes for array in arrays.values())) as aside:
+        with atomic_write(self.plan.out / SHARDS / name, sum(array.nbytes for array in arrays.values())) as aside:
             save_tensors(aside, arrays)
-            to_disk(aside)  # before the journal says that it is there
+            fsync(aside)  # before the journal says that it is there
 
 
 class LatentsJournal(Journal):
@@ -262,7 +262,7 @@ class LatentsJournal(Journal):
                 super().record({"path": row["path"], "why": None})
         if lost:
             some = f"{len(lost)} files of latents are missing or damaged, such as {lost[0]}"
-            print(visible(f"{some}: their clips are done again"))
+            print(printable(f"{some}: their clips are done again"))
 
 
 def encode_videos(plan: Plan) -> None:

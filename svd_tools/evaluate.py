@@ -32,10 +32,10 @@ from tqdm import tqdm
 from svd import __version__, cli, runtime
 from svd.checkpoints.model_file import read_config
 from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
-from svd.console import say
+from svd.console import log
 from svd.data.moving_digits import MovingDigits
 from svd.data.videos import write_video
-from svd.files import check_folder, sha256, write_text, written_whole
+from svd.files import atomic_write, check_folder, sha256, write_text
 from svd.options import add_sampling, new_parser, parse
 from svd.resources import own_file
 
@@ -81,7 +81,7 @@ class VideoMaker:
                 else:
                     videos.append(self._batch(pictures[rows], buckets[rows], numbers[rows])[: n - start])
                     if path:
-                        with written_whole(path, need=videos[-1].nbytes) as aside, open(aside, "wb") as file:
+                        with atomic_write(path, need=videos[-1].nbytes) as aside, open(aside, "wb") as file:
                             np.savez_compressed(file, videos=videos[-1])
                 bar.update(len(videos[-1]))
         return np.concatenate(videos)
@@ -226,7 +226,7 @@ def run(argv: Optional[list[str]] = None) -> None:
     }
     name = hashlib.sha256(json.dumps(plain(settings)).encode()).hexdigest()[:16]
     kept = Path(args.out_dir) / "generated" / name  # a folder for each settings: nothing has to be deleted
-    say("the first videos compile the networks, once")
+    log("the first videos compile the networks, once")
     rows = np.arange(args.clips)
     generated = make(clips.pictures, clips.buckets, rows, "drawing a video for each clip", kept / "clips")
     still = np.repeat(clips.videos[:, :1], frames, axis=1)
@@ -258,7 +258,7 @@ def run(argv: Optional[list[str]] = None) -> None:
 def write(folder: Path, report: dict[str, Any], sheet: np.ndarray, samples: np.ndarray, fps: int) -> None:
     """Write metrics.json, contact_sheet.png and samples.gif, each of them whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(folder / "contact_sheet.png", need=sheet.nbytes) as aside:
+    with atomic_write(folder / "contact_sheet.png", need=sheet.nbytes) as aside:
         Image.fromarray(sheet).save(aside, format="png")
     write_video(folder / "samples.gif", samples, fps)
     write_text(folder / "metrics.json", json.dumps(plain(report), indent=1, allow_nan=False) + "\n")

@@ -26,7 +26,7 @@ from jsonargparse import ArgumentParser
 
 from svd.cli import run
 from svd.config import ModelConfig, dump_config, parse_config
-from svd.console import visible
+from svd.console import printable
 from svd.training import TRAINED_FORMAT
 from svd_tools.checkpoints.checkpoint_maps import Layout, Shape, detect_layout
 from svd_tools.checkpoints.conversion import Weights, gather, scatter
@@ -117,7 +117,7 @@ def export(
     check_free(target, overwrite)
     trained = read_trained(path)
     meaning = {_FILES["ema"]: ", averaged over the training", _FILES["trained"]: ", as they were last, not averaged"}
-    print(visible(f"exporting {path}: {len(trained.tensors)} trained tensors{meaning.get(path.name, '')}"))
+    print(printable(f"exporting {path}: {len(trained.tensors)} trained tensors{meaning.get(path.name, '')}"))
     if trained_only:
         _write_alone(trained, target, to, dtype)
     else:
@@ -164,7 +164,7 @@ def find_checkpoint(path: Path) -> Path:
     if not complete:
         raise ConversionError(f"{path} has no complete checkpoint: there is no folder checkpoints/update_<number>")
     newest = max(complete, key=_update)
-    print(visible(f"the newest of {len(complete)} checkpoints in {path} is that of update {_update(newest)}"))
+    print(printable(f"the newest of {len(complete)} checkpoints in {path} is that of update {_update(newest)}"))
     return newest
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from svd.console import one_line, say, visible
+from svd.console import log, one_line, printable
 
 ROOT = Path(__file__).parents[1]
 BATCH = (
@@ -23,7 +23,7 @@ BATCH = (
 
 
 def test_lines_go_to_standard_error(capsys):
-    say("a line")
+    log("a line")
     assert capsys.readouterr() == ("", "a line\n")
 
 
@@ -37,7 +37,7 @@ def test_lines_go_to_standard_error(capsys):
     ],
 )
 def test_what_could_steer_a_terminal_is_written_out(text, shown):
-    assert visible(text) == shown
+    assert printable(text) == shown
 
 
 def test_errors_in_one_line():

@@ -11,7 +11,7 @@ import pytest
 
 from svd import files
 from svd.errors import UserError
-from svd.files import check_folder, free_name, shortened, write_text, written_whole
+from svd.files import atomic_write, check_folder, free_name, shortened, write_text
 
 
 def test_text(tmp_path, monkeypatch):
@@ -26,7 +26,7 @@ def test_text(tmp_path, monkeypatch):
 def test_too_little_space_is_said_at_once(tmp_path):
     with (
         pytest.raises(UserError, match="no space for .*: 1000000000.00 GB needed"),
-        written_whole(tmp_path / "x", 10**18),
+        atomic_write(tmp_path / "x", 10**18),
     ):
         raise AssertionError("not reached")
 
@@ -43,18 +43,18 @@ def test_what_stood_there_is_replaced_only_at_the_end(tmp_path, folder):
 
     fill(target, "old")
     content = target / "inside" if folder else target
-    with pytest.raises(KeyboardInterrupt), written_whole(target, 1) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_write(target, 1) as temporary:
         fill(temporary, "new")
         raise KeyboardInterrupt
     assert content.read_text() == "old" and list(tmp_path.iterdir()) == [target]
-    with written_whole(target, 1) as temporary:
+    with atomic_write(target, 1) as temporary:
         fill(temporary, "new")
     assert content.read_text() == "new" and list(tmp_path.iterdir()) == [target]
 
 
 @pytest.mark.parametrize("name", ["x" * 251 + ".mp4", "夜" * 83 + ".mp4"])
 def test_the_longest_names_can_be_written(tmp_path, name):
-    with written_whole(tmp_path / name) as aside:
+    with atomic_write(tmp_path / name) as aside:
         assert aside.suffix == ".mp4"
         aside.touch()
     assert os.listdir(tmp_path) == [name]
@@ -63,8 +63,8 @@ def test_the_longest_names_can_be_written(tmp_path, name):
 def test_left_overs_of_killed_processes_go_with_the_next_run_of_the_same_target(tmp_path):
     """Those of processes that run, of other targets, and of users stay."""
     killed = (
-        "import os, signal, sys; from svd.files import written_whole\n"
-        "with written_whole(sys.argv[1]) as aside:\n"
+        "import os, signal, sys; from svd.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as aside:\n"
         "    aside.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     for name in ("mine.txt", "other.txt"):

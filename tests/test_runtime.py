@@ -112,7 +112,7 @@ def test_other_versions_are_refused_with_a_remedy(install, versions, parts):
 def test_convolutions_are_cured_where_version_and_processor_call_for_it(install, processor, capsys, version, flags):
     install(mindspore=version)
     expected = version in ("2.9.0", "2.10.0") and "avx512f" in flags
-    assert runtime.cure_slow_convolution(processor(flags)) == expected
+    assert runtime.avoid_slow_convolution(processor(flags)) == expected
     assert os.environ.get(VARIABLE) == ("AVX2" if expected else None)
     assert ("ONEDNN_MAX_CPU_ISA=AVX2" in capsys.readouterr().err) == expected
 
@@ -120,8 +120,8 @@ def test_convolutions_are_cured_where_version_and_processor_call_for_it(install,
 def test_the_cure_is_said_once(install, processor, capsys):
     install(mindspore="2.10.0")
     path = processor("avx512f")
-    assert runtime.cure_slow_convolution(path)
-    assert not runtime.cure_slow_convolution(path)
+    assert runtime.avoid_slow_convolution(path)
+    assert not runtime.avoid_slow_convolution(path)
     out, err = capsys.readouterr()
     assert out == "" and len(err.splitlines()) == 1
 
@@ -129,7 +129,7 @@ def test_the_cure_is_said_once(install, processor, capsys):
 def test_what_the_user_has_set_is_kept(install, processor, monkeypatch, capsys):
     install(mindspore="2.10.0")
     monkeypatch.setenv(VARIABLE, "AVX512_CORE")
-    assert not runtime.cure_slow_convolution(processor("avx512f"))
+    assert not runtime.avoid_slow_convolution(processor("avx512f"))
     assert os.environ[VARIABLE] == "AVX512_CORE"
     assert capsys.readouterr().err == ""
 
@@ -138,13 +138,13 @@ def test_after_the_import_of_mindspore_there_is_a_warning_instead(install, proce
     install(mindspore="2.10.0")
     monkeypatch.setitem(sys.modules, "mindspore", ms)
     with pytest.warns(UserWarning, match="import svd first"):
-        assert not runtime.cure_slow_convolution(processor("avx512f"))
+        assert not runtime.avoid_slow_convolution(processor("avx512f"))
     assert VARIABLE not in os.environ
 
 
 def test_without_a_description_of_the_processor_nothing_is_set(install, processor, tmp_path):
     install(mindspore="2.10.0")
-    assert not runtime.cure_slow_convolution(tmp_path / "missing")
+    assert not runtime.avoid_slow_convolution(tmp_path / "missing")
     assert VARIABLE not in os.environ
 
 

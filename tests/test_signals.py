@@ -40,9 +40,9 @@ def start(script: str, *arguments, **options) -> subprocess.Popen:
 )
 def test_a_signal_ends_a_program_at_once(tmp_path, number, work):
     script = (
-        "import sys, time, threading, subprocess, multiprocessing; from svd.files import free_name, written_whole\n"
+        "import sys, time, threading, subprocess, multiprocessing; from svd.files import free_name, atomic_write\n"
         "from pathlib import Path; folder = Path(sys.argv[1])\n"
-        "with free_name(folder, 'video', ['.yaml', '.mp4']), written_whole(folder / 'video.mp4') as aside:\n"
+        "with free_name(folder, 'video', ['.yaml', '.mp4']), atomic_write(folder / 'video.mp4') as aside:\n"
         "    (folder / 'finished.mp4').touch(); aside.write_text('half'); print('ready', flush=True)\n"
         f"    {work}\n"
     )

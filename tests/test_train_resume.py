@@ -40,13 +40,13 @@ ImageToVideoTask.inputs = killing
 """
 IN_A_SAVE = f"""
 from svd.training import checkpoint
-to_disk = checkpoint.to_disk
+fsync = checkpoint.fsync
 def killing(path):
-    to_disk(path)
+    fsync(path)
     if path.name == "ema.safetensors":
         print("in a save", flush=True)
         {KILL}
-checkpoint.to_disk = killing
+checkpoint.fsync = killing
 """
 WHILE_THE_OLD_IS_DELETED = f"""
 import shutil

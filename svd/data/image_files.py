@@ -14,7 +14,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from svd.console import one_line
-from svd.data.png import without_ballast
+from svd.data.png import strip_metadata
 from svd.errors import UserError
 
 FORMATS = {
@@ -114,7 +114,7 @@ def _source(path: Path) -> Iterator[BinaryIO]:
     if not stat.S_ISREG(mode):  # to open a pipe may wait for ever
         raise ImageError(f"{path}: a pipe or a device, not a file; write the image to a file first")
     with open(path, "rb") as file:
-        yield BytesIO(without_ballast(file, MAX_BYTES)) if file.read(8) == b"\x89PNG\r\n\x1a\n" else file
+        yield BytesIO(strip_metadata(file, MAX_BYTES)) if file.read(8) == b"\x89PNG\r\n\x1a\n" else file
 
 
 def _check_size(image: Image.Image, path: Path) -> None:

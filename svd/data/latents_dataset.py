@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from svd.console import one_line
 from svd.data.dataset import BadItem, Dataset, DatasetError
 from svd.data.item_file import open_item
-from svd.data.strings import Strings
+from svd.data.strings import PackedStrings
 from svd.records import RecordError, read_json, record
 
 SETTINGS, INDEX, SHARDS = "settings.json", "index", "latents"
@@ -73,7 +73,7 @@ class LatentsDataset(Dataset):
         self.drawn_frames = drawn_frames
         table = _read_index(folder, clips.videos, clips.passes)
         videos = table.drop_duplicates("row")
-        self._paths = Strings(videos["path"])
+        self._paths = PackedStrings(videos["path"])
         usable = table[table["why"] == ""]
         self._starts = np.searchsorted(usable["row"].to_numpy(), np.arange(len(videos) + 1))
         unusable = videos[np.diff(self._starts) == 0]

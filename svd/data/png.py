@@ -17,7 +17,7 @@ TURNED_BY = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 """Keywords of the texts that may say how the picture is turned."""
 
 
-def without_ballast(file: BinaryIO, limit: int) -> bytes:
+def strip_metadata(file: BinaryIO, limit: int) -> bytes:
     """The PNG file with pixels, palette, transparency, colour profile and orientation alone, of each metadatum one.
 
     These pass as they are, checksums and all; but a profile that is damaged or larger than MAX_METADATA is replaced by

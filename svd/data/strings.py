@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 
-class Strings:
+class PackedStrings:
     """A sequence of strings in one piece of memory: there may be millions, and every process has its own."""
 
     def __init__(self, strings: Iterable[str]):

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from svd.data.dataset import BadItem, Dataset, DatasetError
-from svd.data.strings import Strings
+from svd.data.strings import PackedStrings
 from svd.data.video_reader import open_video
 from svd.data.video_table import WANTED, read_table, spellings
 from svd.errors import check
@@ -89,7 +89,7 @@ class VideoDataset(Dataset):
         self._horizontal_flip = horizontal_flip
         self._folder = os.path.abspath(data_dir or os.path.dirname(metadata))
         self._lengths, self._buckets, self._fps = table.lengths, table.buckets, table.fps
-        self._paths = Strings(table.paths)
+        self._paths = PackedStrings(table.paths)
         self._absent = self._absent_folders(table.paths)
 
     def __len__(self) -> int:

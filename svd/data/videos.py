@@ -12,7 +12,7 @@ from imageio_ffmpeg import count_frames_and_secs
 from PIL import Image
 
 from svd.errors import UserError
-from svd.files import written_whole
+from svd.files import atomic_write
 
 
 class VideoError(UserError, ValueError):
@@ -42,7 +42,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
         raise VideoError(f"{path}: {fps} frames per second; give a positive number")
     _check_frames(frames)
     _check_parent(path)
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         writers[path.suffix.lower()](aside, frames, fps)
 
 
@@ -57,7 +57,7 @@ def write_frames(folder: str | Path, frames: np.ndarray) -> None:
         raise VideoError(f"{folder}: exists already; choose another folder")
     _check_frames(frames)
     _check_parent(folder)
-    with written_whole(folder) as aside:
+    with atomic_write(folder) as aside:
         aside.mkdir()
         for index, frame in enumerate(frames):
             Image.fromarray(frame).save(aside / f"frame_{index:04d}.png")

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Optional
 
-from svd.files import written_whole
+from svd.files import atomic_write
 from svd.trust import private_folder, read_trusted
 
 FOLDER = Path(__file__).parent / "kernels"
@@ -87,7 +87,7 @@ def _kept(code: bytes, name: str, folder: Optional[Path]) -> Path:
     """Write compiled kernels into the folder, or where that cannot be, into one of this process; raises OSError."""
     if folder is not None:
         try:
-            with written_whole(folder / name) as aside:
+            with atomic_write(folder / name) as aside:
                 aside.write_bytes(code)
                 aside.chmod(0o700)
         except OSError as error:

@@ -16,7 +16,7 @@ from PIL import Image
 from svd.autoencoder.autoencoder import Autoencoder
 from svd.conditioning.conditioner import Conditioner, Conditioning
 from svd.config import ConfigError, ModelConfig, SamplingConfig
-from svd.console import say
+from svd.console import log
 from svd.data.images import ImageError, load_image, prepare_image, to_float
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.guidance import acts, guided, linear_scale, triangular_scale
@@ -173,7 +173,7 @@ class ImageToVideo:
         per_frame = clips * self.autoencoder.decode_bytes_per_frame(h, w, settings.decode_tile_size)
         chunk = int(min(max(limit // per_frame, 1), frames))
         if progress:
-            say(
+            log(
                 f"decoding {chunk} of {frames} frames at a time: about {chunk * per_frame / 1e9:.1f} GB "
                 f"of the {limit / 1e9:.1f} GB allowed (set --SVD.decode_chunk_size to change it)"
             )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from svd.console import say
+from svd.console import log
 
 
 def steps(items: list, description: str, unit: str, compiling: bool) -> Iterator:
@@ -15,9 +15,9 @@ def steps(items: list, description: str, unit: str, compiling: bool) -> Iterator
     """
     first = int(compiling)
     if compiling:
-        say(f"{description}: compiling the graph ... (once per size)")
+        log(f"{description}: compiling the graph ... (once per size)")
         start = time.perf_counter()
         yield items[0]
-        say(f"{description}: compiled, and the first {unit} done, in {time.perf_counter() - start:.1f} s")
+        log(f"{description}: compiled, and the first {unit} done, in {time.perf_counter() - start:.1f} s")
     if items[first:]:
         yield from tqdm(items[first:], description, initial=first, total=len(items), unit=unit, unit_scale=False)

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from svd.checkpoints.model_file import CheckpointError
 from svd.checkpoints.saving import save_tensors
 from svd.console import one_line
-from svd.files import to_disk
+from svd.files import fsync
 from svd.records import RecordError, read_json, record
 from svd.training import TRAINED_FORMAT
 from svd.training.config import MOST_UPDATES
@@ -169,22 +169,22 @@ class CheckpointWriter:
             if bad:
                 raise NotFiniteError(f"{len(bad)} tensors of {name}, such as {bad[0]}")
             save_tensors(path, arrays, metadata)
-            to_disk(path)
+            fsync(path)
 
     def _complete(self, aside: Path, target: Path, state: TrainState) -> None:
         if not self.ranks.first:
             return
         path = aside / "state.json"
         path.write_text(json.dumps(dataclasses.asdict(state), indent=1))
-        to_disk(path)
-        to_disk(aside)
+        fsync(path)
+        fsync(aside)
         if target in checkpoints(self.run):  # written twice at the same update: the older one is as good
             shutil.rmtree(aside)
         elif os.path.lexists(target):
             raise FileExistsError(f"{target} is in the way")
         else:
             os.replace(aside, target)
-            to_disk(target.parent)
+            fsync(target.parent)
         for old in checkpoints(self.run)[: -self.keep]:
             # Renamed first: what is being deleted must not look complete.
             gone = old.with_name(f".{old.name}.old")

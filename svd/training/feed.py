@@ -37,7 +37,7 @@ class Feed:
         samples: how many of the stream are used up, by all ranks together.
         ranks: this process among those of the run.
         inputs: makes a batch what the loss takes.
-        say: tells a line.
+        log: prints a line.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Feed:
         samples: int,
         ranks: Ranks,
         inputs: Callable[[Batch], tuple[Tensor, ...]],
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ):
         self._config, self._samples, self._ranks = config, samples, ranks
-        self._inputs, self._say = inputs, say
+        self._inputs, self._log = inputs, log
         self._signals: list[int] = []
         self._signalled: Optional[float] = None
         self._open = ExitStack()
@@ -61,7 +61,7 @@ class Feed:
         first = ceil(self._samples / (c.batch_size * ranks.count))
         # On CPU, processes wait half a minute for one another: their pauses must not end further apart than that.
         patience = PATIENCE if ranks.count == 1 else replace(PATIENCE, longest=min(PATIENCE.longest, 15))
-        waiting = {"item_seconds": c.item_seconds, "patience": patience, "tell": self._say, "stop": self._waits_no_more}
+        waiting = {"item_seconds": c.item_seconds, "patience": patience, "tell": self._log, "stop": self._waits_no_more}
         loader = Loader(c.dataset, c.seed, c.batch_size, first, ranks.rank, ranks.count, workers=c.workers, **waiting)
         self._loader = self._open.enter_context(loader)
         self._signals = self._open.enter_context(deferred())
@@ -80,7 +80,7 @@ class Feed:
         """Tell, once, what a signal leads to."""
         if self._signals and self._signalled is None:
             self._signalled = time.monotonic()
-            self._say("stopping after this update, with a checkpoint (Ctrl-C again: at once, without)")
+            self._log("stopping after this update, with a checkpoint (Ctrl-C again: at once, without)")
 
     def _waits_no_more(self) -> bool:
         """Whether a signal came so long ago that data are not waited for any longer."""

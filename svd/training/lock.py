@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
 
-from svd.console import say
+from svd.console import log
 from svd.errors import UserError
 from svd.records import RecordError, parse_json, record
 
@@ -77,7 +77,7 @@ def _lock(path: Path) -> Optional[int]:
                 raise LockedError(
                     f"{path.parent} is in use by another run ({holder}): wait for its end, or choose another folder"
                 ) from error
-            say(f"warning: {path.parent} is on a disk without locks ({error.strerror}): start no second run there")
+            log(f"warning: {path.parent} is on a disk without locks ({error.strerror}): start no second run there")
             return None
         if _is_at(path, handle):
             break

@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from svd.files import written_whole
+from svd.files import atomic_write
 
 # Here, since all ranks wait for the first; what is missing is told of where it is needed.
 with suppress(Exception):
@@ -103,7 +103,7 @@ class Table:
         damaged = sum(row is None for _, row in numbers[1:-1])
         if damaged:
             tell(f"warning: {self.path}: {damaged} damaged lines are left out")
-        with written_whole(self.path) as aside:
+        with atomic_write(self.path) as aside:
             aside.write_text("".join([",".join(COLUMNS) + "\n", *kept]), encoding="utf-8")
 
     def write(self, row: dict[str, float]) -> None:
@@ -222,5 +222,5 @@ def plot_loss(updates: np.ndarray, losses: np.ndarray, path: Path) -> None:
     axes.plot(updates, mean, label=f"mean of {window} lines")
     axes.set(xlabel="update", ylabel="loss")
     axes.legend()
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, format="png", dpi=120)

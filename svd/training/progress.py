@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
-from svd.console import Stream, one_line, visible
+from svd.console import Stream, one_line, printable
 
 
 class Progress:
@@ -48,10 +48,10 @@ class Progress:
         with _whatever_is_there():
             self._bar.set_postfix(self._numbers)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line above the bar."""
         with _whatever_is_there():
-            self._bar.write(visible(text), file=self._stream)
+            self._bar.write(printable(text), file=self._stream)
 
     @contextmanager
     def dispensable(self, what: str) -> Iterator[None]:
@@ -61,7 +61,7 @@ class Progress:
         except Exception as error:
             if what not in self._failed:
                 self._failed.add(what)
-                self.say(f"warning: {what} could not be written: {named(error)}; the run goes on (this is said once)")
+                self.log(f"warning: {what} could not be written: {named(error)}; the run goes on (this is said once)")
 
 
 def named(error: BaseException) -> str:

@@ -132,7 +132,7 @@ class Trainer:
         """
         with (
             Progress(self.state.update, self.updates, quiet=not self.ranks.first) as self._progress,
-            Feed(self.config, self.state.samples, self.ranks, self._inputs, self._progress.say) as self._feed,
+            Feed(self.config, self.state.samples, self.ranks, self._inputs, self._progress.log) as self._feed,
         ):
             metrics = self._metrics() if self.ranks.first else None
             try:
@@ -146,12 +146,12 @@ class Trainer:
                     metrics.close()
 
     def _metrics(self) -> Metrics:
-        return Metrics(self.run_folder, self.state.update, self._progress.dispensable, self._progress.say)
+        return Metrics(self.run_folder, self.state.update, self._progress.dispensable, self._progress.log)
 
     def _loop(self, metrics: Optional[Metrics]) -> bool:
         config, state = self.config, self.state
         if ms.get_context("mode") == ms.GRAPH_MODE and state.update < self.updates:
-            self._progress.say("compiling the graph of the training step ... (with the first update)")
+            self._progress.log("compiling the graph of the training step ... (with the first update)")
         meter = Meter(self.clips_per_update)
         while state.update < self.updates and not self.stopped_by:
             try:
@@ -172,7 +172,7 @@ class Trainer:
                 self._make_preview()
         if state.update >= self.updates:  # more, if it is continued to fewer updates than it has had
             return True
-        self._progress.say(f"stopped by a signal after update {state.update}; --train.resume=auto continues")
+        self._progress.log(f"stopped by a signal after update {state.update}; --train.resume=auto continues")
         return False
 
     def _update(self) -> tuple[float, float]:
@@ -219,7 +219,7 @@ class Trainer:
         """Save the last good update, say what ends the run and how it can be continued, and raise."""
         kept = self._kept()
         if not isinstance(error, (UserError, OSError, MemoryError)):
-            self._progress.say(f"error: a fault of the program ends the run ({named(error)}){kept}")
+            self._progress.log(f"error: a fault of the program ends the run ({named(error)}){kept}")
             raise error
         if not kept:
             raise error
@@ -267,7 +267,7 @@ class Trainer:
             if path in self.skipped:
                 continue
             self.skipped[path] = reason
-            self._progress.say(f"warning: {path}: {reason}")
+            self._progress.log(f"warning: {path}: {reason}")
             name = f"skipped_videos_{self.ranks.rank}.csv"
             with self._progress.dispensable(name), open(self.run_folder / name, "a", newline="") as file:
                 csv.writer(file).writerow([path, reason])
@@ -307,7 +307,7 @@ class Trainer:
         except CheckpointError as error:
             if last:
                 raise
-            self._progress.say(f"warning: {error}; trying again after {self.config.checkpoint_every} updates")
+            self._progress.log(f"warning: {error}; trying again after {self.config.checkpoint_every} updates")
 
     def _make_preview(self) -> None:
         """Videos by the averaged weights."""

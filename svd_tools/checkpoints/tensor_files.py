@@ -189,7 +189,7 @@ def write_safetensors(
 ) -> None:
     """Write the tensors one by one, in the order of their sources; `progress` is told the bytes of each.
 
-    The file is not complete until this returns: write it inside `written_whole`.
+    The file is not complete until this returns: write it inside `atomic_write`.
     """
     # The widest types come first, so that every tensor is aligned; then as the sources lie on the disk.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, tensors[name].position))

@@ -59,7 +59,7 @@ class Network:
             raise Skipped(f"its weights take {self.bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
         fill(self.cell)
         # What is beyond this grows with the size; on a card, weights that are not there yet are counted too.
-        self.base = max(runtime.used_memory(device), self.bytes)
+        self.base = max(runtime.peak_memory(device), self.bytes)
         self.largest: Optional[Measured] = None
 
     def check(self, size: tuple[int, int, int]) -> Outcome:
@@ -72,7 +72,7 @@ class Network:
             result = self.cell(*inputs).asnumpy()
             times.append(time.perf_counter() - start)
         first, again = times[0], statistics.median(times[1:])
-        memory = runtime.used_memory(self.device)
+        memory = runtime.peak_memory(self.device)
         self.largest = Measured(size, again, memory)
         if not np.isfinite(result).all():
             raise FloatingPointError("its results are not finite")

@@ -64,19 +64,19 @@ def run(settings: Settings, name: str, check: Callable[[], Outcome]) -> Result:
         result.difference, result.limit, result.note = outcome.difference, outcome.limit, outcome.note
         if outcome.difference is not None and not outcome.difference <= outcome.limit:
             result.verdict = "failed"
-        result.memory = outcome.memory or _used_memory()
+        result.memory = outcome.memory or _peak_memory()
     result.seconds = time.perf_counter() - start
     return result
 
 
-def _used_memory() -> Optional[int]:
+def _peak_memory() -> Optional[int]:
     """The most that was in use on the device, if there was one in use."""
     if "mindspore" not in sys.modules:
         return None
     from svd import runtime
 
     try:
-        return runtime.used_memory(runtime.available_device())
+        return runtime.peak_memory(runtime.available_device())
     except RuntimeError:  # a device that does not work, and was not needed
         return None
 

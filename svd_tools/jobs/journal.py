@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from svd.console import visible
+from svd.console import printable
 from svd.data.dataset import DatasetError
-from svd.files import written_whole
+from svd.files import atomic_write
 
 Row = dict[str, Any]
 """What came of a path: `path`, `why` (empty, or why it failed) and the values of the columns (None if it failed)."""
@@ -150,7 +150,7 @@ class Journal:
 
 def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     """Write these columns of the rows beside the target, and rename it."""
-    with written_whole(target, need=0) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(target, need=0) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -172,6 +172,6 @@ def report(journal: Journal, listing: Path, columns: Sequence[str], failures: It
         listing.unlink(missing_ok=True)
     print(f"{succeeded} {things} are {done}, {failed} failed" + (f" and are listed in {listing}:" if failed else ""))
     for why, count in journal.reasons():
-        print(visible(f"{count:>8}  {why}"))
+        print(printable(f"{count:>8}  {why}"))
     if failed and not succeeded:
         raise DatasetError(f"none of the {failed} {things} could be {done}; {listing} says why")

@@ -12,7 +12,7 @@ from picture_files import chunk, display_p3, png
 from PIL import Image
 
 from svd.data.images import ImageError, load_image
-from svd.data.png import without_ballast
+from svd.data.png import strip_metadata
 
 BIG = zlib.compress(b"workflow\0" * 400_000)
 
@@ -66,9 +66,9 @@ def test_a_bomb_is_not_inflated(tmp_path, photo):
 
 def test_a_picture_without_metadata_passes_as_it_is(photo):
     file = png(photo)
-    assert without_ballast(BytesIO(file), 2**20) == file
+    assert strip_metadata(BytesIO(file), 2**20) == file
     with pytest.raises(ValueError, match="more than 0 MB of picture data"):
-        without_ballast(BytesIO(file), 1000)
+        strip_metadata(BytesIO(file), 1000)
 
 
 def test_random_damage_is_told_of_in_one_line(tmp_path, photo):

@@ -139,7 +139,7 @@ def test_a_disk_that_is_full_for_one_line_leaves_no_half_of_it(tmp_path):
 
 
 def test_what_a_killed_run_was_writing_is_removed(tmp_path):
-    code = "import sys, os; from svd.files import written_whole\nwith written_whole(sys.argv[1]) as aside:\n"
+    code = "import sys, os; from svd.files import atomic_write\nwith atomic_write(sys.argv[1]) as aside:\n"
     code += "    aside.touch(); os._exit(0)"
     subprocess.run([sys.executable, "-c", code, tmp_path / "metrics.csv"], check=True)
     assert len(list(tmp_path.glob(".metrics.*"))) == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from svd.files import written_whole
+from svd.files import atomic_write
 from svd_tools.checkpoints import tensor_files
 from svd_tools.checkpoints.tensor_files import (
     ConversionError,
@@ -160,7 +160,7 @@ def test_no_file_is_left_when_the_disk_fills_up(file, tmp_path, monkeypatch):
         return FullDisk(opened, room) if mode == "wb" else opened
 
     monkeypatch.setattr(tensor_files, "open", open_on_full_disk, raising=False)
-    with pytest.raises(OSError, match="No space"), written_whole(target, 0) as temporary:
+    with pytest.raises(OSError, match="No space"), atomic_write(target, 0) as temporary:
         write_safetensors(temporary, read_safetensors(file), {})
     assert list(target.parent.iterdir()) == []
 
