@@ -192,13 +192,13 @@ def load_networks(networks: dict[str, Callable], folder: Path, trained: Callable
     from mindspore.nn.utils import no_init_parameters
 
     from svd.checkpoints.model_file import load_parameters
-    from svd.placement import set_precision
+    from svd.placement import place
 
     with no_init_parameters():
         built = {prefix: build() for prefix, build in networks.items()}
     for network in built.values():
         network.set_train(False)
-        set_precision(network, ms.float32, "CPU", trained(network))
+        place(network, "CPU", ms.float32, trained(network))
     load_parameters(built, checkpoint(folder))
     return list(built.values())
 

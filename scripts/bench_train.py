@@ -43,18 +43,18 @@ def mindspore_side(size: Size, folder: Path, recompute: bool) -> tuple[Built, Ca
     from svd.config import UNetConfig
     from svd.diffusion.loss import DenoisingLoss, loss_coefficients
     from svd.diffusion.preconditioning import v_scaling
+    from svd.layers.marks import temporal_parameters
+    from svd.layers.recompute import recompute_blocks
     from svd.networks.video_unet import VideoUNet
     from svd.training.config import OptimizerConfig
     from svd.training.optimizer import AdamW
     from svd.training.step import TrainStep, host_scalar
 
     start = time.perf_counter()
-    (network,) = load_networks(
-        {"network": lambda: VideoUNet(UNetConfig(**size.unet))}, folder, VideoUNet.temporal_parameters
-    )
+    (network,) = load_networks({"network": lambda: VideoUNet(UNetConfig(**size.unet))}, folder, temporal_parameters)
     if recompute:
-        network.recompute_blocks()
-    trained = network.temporal_parameters()
+        recompute_blocks(network)
+    trained = temporal_parameters(network)
     for parameter in network.get_parameters():
         parameter.requires_grad = False
     for parameter in trained:

@@ -27,6 +27,7 @@ import jsonargparse
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from svd import runtime
+from svd.layers.recompute import recompute_blocks
 
 # isort: split
 import mindspore as ms
@@ -36,7 +37,7 @@ from svd.config import ModelConfig, UNetConfig
 from svd.diffusion.loss import DenoisingLoss, loss_coefficients
 from svd.diffusion.preconditioning import v_scaling
 from svd.networks.video_unet import VideoUNet
-from svd.placement import set_precision
+from svd.placement import place
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW, WeightAverage
 from svd.training.step import TrainStep, host_scalar
@@ -280,12 +281,12 @@ def check(frames: int = 8, height: int = 320, width: int = 320, modes: list[Lite
 def measure(mode: int, trained: str, recompute: bool, clip: dict[str, int]) -> None:
     """Take a training step."""
     runtime.setup("CPU", mode)
-    network = set_precision(VideoUNet(CHECKED), ms.float32, "CPU")
+    network = place(VideoUNet(CHECKED), "CPU", ms.float32)
     learned = {id(parameter) for parameter in trained_parameters(network, Training(trained))}
     for parameter in network.get_parameters():
         parameter.requires_grad = id(parameter) in learned
     if recompute:
-        network.recompute_blocks()
+        recompute_blocks(network)
     step, inputs = train_step(network, Clip(**clip).unet_inputs(1, CHECKED))
     loss, _ = step(*inputs)
     loss.asnumpy()

@@ -44,7 +44,7 @@ from svd.metrics.digit_judge import (
     judge_videos,
     write_judge,
 )
-from svd.placement import set_precision
+from svd.placement import place
 from svd.seeds import LOSS, generator
 from svd.signals import exit_code
 from svd.training.checkpoint import load
@@ -233,7 +233,7 @@ def run(argv: Optional[list[str]] = None) -> bool:
     device = runtime.setup(options.device_target, options.mode)
     ms.set_seed(options.seed)
     parameters = (judge := DigitJudge(options.size)).trainable_params()
-    set_precision(judge, ms.float32, device, parameters)
+    place(judge, device, ms.float32, parameters)
     task = JudgeTask(judge, options.seed)
     resume, state = begin_or_resume(config)
     settings = {**data, "batch_size": options.batch_size, "updates": options.updates}

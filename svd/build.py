@@ -32,7 +32,7 @@ from svd.graphs import keep_latest
 from svd.networks.one_video import PerVideo
 from svd.networks.video_unet import VideoUNet
 from svd.pipelines.image_to_video import ImageToVideo
-from svd.placement import AmpLevel, compute_dtype, set_precision
+from svd.placement import AmpLevel, compute_dtype, place
 from svd.training.config import LossConfig
 
 ENCODERS = ("conditioner.image_encoder", "conditioner.autoencoder.encoder", "autoencoder.encoder")
@@ -192,7 +192,7 @@ def load_networks(
         # The encoders see one image per video: float32 there costs nothing and keeps the latents exact; but where one
         # is trained, it sees all frames.
         exact = prefix.endswith("autoencoder.encoder") and not _shares(network, masters)
-        set_precision(network, ms.float32 if exact else dtype, device, masters)
+        place(network, device, ms.float32 if exact else dtype, masters)
     if lora is None or not lora_scale:
         load_parameters(networks, checkpoint)
     else:

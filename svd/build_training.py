@@ -28,6 +28,8 @@ from svd.data.moving_digits import MovingDigits
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.preconditioning import PRECONDITIONINGS
 from svd.layers.lora import adapters, add_adapters
+from svd.layers.marks import temporal_parameters
+from svd.layers.recompute import recompute_blocks
 from svd.networks.video_unet import VideoUNet
 from svd.pipelines.preview import Preview
 from svd.placement import compute_dtype
@@ -59,7 +61,7 @@ def add_lora(network: VideoUNet, lora: LoRAConfig, seed: int) -> None:
 
 def trained_parameters(network: VideoUNet, temporal_only: bool) -> list[Parameter]:
     """The parameters that are trained for videos: of a network with adapters, those alone."""
-    return adapters(network) or (network.temporal_parameters() if temporal_only else _all(network))
+    return adapters(network) or (temporal_parameters(network) if temporal_only else _all(network))
 
 
 def trained_by_task(train: TrainConfig, networks: dict[str, nn.Cell]) -> dict[str, Parameter]:
@@ -68,13 +70,13 @@ def trained_by_task(train: TrainConfig, networks: dict[str, nn.Cell]) -> dict[st
         chosen = {"conditioner.image_encoder": _all(networks["conditioner.image_encoder"])}
     elif train.task in ("autoencoder", "temporal_decoder"):
         encoder, decoder = (autoencoder_part(networks, part) for part in ("encoder", "decoder"))
-        temporal = networks[decoder].temporal_parameters()
+        temporal = temporal_parameters(networks[decoder])
         if train.task == "temporal_decoder":
             chosen = {decoder: temporal}
         else:
             chosen = {encoder: _all(networks[encoder]), decoder: _without(temporal, networks[decoder])}
     elif train.task == "image_model":
-        chosen = {"network": _without(networks["network"].temporal_parameters(), networks["network"])}
+        chosen = {"network": _without(temporal_parameters(networks["network"]), networks["network"])}
     else:
         chosen = {"network": trained_parameters(networks["network"], train.temporal_only)}
     return {f"{prefix}.{p.name}": p for prefix, parameters in chosen.items() for p in parameters}
@@ -180,7 +182,7 @@ def _task(train: TrainConfig, model: ModelConfig, networks: dict[str, nn.Cell]) 
     if train.recompute:
         for prefix, network in networks.items():
             if any(name.startswith(f"{prefix}.") for name in trained):
-                network.recompute_blocks()
+                recompute_blocks(network)
     if train.task == "image_encoder":
         c = model.image_encoder
         return ImageEncoderTask(networks["conditioner.image_encoder"], c.image_size, c.output_dim, trained)

@@ -29,25 +29,27 @@ def compute_dtype(device: str, amp_level: AmpLevel) -> ms.Type:
     return {"O0": ms.float32, "O2": ms.float16, "bf16": ms.bfloat16}[amp_level]
 
 
-def set_precision(network: nn.Cell, dtype: ms.Type, device: str, trained: Collection[Parameter] = ()) -> nn.Cell:
-    """Give convolutions and linear layers their compute type, and all layers the operators for it.
+def place(network: nn.Cell, device: str, dtype: ms.Type, masters: Collection[Parameter] = ()) -> nn.Cell:
+    """Give a network its compute type, its convolutions and linear layers weights of it, and all layers the operators
+    of the device for it.
 
     Normalisations and blend factors stay in float32: the leaves cast around them.
 
     Args:
         network: changed in place; its parameters may be loaded before or after.
-        dtype: float32, float16 or bfloat16.
         device: Ascend, GPU or CPU.
-        trained: parameters that stay float32 and are cast where they are used, so that small updates are not lost.
+        dtype: float32, float16 or bfloat16.
+        masters: parameters that stay float32 and are cast where they are used: trained ones, so that small updates are
+            not lost.
     """
-    masters = {id(parameter) for parameter in trained}
+    in_float32 = {id(parameter) for parameter in masters}
     operators = operators_for(device, dtype)
     for _, cell in network.cells_and_names():
         if isinstance(cell, (nn.Conv2d, Linear, Geglu)):
             for parameter in cell.get_parameters(expand=False):
-                parameter.set_dtype(ms.float32 if id(parameter) in masters else dtype)
+                parameter.set_dtype(ms.float32 if id(parameter) in in_float32 else dtype)
         if hasattr(cell, "compute_dtype"):
             cell.compute_dtype = dtype
-        if hasattr(cell, "use"):
-            cell.use(operators)
+        if hasattr(cell, "set_operators"):
+            cell.set_operators(operators)
     return network

@@ -132,7 +132,7 @@ def test_errors_of_the_parts_reach_the_caller(checkpoint):
 
 def test_shapes_are_compared_before_networks_take_memory(checkpoint, monkeypatch):
     """Whatever a checkpoint's configuration asks for."""
-    monkeypatch.setattr(build, "set_precision", lambda *_: pytest.fail("the networks were given their types"))
+    monkeypatch.setattr(build, "place", lambda *_: pytest.fail("the networks were given their types"))
     wide = replace(SMALL, unet=replace(SMALL.unet, model_channels=2048))
     with pytest.raises(CheckpointError, match=r"of another model than the configuration: \d+ of another shape"):
         load(wide, checkpoint)

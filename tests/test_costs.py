@@ -14,6 +14,7 @@ from small_model import SMALL
 
 from svd.config import ModelConfig
 from svd.layers.basic import Linear
+from svd.layers.marks import temporal_parameters
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW, WeightAverage
 from svd.training.step import TrainStep, host_scalar
@@ -196,7 +197,7 @@ def test_memory_grows_with_what_is_trained_and_with_frames(recompute):
     assert lora.total < temporal.total < everything.total
     three, six, nine = (memory("temporal", frames).kept for frames in (3, 6, 9))
     assert nine - six == pytest.approx(six - three, rel=0.05) and six > 1.5 * three
-    masters = sum(p.size for p in trace(TEMPORAL).network.temporal_parameters())
+    masters = sum(p.size for p in temporal_parameters(trace(TEMPORAL).network))
     assert temporal.states == 3 * 4 * masters
 
 

@@ -22,10 +22,11 @@ from svd.config import ConfigError
 from svd.layers import axes
 from svd.layers.attention import Attention
 from svd.layers.basic import Geglu, Linear
+from svd.layers.marks import temporal_parameters
 from svd.networks.video_unet import VideoUNet
 from svd.operators import ascend, portable
 from svd.operators.table import ASCEND_16_BITS
-from svd.placement import compute_dtype, set_precision
+from svd.placement import compute_dtype, place
 from svd.training.config import TrainConfig
 
 KEPT = ("norm", "mix_factor", "class_embedding", "position_embedding")
@@ -89,28 +90,28 @@ def test_float16_is_close_to_float32(mode, case):
     """Types fit each other in both modes, results stay in the type of the inputs, and the error is that of float16."""
     build, inputs = case
     exact = build()(*inputs)
-    result = set_precision(build(), ms.float16, DEVICE)(*inputs)
+    result = place(build(), DEVICE, ms.float16)(*inputs)
     assert exact.dtype == result.dtype == ms.float32
     assert 1e-5 < relative_error(result, exact) < 2e-2
 
 
 def test_convolutions_and_linear_layers_have_the_compute_type_and_nothing_else_has(case):
     build, _ = case
-    network = set_precision(build(), ms.float16, DEVICE)
+    network = place(build(), DEVICE, ms.float16)
     for parameter in network.get_parameters():
         kept = any(part in parameter.name for part in KEPT)
         assert parameter.dtype == (ms.float32 if kept else ms.float16), parameter.name
-    set_precision(network, ms.float32, DEVICE)
+    place(network, DEVICE, ms.float32)
     assert {parameter.dtype for parameter in network.get_parameters()} == {ms.float32}
 
 
 def test_parameters_may_be_loaded_before_or_after(case):
     build, _ = case
     before = build()
-    after = set_precision(build(), ms.float16, DEVICE)
+    after = place(build(), DEVICE, ms.float16)
     for parameter, exact in zip(after.get_parameters(), before.get_parameters()):
         parameter.set_data(Tensor(exact.asnumpy(), parameter.dtype))
-    set_precision(before, ms.float16, DEVICE)
+    place(before, DEVICE, ms.float16)
     for a, b in zip(before.get_parameters(), after.get_parameters()):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a.asnumpy(), b.asnumpy())
@@ -119,17 +120,17 @@ def test_parameters_may_be_loaded_before_or_after(case):
 def test_every_layer_gets_the_operators_of_the_device(case, monkeypatch):
     build, _ = case
     network, seen = build(), []
-    users = [cell for _, cell in network.cells_and_names() if hasattr(cell, "use")]
+    users = [cell for _, cell in network.cells_and_names() if hasattr(cell, "set_operators")]
     for cell in users:
-        monkeypatch.setattr(cell, "use", seen.append)
-    set_precision(network, ms.float16, "Ascend")
+        monkeypatch.setattr(cell, "set_operators", seen.append)
+    place(network, "Ascend", ms.float16)
     assert users and seen == [ASCEND_16_BITS] * len(users)
 
 
 def test_the_latest_setting_holds():
-    layer = set_precision(Attention(32, 2), ms.float16, "Ascend")
+    layer = place(Attention(32, 2), "Ascend", ms.float16)
     assert isinstance(layer.attention.attention, ascend.Attention) and layer.to_q.weight.dtype == ms.float16
-    set_precision(layer, ms.float32, "Ascend")
+    place(layer, "Ascend", ms.float32)
     assert isinstance(layer.attention.attention, portable.Attention) and layer.to_q.weight.dtype == ms.float32
 
 
@@ -143,8 +144,8 @@ UNET = replace(SMALL.unet, channel_mult=[1], attention_resolutions=[])
 def unet(dtype: ms.Type) -> tuple[VideoUNet, list[Parameter]]:
     """The network of this compute type, and the parameters that are trained."""
     network = fill(VideoUNet(UNET))
-    trained = network.temporal_parameters()
-    return set_precision(network, dtype, DEVICE, trained=trained), trained
+    trained = temporal_parameters(network)
+    return place(network, DEVICE, dtype, masters=trained), trained
 
 
 def unet_inputs() -> list[Tensor]:
@@ -154,7 +155,7 @@ def unet_inputs() -> list[Tensor]:
 def test_trained_parameters_stay_float32():
     """All others have the type that they have without training."""
     network, trained = unet(ms.float16)
-    untrained = set_precision(fill(VideoUNet(UNET)), ms.float16, DEVICE)
+    untrained = place(fill(VideoUNet(UNET)), DEVICE, ms.float16)
     masters = {id(p) for p in trained}
     types = {p.name: p.dtype for p in untrained.get_parameters()}
     assert ms.float16 in {types[p.name] for p in trained}  # which training changes
@@ -167,7 +168,7 @@ def test_float16_with_float32_weights(eager):
     """It computes what the network of float16 weights does, bit for bit; small changes of weights are not lost."""
     inputs = unet_inputs()
     network, trained = unet(ms.float16)
-    expected = set_precision(fill(VideoUNet(UNET)), ms.float16, DEVICE)(*inputs)
+    expected = place(fill(VideoUNet(UNET)), DEVICE, ms.float16)(*inputs)
     np.testing.assert_array_equal(network(*inputs).asnumpy(), expected.asnumpy())
     weight = next(p for p in trained if p.name.endswith("conv1.weight"))
     before = weight.asnumpy().copy()
@@ -200,7 +201,7 @@ def test_a_network_that_is_trained_as_a_whole_computes_in_its_type(eager, case, 
     build, inputs = case
     network = build()
     trained = list(network.get_parameters())
-    set_precision(network, ms.float16, "CPU", trained)
+    place(network, "CPU", ms.float16, trained)
     assert {parameter.dtype for parameter in trained} == {ms.float32}
     types = []
     for cell in leaves(network):
@@ -235,6 +236,6 @@ def test_encoders_are_exact_unless_they_are_trained(inputs):
 def test_slices_of_pixels_change_nothing(mode, case, monkeypatch):
     """Convolutions over time as on Ascend, but of no more than 7 pixels at a time."""
     build, inputs = case
-    whole = set_precision(build(), ms.float32, "Ascend")(*inputs)  # of so few pixels, at once
+    whole = place(build(), "Ascend", ms.float32)(*inputs)  # of so few pixels, at once
     monkeypatch.setattr(axes, "MAX_WIDTH", 7)
-    assert_close(set_precision(build(), ms.float32, "Ascend")(*inputs), whole, 1e-6)
+    assert_close(place(build(), "Ascend", ms.float32)(*inputs), whole, 1e-6)

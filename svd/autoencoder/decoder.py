@@ -1,15 +1,13 @@
 """The decoders: frame by frame (Stable Diffusion's) and over time (Stable Video Diffusion's)."""
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Tensor, nn, ops
 
-from svd.autoencoder.layers import SPATIAL_EPS, Middle, PixelAttention, residual_block
+from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_block
 from svd.config import AutoencoderConfig
 from svd.layers.axes import per_image
 from svd.layers.basic import GroupNorm, SwapAxes, Upsample, conv2d
-from svd.layers.marks import temporal, temporal_parameters
-from svd.layers.recompute import recompute_blocks
-from svd.layers.resblock import ResBlock, VideoResBlock
+from svd.layers.marks import temporal
 
 
 class UpBlock(nn.Cell):
@@ -61,14 +59,6 @@ class Decoder(nn.Cell):
         if self.temporal:
             self.time_conv_out = temporal(conv2d(3, 3, (3, 1)))
             self.swap = SwapAxes()
-
-    def temporal_parameters(self) -> list[Parameter]:
-        """What the temporal decoder adds to the image decoder: the layers over time and their blends."""
-        return temporal_parameters(self)
-
-    def recompute_blocks(self) -> None:
-        """Keep only what goes from block to block for the gradients, and compute the rest again: less memory."""
-        recompute_blocks(self, VideoResBlock, ResBlock, PixelAttention)
 
     def construct(self, z: Tensor) -> Tensor:
         out_dtype = z.dtype

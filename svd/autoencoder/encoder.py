@@ -3,11 +3,9 @@
 import mindspore as ms
 from mindspore import Tensor, nn
 
-from svd.autoencoder.layers import SPATIAL_EPS, Middle, PixelAttention, residual_block
+from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_block
 from svd.config import AutoencoderConfig
 from svd.layers.basic import Conv2d, GroupNorm, conv2d
-from svd.layers.recompute import recompute_blocks
-from svd.layers.resblock import ResBlock
 
 
 class Downsample(nn.Cell):
@@ -65,10 +63,6 @@ class Encoder(nn.Cell):
         self.has_quant_conv = quant_conv
         if quant_conv:
             self.quant_conv = conv2d(moments, moments, 1)
-
-    def recompute_blocks(self) -> None:
-        """Keep only what goes from block to block for the gradients, and compute the rest again: less memory."""
-        recompute_blocks(self, ResBlock, PixelAttention)
 
     def construct(self, x: Tensor) -> Tensor:
         out_dtype = x.dtype

@@ -21,6 +21,8 @@ def residual_block(in_channels: int, out_channels: int, temporal: bool = False) 
 class PixelAttention(nn.Cell):
     """[n c h w] -> [n c h w]: single-head attention over the pixels of each frame, with its residual."""
 
+    is_block = True
+
     def __init__(self, channels: int):
         super().__init__()
         self.norm = GroupNorm(channels, SPATIAL_EPS)

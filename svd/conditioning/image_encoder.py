@@ -7,7 +7,6 @@ from mindspore.common.initializer import Normal, initializer
 from svd.config import ImageEncoderConfig
 from svd.layers.attention import Attention
 from svd.layers.basic import GELU, Conv2d, LayerNorm, Linear
-from svd.layers.recompute import recompute_blocks
 
 
 class MLP(nn.Cell):
@@ -25,6 +24,8 @@ class MLP(nn.Cell):
 
 class EncoderLayer(nn.Cell):
     """A pre-norm transformer layer over tokens [b n c]."""
+
+    is_block = True
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -56,10 +57,6 @@ class ImageEncoder(nn.Cell):
         self.layers = nn.CellList([EncoderLayer(width, config.heads) for _ in range(config.layers)])
         self.norm_post = LayerNorm(width)
         self.projection = Linear(width, config.output_dim, bias=False)
-
-    def recompute_blocks(self) -> None:
-        """Keep only what goes from block to block for the gradients, and compute the rest again: less memory."""
-        recompute_blocks(self, EncoderLayer)
 
     def construct(self, pixels: Tensor) -> Tensor:
         out_dtype, dtype = pixels.dtype, self.compute_dtype

@@ -19,9 +19,9 @@ class DotProductAttention(nn.Cell):
     def __init__(self, heads: int):
         super().__init__()
         self.heads = heads
-        self.use(PORTABLE)
+        self.set_operators(PORTABLE)
 
-    def use(self, operators: Operators) -> None:
+    def set_operators(self, operators: Operators) -> None:
         self.attention = shared(operators.attention, self.heads)
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Linear layers, convolutions and normalisations with PyTorch's defaults, which differ from MindSpore's.
 
-What has `use` computes by the operators that it is given; svd.placement gives them before the first compilation.
+Layers with `set_operators` compute by the operators that they are given: svd.placement, before the first compilation.
 """
 
 import math
@@ -37,9 +37,9 @@ class Linear(nn.Cell):
         self.lora_down: Optional[Parameter] = None  # [r i]
         self.lora_up: Optional[Parameter] = None  # [o r]
         self.lora_scale = 1.0
-        self.use(PORTABLE)
+        self.set_operators(PORTABLE)
 
-    def use(self, operators: Operators) -> None:
+    def set_operators(self, operators: Operators) -> None:
         self.linear, self.add_linear = shared(operators.linear), shared(operators.add_linear)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -65,9 +65,9 @@ class Geglu(nn.Cell):
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.weight, self.bias = linear_parameters(in_channels, 2 * out_channels)
-        self.use(PORTABLE)
+        self.set_operators(PORTABLE)
 
-    def use(self, operators: Operators) -> None:
+    def set_operators(self, operators: Operators) -> None:
         self.geglu = shared(operators.geglu)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -79,9 +79,9 @@ class Conv2d(nn.Conv2d):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.use(PORTABLE)
+        self.set_operators(PORTABLE)
 
-    def use(self, operators: Operators) -> None:
+    def set_operators(self, operators: Operators) -> None:
         self.add_bias, self.add_to_channels = shared(operators.add_bias), shared(operators.add_to_channels)
         self.sliced = operators.slices and self.kernel_size[0] > self.kernel_size[1]
 
@@ -117,9 +117,9 @@ class GroupNorm(nn.Cell):
         self.groups, self.eps, self.silu = groups, eps, silu
         self.weight = Parameter(initializer("ones", (channels,), ms.float32), name="weight")
         self.bias = Parameter(initializer("zeros", (channels,), ms.float32), name="bias")
-        self.use(PORTABLE)
+        self.set_operators(PORTABLE)
 
-    def use(self, operators: Operators) -> None:
+    def set_operators(self, operators: Operators) -> None:
         self.norm = shared(operators.group_norm, self.groups, self.eps, self.silu)
 
     def construct(self, x: Tensor, shift: Optional[Tensor] = None) -> Tensor:
@@ -135,9 +135,9 @@ class LayerNorm(nn.Cell):
         self.eps = eps
         self.weight = Parameter(initializer("ones", (channels,), ms.float32), name="weight")
         self.bias = Parameter(initializer("zeros", (channels,), ms.float32), name="bias")
-        self.use(PORTABLE)
+        self.set_operators(PORTABLE)
 
-    def use(self, operators: Operators) -> None:
+    def set_operators(self, operators: Operators) -> None:
         self.norm = shared(operators.layer_norm, self.eps)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -149,9 +149,9 @@ class GELU(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.use(PORTABLE)
+        self.set_operators(PORTABLE)
 
-    def use(self, operators: Operators) -> None:
+    def set_operators(self, operators: Operators) -> None:
         self.gelu = shared(operators.gelu)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -163,9 +163,9 @@ class SwapAxes(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.use(PORTABLE)
+        self.set_operators(PORTABLE)
 
-    def use(self, operators: Operators) -> None:
+    def set_operators(self, operators: Operators) -> None:
         self.swap = shared(operators.swap_axes)
 
     def construct(self, x: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ class Blend(nn.Cell):
     def __init__(self):
         super().__init__()
         self.mix_factor = Parameter(initializer(0.5, (1,), ms.float32), name="mix_factor")
-        self.use(PORTABLE)
+        self.set_operators(PORTABLE)
 
-    def use(self, operators: Operators) -> None:
+    def set_operators(self, operators: Operators) -> None:
         self.blend = shared(operators.blend)
 
     def construct(self, spatial: Tensor, temporal: Tensor) -> Tensor:

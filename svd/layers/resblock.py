@@ -17,6 +17,8 @@ class ResBlock(nn.Cell):
     convolution (3,1,1) over [b c t h w] and also normalises over all frames, as that one does.
     """
 
+    is_block = True
+
     def __init__(
         self,
         in_channels: int,
@@ -47,6 +49,8 @@ class ResBlock(nn.Cell):
 
 class VideoResBlock(nn.Cell):
     """A residual block in space, one in time on its result, and their learned blend (VideoLDM, section 3.1)."""
+
+    is_block = True
 
     def __init__(self, in_channels: int, out_channels: int, emb_dim: Optional[int] = None, spatial_eps: float = 1e-5):
         super().__init__()

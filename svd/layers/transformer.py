@@ -19,6 +19,8 @@ class VideoTransformer(nn.Cell):
     The frames' positions are embedded and added on the way into the temporal branch only.
     """
 
+    is_block = True
+
     def __init__(self, channels: int, head_dim: int, context_dim: int):
         super().__init__()
         heads = channels // head_dim
@@ -32,9 +34,9 @@ class VideoTransformer(nn.Cell):
         self.blend = Blend()
         self.proj_out = zero_init(Linear(channels, channels))
         self.swap = SwapAxes()
-        self.use(PORTABLE)
+        self.set_operators(PORTABLE)
 
-    def use(self, operators: Operators) -> None:
+    def set_operators(self, operators: Operators) -> None:
         self.add_bias = shared(operators.add_bias)
 
     def constants(self, context: Tensor, num_frames: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,7 @@ from svd.checkpoints.model_file import CheckpointError, load_parameters, open_ch
 from svd.checkpoints.saving import save_tensors
 from svd.layers.basic import GELU, GroupNorm, Linear, SwapAxes, conv2d
 from svd.layers.resblock import ResBlock
-from svd.placement import set_precision
+from svd.placement import place
 
 FORMAT = "svd-mindspore-digit-judge"
 """What the file of a judge calls itself, in its metadata."""
@@ -148,6 +148,6 @@ def load_judge(path: str | Path, device: str, size: int, source: str = "sklearn"
             f"{path} judges handwriting of {learned}, not of {source}: train one with scripts/train_digit_judge.py "
             f"--source={source}"
         )
-    judge = set_precision(DigitJudge(size).set_train(False), ms.float32, device)
+    judge = place(DigitJudge(size).set_train(False), device, ms.float32)
     load_parameters({"judge": judge}, path)
     return judge

@@ -1,14 +1,13 @@
 """The spatio-temporal UNet of Stable Video Diffusion (SVD, appendix D; VideoLDM, section 3.1)."""
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Tensor, nn, ops
 
 from svd.config import UNetConfig
 from svd.layers.axes import per_image
 from svd.layers.basic import GroupNorm, Upsample, conv2d
 from svd.layers.embeddings import EmbeddingMLP, frequencies, sinusoidal_embedding
-from svd.layers.marks import temporal_parameters, zero_init
-from svd.layers.recompute import recompute_blocks
+from svd.layers.marks import zero_init
 from svd.layers.resblock import VideoResBlock
 from svd.layers.transformer import VideoTransformer
 
@@ -151,14 +150,6 @@ class VideoUNet(nn.Cell):
         self.skips_per_block = config.num_res_blocks + 1
         self.norm_out = GroupNorm(channels, silu=True)
         self.conv_out = zero_init(conv2d(channels, config.out_channels))
-
-    def temporal_parameters(self) -> list[Parameter]:
-        """What the video model adds to the image model: the layers over time and their blends (656,076,838 numbers)."""
-        return temporal_parameters(self)
-
-    def recompute_blocks(self) -> None:
-        """Keep only what goes from block to block for the gradients, and compute the rest again: less memory."""
-        recompute_blocks(self, VideoResBlock, VideoTransformer)
 
     def constants(self, context: Tensor, vector: Tensor, num_frames: int) -> tuple[Tensor, ...]:
         """What does not depend on latents and noise level: the embedded vector [b e], and three of each transformer."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from unittest.mock import patch
 
 import mindspore as ms
-from mindspore import Parameter, nn
+from mindspore import Parameter
 from mindspore.nn.utils import no_init_parameters
 
 from svd.build import build_networks
 from svd.config import ModelConfig, UNetConfig
 from svd.layers.lora import adapters, add_adapters
+from svd.layers.marks import temporal_parameters
+from svd.layers.recompute import blocks
 from svd.networks.video_unet import VideoUNet
-from svd.placement import set_precision
+from svd.placement import place
 from svd.training.config import LoRAConfig
 from svd_tools.costs.steps import Step, forward_steps, live_bytes, training_steps
 from svd_tools.costs.trace import SIZES, Trace
@@ -43,7 +44,7 @@ class Training:
     trained: str = "temporal"
     """temporal, all, lora (adapters, with the settings' defaults), or nothing."""
     recompute: bool = False
-    """Keep only the inputs of the UNet's blocks, as `VideoUNet.recompute_blocks`."""
+    """Keep only the inputs of the UNet's blocks, as `svd.layers.recompute`."""
     rank: int = 16
     """Of the adapters."""
     device: str = "Ascend"
@@ -63,15 +64,15 @@ def trace_unet(config: UNetConfig, shapes: list[tuple[int, ...]], training: Trai
         parameter.requires_grad = False
     for parameter in masters:
         parameter.requires_grad = True
-    set_precision(network, training.dtype, training.device, masters)
-    return Trace(network, recomputed_blocks(network) if training.recompute else ()).run(*shapes)
+    place(network, training.device, training.dtype, masters)
+    return Trace(network, blocks(network) if training.recompute else ()).run(*shapes)
 
 
 def trained_parameters(network: VideoUNet, training: Training) -> list[Parameter]:
     """What is trained in a network; adapters are added to it if it is those."""
     match training.trained:
         case "temporal":
-            return network.temporal_parameters()
+            return temporal_parameters(network)
         case "all":
             return list(network.get_parameters())
         case "lora":
@@ -81,19 +82,11 @@ def trained_parameters(network: VideoUNet, training: Training) -> list[Parameter
     return []
 
 
-def recomputed_blocks(network: VideoUNet) -> list[nn.Cell]:
-    """The cells that `network.recompute_blocks` names, without making them recompute."""
-    blocks = []
-    with patch.object(nn.Cell, "recompute", lambda cell: blocks.append(cell)):
-        network.recompute_blocks()
-    return blocks
-
-
 def encoder_steps(config: ModelConfig, clip: Clip) -> dict[str, list[Step]]:
     """Kernels that encode one image for training: CLIP's in float16, and the autoencoder's in float32."""
     networks, size = build_networks(config), config.image_encoder.image_size
-    image_encoder = set_precision(networks["conditioner.image_encoder"], ms.float16, "Ascend")
-    encoder = set_precision(networks["autoencoder.encoder"], ms.float32, "Ascend")
+    image_encoder = place(networks["conditioner.image_encoder"], "Ascend", ms.float16)
+    encoder = place(networks["autoencoder.encoder"], "Ascend", ms.float32)
     return {
         "image_encoder": forward_steps(Trace(image_encoder).run((1, 3, size, size)).nodes),
         "encoder": forward_steps(Trace(encoder).run((1, 3, clip.height, clip.width)).nodes),

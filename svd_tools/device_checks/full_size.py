@@ -17,7 +17,7 @@ from mindspore import Tensor, nn
 from svd import runtime
 from svd.build import build_networks
 from svd.config import ModelConfig, load_config
-from svd.placement import compute_dtype, set_precision
+from svd.placement import compute_dtype, place
 from svd_tools.device_checks.outcome import NETWORKS, Outcome, Settings, Skipped
 
 SIZES = {
@@ -52,7 +52,7 @@ class Network:
         self.cell = build_networks(self.config)[prefix].set_train(False)
         exact = prefix == "autoencoder.encoder"  # as in svd.build.load_networks
         self.dtype = ms.float32 if exact else compute_dtype(device, "auto")
-        set_precision(self.cell, self.dtype, device)
+        place(self.cell, device, self.dtype)
         self.bytes = sum(p.size * (2 if p.dtype != ms.float32 else 4) for p in self.cell.get_parameters())
         free = _free_memory(device)
         if 1.25 * self.bytes > SPARE * free:

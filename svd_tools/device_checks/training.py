@@ -14,6 +14,7 @@ from svd.build import load_networks
 from svd.config import load_config
 from svd.diffusion.loss import DenoisingLoss, loss_coefficients
 from svd.diffusion.preconditioning import PRECONDITIONINGS
+from svd.layers.marks import temporal_parameters
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW
 from svd.training.step import TrainStep, host_scalar
@@ -56,9 +57,9 @@ class Run:
                 device,
                 AMP_LEVELS[settings.variant],
                 wanted=("network",),
-                trained=lambda networks: networks["network"].temporal_parameters(),
+                trained=lambda networks: temporal_parameters(networks["network"]),
             ).values()
-        trained = self.network.temporal_parameters()
+        trained = temporal_parameters(self.network)
         learned = {id(parameter) for parameter in trained}
         for parameter in self.network.get_parameters():
             parameter.requires_grad = id(parameter) in learned

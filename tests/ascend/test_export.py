@@ -21,7 +21,7 @@ from svd.build import build_networks
 from svd.config import ModelConfig
 from svd.layers.basic import conv2d
 from svd.layers.transformer import VideoTransformer
-from svd.placement import set_precision
+from svd.placement import place
 
 pytestmark = cpu_only("graphs for Ascend are exported on CPU")
 
@@ -71,7 +71,7 @@ def network(form) -> nn.Cell:
     config = ModelConfig()
     config = replace(config, autoencoder=replace(config.autoencoder, decoder=form.decoder))
     network = build_networks(config)[form.prefix].set_train(False)
-    return set_precision(network, form.dtype, "Ascend")
+    return place(network, "Ascend", form.dtype)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from test_export import PRODUCTS, beyond_convolution, beyond_flash_attention, of
 
 from svd.config import UNetConfig
 from svd.diffusion.loss import DenoisingLoss
+from svd.layers.marks import temporal_parameters
 from svd.networks.video_unet import VideoUNet
-from svd.placement import set_precision
+from svd.placement import place
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW, WeightAverage
 from svd.training.step import TrainStep
@@ -55,8 +56,8 @@ class Exported(nn.Cell):
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory) -> Graph:
     network = VideoUNet(CONFIG).set_train(False)
-    trained = network.temporal_parameters()
-    set_precision(network, ms.float16, "Ascend", trained=trained)
+    trained = temporal_parameters(network)
+    place(network, "Ascend", ms.float16, masters=trained)
     step = TrainStep(
         DenoisingLoss(network),
         AdamW(trained, OptimizerConfig()),
@@ -108,6 +109,6 @@ def test_sizes_are_within_what_convolutions_take(graph):
 
 
 def test_each_trained_parameter_is_updated_once(graph):
-    trained = len(VideoUNet(CONFIG).temporal_parameters())
+    trained = len(temporal_parameters(VideoUNet(CONFIG)))
     assert len(graph.of("AdamWeightDecay")) == trained
     assert len(graph.of("AssignAdd")) == trained

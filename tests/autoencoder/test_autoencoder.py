@@ -12,7 +12,7 @@ from small_model import SMALL, fill
 
 from svd.autoencoder.autoencoder import PEAK_COPIES, Autoencoder
 from svd.autoencoder.decoder import Decoder
-from svd.placement import set_precision
+from svd.placement import place
 
 RNG = np.random.default_rng(0)
 LATENTS = RNG.standard_normal((2, 7, 4, 3, 5)).astype(np.float32)
@@ -197,5 +197,5 @@ def test_memory_grows_with_the_pixels_decoded_at_once():
     autoencoder = Autoencoder(None, Decoder(SMALL.autoencoder), SMALL.autoencoder)
     assert autoencoder.decode_bytes_per_frame(8, 12) == PEAK_COPIES * 64 * 16 * 24 * 4
     assert autoencoder.decode_bytes_per_frame(8, 12, tile_size=20) == PEAK_COPIES * 64 * 16 * 20 * 4
-    set_precision(autoencoder.decoder, ms.float16, DEVICE)
+    place(autoencoder.decoder, DEVICE, ms.float16)
     assert autoencoder.decode_bytes_per_frame(8, 12) == PEAK_COPIES * 64 * 16 * 24 * 2

@@ -13,7 +13,7 @@ from weighted import Weighted
 from svd.layers.attention import Attention, FeedForward, TransformerBlock
 from svd.operators import portable
 from svd.operators.ascend import check_flash_attention, flash_attention
-from svd.placement import set_precision
+from svd.placement import place
 
 RNG = np.random.default_rng(0)
 
@@ -142,8 +142,8 @@ def test_what_flash_attention_cannot_take_is_refused(dtype, head_dim, error, mes
 def test_flash_attention_is_for_ascend_in_16_bits():
     """The operator's check is the first to fail here: the choice has led to it."""
     x = Tensor(np.zeros((1, 41, 80), np.float16))
-    layer = set_precision(fill(Attention(80, 2)), ms.float16, "Ascend")
+    layer = place(fill(Attention(80, 2)), "Ascend", ms.float16)
     with pytest.raises(ValueError, match="flash attention"):
         layer(x)
-    assert set_precision(layer, ms.float32, "Ascend")(x.astype(ms.float32)).shape == x.shape
-    assert set_precision(layer, ms.float16, "GPU")(x).shape == x.shape
+    assert place(layer, "Ascend", ms.float32)(x.astype(ms.float32)).shape == x.shape
+    assert place(layer, "GPU", ms.float16)(x).shape == x.shape

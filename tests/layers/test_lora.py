@@ -15,7 +15,7 @@ from svd.config import ConfigError, ModelConfig
 from svd.layers.attention import TransformerBlock
 from svd.layers.lora import adapters, add_adapters
 from svd.networks.video_unet import VideoUNet
-from svd.placement import set_precision
+from svd.placement import place
 from svd.training.config import LoRAConfig
 
 C, CONTEXT = 32, 16
@@ -39,7 +39,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def block(device: str = "CPU") -> Block:
     """With random weights; by the operators of a device in float32."""
-    return set_precision(fill(Block()), ms.float32, device)
+    return place(fill(Block()), device, ms.float32)
 
 
 def shift(cell: nn.Cell) -> None:
@@ -91,7 +91,7 @@ def test_in_graph_mode():
 
 def test_gradients_are_the_adapters_alone(eager):
     """Of up at first, as it is zero; of both as soon as it is not. Base weights in float16 stay as they are."""
-    cell = set_precision(fill(Block()), ms.float16, DEVICE)
+    cell = place(fill(Block()), DEVICE, ms.float16)
     names = {p.name for p in cell.get_parameters()}
     add_adapters(cell, ["attn1"], rank=2, alpha=2, seed=0)
     trained = trained_parameters(cell, temporal_only=True)

@@ -35,7 +35,7 @@ def test_gradients_are_the_same(eager, case):
     for recompute in (False, True):
         network = fill(build())
         if recompute:
-            network.recompute_blocks()
+            recompute_blocks(network)
         weights = ms.ParameterTuple(network.get_parameters())
         loss, gradients = ms.value_and_grad(lambda x, f=network: ops.mean(ops.square(f(x))), None, weights)(x)
         results.append([loss, *gradients])
@@ -47,7 +47,7 @@ def test_gradients_are_the_same(eager, case):
 def test_what_is_recomputed_are_the_blocks(case):
     build, _, blocks = NETWORKS[case]
     network = build()
-    network.recompute_blocks()
+    recompute_blocks(network)
     chosen = [cell for _, cell in network.cells_and_names() if isinstance(cell, blocks)]
     inside = {id(cell) for block in chosen for _, cell in block.cells_and_names()}
     assert chosen and len(inside) > len(chosen)
@@ -60,5 +60,5 @@ def test_blocks_within_blocks_are_left_to_theirs(monkeypatch):
     """MindSpore takes it once only, of the outer or of the inner cell."""
     seen = []
     monkeypatch.setattr(nn.Cell, "recompute", lambda self: seen.append(type(self)))
-    recompute_blocks(VideoResBlock(32, 32), VideoResBlock, ResBlock)
+    recompute_blocks(VideoResBlock(32, 32))
     assert seen == [VideoResBlock]

@@ -16,7 +16,7 @@ from svd.layers.blend import Blend
 from svd.operators import cpu, portable
 from svd.operators.library import library
 from svd.operators.table import ASCEND, ASCEND_16_BITS, CPU, PORTABLE, operators_for
-from svd.placement import set_precision
+from svd.placement import place
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW
 from svd.training.step import TrainStep
@@ -91,8 +91,8 @@ def test_formulations_are_the_same(mode, case, operators):
         for parameter in layer.get_parameters():
             parameter.set_data(Tensor(random(*parameter.shape) + 0.5))
         for _, cell in layer.cells_and_names():
-            if hasattr(cell, "use"):
-                cell.use(used)
+            if hasattr(cell, "set_operators"):
+                cell.set_operators(used)
         results.append(forth_and_back(layer, *inputs))
     assert len(results[0]) == len(results[1])
     for expected, value in zip(*results):
@@ -110,7 +110,7 @@ def test_the_operators_of_devices():
 def test_group_norm_of_long_rows(mode, operators):
     """Far from zero; against float64, from which MindSpore's operator is 3e-4 off."""
     layer, x = GroupNorm(32), random(1, 32, 96, 96) * 2 + 3
-    layer.use(operators)
+    layer.set_operators(operators)
     weight, dy = random(32), np.cos(random(1, 32, 96, 96))
     layer.weight.set_data(Tensor(weight))
     inverse = 1 / np.sqrt(x.var((2, 3), keepdims=True, dtype=np.float64) + 1e-5)
@@ -128,7 +128,7 @@ def test_group_norm_of_long_rows(mode, operators):
 def test_gelu_is_exact(mode, operators):
     """Against SciPy, over all of the range; infinities and NaN are not hidden."""
     layer, x = GELU(), np.linspace(-12, 12, 10001).astype(np.float32)
-    layer.use(operators)
+    layer.set_operators(operators)
     y = layer(Tensor(x)).asnumpy()
     exact = x.astype(np.float64)
     assert np.abs(y - exact * (1 + erf(exact / np.sqrt(2))) / 2).max() < 6e-7
@@ -146,7 +146,7 @@ def test_layers_of_equal_shapes_are_told_apart(mode):
             layer = build(number)
             inputs = [Tensor(x)] * (3 if isinstance(layer, DotProductAttention) else 1)
             expected = layer(*inputs)
-            layer.use(CPU)
+            layer.set_operators(CPU)
             assert_close(layer(*inputs), expected)
 
 
@@ -156,8 +156,8 @@ class TwiceNormalised(nn.Cell):
     def __init__(self, shifted_first: bool):
         super().__init__()
         self.plain, self.shifted, self.shifted_first = GroupNorm(64), GroupNorm(64), shifted_first
-        self.plain.use(CPU)
-        self.shifted.use(CPU)
+        self.plain.set_operators(CPU)
+        self.shifted.set_operators(CPU)
 
     def construct(self, x: Tensor, shift: Tensor) -> Tensor:
         if self.shifted_first:
@@ -197,14 +197,14 @@ def test_kernels_hand_nan_on(eager):
     for case in ("group_norm_silu", "layer_norm", "attention", "geglu"):
         build, shapes = LAYERS[case]
         layer = build()
-        layer.use(CPU)
+        layer.set_operators(CPU)
         inputs = [random(*shape) for shape in shapes]
         inputs[-1][(0,) * inputs[-1].ndim] = np.nan
         assert np.isnan(layer(*map(Tensor, inputs)).asnumpy()).any(), case
 
 
 def test_a_convolution_adds_its_bias_in_float16(mode):
-    layer = set_precision(conv2d(3, 4), ms.float16, DEVICE)
+    layer = place(conv2d(3, 4), DEVICE, ms.float16)
     assert isinstance(layer, Conv2d)
     gradient = ms.grad(Weighted(layer), 1)(Tensor(1.0, ms.float16), Tensor(random(1, 3, 4, 4), ms.float16))
     assert gradient.dtype == ms.float16

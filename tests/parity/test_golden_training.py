@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 
 from svd.build import build_networks
 from svd.config import ModelConfig, load_config
+from svd.layers.marks import temporal_parameters
 from svd_tools.checkpoints.checkpoint_maps import TRANSFORMS, expand
 from svd_tools.device_checks import training
 
@@ -25,7 +26,7 @@ def golden_unet(config: ModelConfig, checkpoint: Path):
     unet = torch_unet(config.unet, config.sampling.num_frames)
     unet.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in theirs.items()})
     unet = with_one_epsilon(unet).double()
-    temporal = {f"network.{p.name}" for p in build_networks(config)["network"].temporal_parameters()}
+    temporal = {f"network.{p.name}" for p in temporal_parameters(build_networks(config)["network"])}
     for entry in entries:
         unet.get_parameter(entry.theirs.removeprefix("unet.")).requires_grad = entry.ours in temporal
     return unet

@@ -17,6 +17,8 @@ from svd.config import ModelConfig
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.loss import loss_coefficients
 from svd.diffusion.preconditioning import v_scaling
+from svd.layers.marks import temporal_parameters
+from svd.layers.recompute import recompute_blocks
 from svd.layers.resblock import VideoResBlock
 from svd.layers.transformer import VideoTransformer
 from svd.networks.video_unet import VideoUNet
@@ -40,7 +42,7 @@ class Updated:
     def __init__(self, recompute: bool):
         network = fill(VideoUNet(ONE_LEVEL))
         if recompute:
-            network.recompute_blocks()
+            recompute_blocks(network)
         self.trained = {f"network.{p.name}": p for p in trained_parameters(network, temporal_only=True)}
         self.frozen = [p for p in network.get_parameters() if f"network.{p.name}" not in self.trained]
         task = ImageToVideoTask(None, None, Denoiser(network, v_scaling()), self.trained, LossConfig(), seed=0)
@@ -101,7 +103,7 @@ def test_what_is_recomputed_are_the_blocks():
     with no_init_parameters():
         network = VideoUNet(SMALL.unet)
     assert "recompute" not in (network.mid_block.resnets[0].get_scope() or "")
-    network.recompute_blocks()
+    recompute_blocks(network)
     blocks = [cell for _, cell in network.cells_and_names() if isinstance(cell, (VideoResBlock, VideoTransformer))]
     inside = {id(cell) for block in blocks for _, cell in block.cells_and_names()}
     assert len(blocks) == 12
@@ -121,8 +123,8 @@ def published() -> VideoUNet:
 
 def test_published_numbers(published):
     """The layers over time are 656 million of 1,525 million parameters."""
-    assert published.temporal_parameters() == trained_parameters(published, temporal_only=True)
-    assert sum(p.size for p in published.temporal_parameters()) == 656_076_838
+    assert temporal_parameters(published) == trained_parameters(published, temporal_only=True)
+    assert sum(p.size for p in temporal_parameters(published)) == 656_076_838
     assert sum(p.size for p in trained_parameters(published, temporal_only=False)) == 1_524_623_082
 
 
@@ -131,14 +133,14 @@ def test_the_image_model_uses_none_of_them(eager):
     network = fill(VideoUNet(SMALL.unet))
     inputs = [random(2, 3, 8, 4, 6), random(2), random(2, 1, 16), random(2, 24)]
     images = network(*inputs, True).asnumpy()
-    for parameter in network.temporal_parameters():
+    for parameter in temporal_parameters(network):
         parameter.set_data(Tensor(np.full(parameter.shape, np.nan, np.float32)))
     assert_same([network(*inputs, True).asnumpy()], [images])
 
 
 def test_the_image_model_uses_all_others(published):
     """Their names are those of Stable Diffusion's parts: no layer over time is missed for its name."""
-    temporal = {id(p) for p in published.temporal_parameters()}
+    temporal = {id(p) for p in temporal_parameters(published)}
     others = [p.name for p in published.get_parameters() if id(p) not in temporal]
     blocks = (VideoResBlock, VideoTransformer)
     image = {"spatial", "norm", "proj_in", "proj_out"}
