@@ -15,7 +15,7 @@ import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -28,11 +28,9 @@ from svd.data.moving_digits import MovingDigits  # noqa: F401
 from svd.data.video_dataset import VideoDataset
 from svd.files import check_folder, write_text
 from svd.options import new_parser, parse
+from svd.records import differing
 from svd.training.config import EnvironmentConfig, TrainConfig
 from svd.training.launcher import code_of_stop, follow, leads
-
-if TYPE_CHECKING:
-    from svd.training.checkpoint import TrainState
 
 
 def build_parser() -> ArgumentParser:
@@ -53,40 +51,6 @@ def dump(parser: ArgumentParser, args: Namespace, form: str = "yaml") -> str:
     return parser.dump(args, form, False)  # by position: the name has changed with jsonargparse's versions
 
 
-def begin_or_resume(train: TrainConfig) -> tuple[Optional[Path], TrainState]:
-    """The checkpoint to continue from, or None to begin, and its state."""
-    from svd.training.checkpoint import TrainState, checkpoint_name, checkpoints, read_state
-
-    found = checkpoints(Path(train.output_dir))
-    if train.resume == "never" and found:
-        raise ConfigError(
-            f"--train.output_dir {train.output_dir} has checkpoints, the last is {found[-1].name}: continue with "
-            "--train.resume=auto, or choose another folder"
-        )
-    if train.resume == "never" or (train.resume == "auto" and not found):
-        return None, TrainState()
-    resume = found[-1] if train.resume == "auto" else Path(train.resume)
-    state = read_state(resume)
-    if found and found[-1].name > checkpoint_name(state.update):  # they would be taken for those of the run to come
-        raise ConfigError(
-            f"--train.output_dir {train.output_dir} has checkpoints of later updates than {resume.name}, the last is "
-            f"{found[-1].name}: remove them, or choose another folder"
-        )
-    return resume, state
-
-
-def changes(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """The settings that differ, as lines `name: old -> new`."""
-    lines = []
-    for key in dict.fromkeys((*old, *new)):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += changes(before, after, f"{prefix}{key}.")
-        elif before != after and f"{prefix}{key}" != "train.resume":
-            lines.append(f"{prefix}{key}: {before} -> {after}")
-    return lines
-
-
 def run(argv: Optional[list[str]] = None) -> int:
     """Do what the command line asks for; returns the exit code: 0, or that of the signal that ended it."""
     follow()
@@ -105,6 +69,7 @@ def run(argv: Optional[list[str]] = None) -> int:
     from svd.build_training import check_task, describe  # MindSpore: --help and data processes need none
     from svd.checkpoints.model_file import read_config
     from svd.data.images import find_images, load_image
+    from svd.training.checkpoint import begin_or_resume
     from svd.training.lock import locked
 
     model = load_config(args.svd_config) if args.svd_config else read_config(train.pretrained)
@@ -126,15 +91,16 @@ def run(argv: Optional[list[str]] = None) -> int:
 def run_alone(parser: ArgumentParser, args: Namespace, options: Namespace, model: ModelConfig) -> int:
     """Begin or continue the run, in a folder that no other run has; returns the exit code."""
     from svd.build_training import describe, load_trainer
-    from svd.training.checkpoint import remove_leftovers
+    from svd.training.checkpoint import begin_or_resume, remove_leftovers
 
     train: TrainConfig = options.train
     settings = json.loads(dump(parser, args, "json"))  # as a checkpoint gives it back
     resume, state = begin_or_resume(train)
     if resume is not None:
         log(f"continuing from {resume}")
-        for line in changes(state.settings, settings):
-            log(f"  changed since: {line}")
+        for name, before, after in differing(state.settings, settings):
+            if name != "train.resume":
+                log(f"  changed since: {name}: {before} -> {after}")
     state.settings = settings
     trainer = load_trainer(train, options.environment, model, state, resume)
     Path(train.output_dir).mkdir(parents=True, exist_ok=True)

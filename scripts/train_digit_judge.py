@@ -47,12 +47,11 @@ from svd.metrics.digit_judge import (
 from svd.placement import place
 from svd.seeds import LOSS, generator
 from svd.signals import exit_code
-from svd.training.checkpoint import load
+from svd.training.checkpoint import begin_or_resume, load
 from svd.training.config import OptimizerConfig, TrainConfig
 from svd.training.distributed import Ranks
 from svd.training.tasks.image_encoder import cross_entropy
 from svd.training.trainer import Trainer
-from train import begin_or_resume
 
 FRAMES = 7
 """Of a clip for training: half of a model's, so that twice as many are seen in the same time."""

@@ -190,8 +190,8 @@ def test_a_folder_with_checkpoints(cli, run_of_two):
     run = cli(f"--train.output_dir={run_of_two}")
     assert run.code == 2
     assert run.error == (
-        f"--train.output_dir {run_of_two} has checkpoints, the last is update_00000002: continue with "
-        "--train.resume=auto, or choose another folder"
+        f"train.output_dir {run_of_two} has checkpoints, the last is update_00000002: continue with "
+        "train.resume=auto, or choose another folder (--train.resume)"
     )
     assert {path: path.read_bytes() for path in run_of_two.rglob("*") if path.is_file()} == before
 
@@ -202,8 +202,8 @@ def test_an_older_checkpoint_beside_newer_ones(cli, run_of_two, tmp_path):
     run = cli(f"--train.output_dir={run_of_two}", resume)
     assert run.code == 2
     assert run.error == (
-        f"--train.output_dir {run_of_two} has checkpoints of later updates than update_00000001, the last is "
-        "update_00000002: remove them, or choose another folder"
+        f"train.output_dir {run_of_two} has checkpoints of later updates than update_00000001, the last is "
+        "update_00000002: remove them, or choose another folder (--train.output_dir)"
     )
     run = cli(resume, "--train.updates=2")
     assert run.code == 0 and run.err[0] == f"continuing from {checkpoint(run_of_two, 1)}"
@@ -238,7 +238,8 @@ def test_a_loss_that_is_not_finite(cli, tmp_path):
     assert run.code == 2
     match = re.fullmatch(
         r"the loss is not finite in update 2 with the clips (\S+), (\S+); the last good checkpoint: (\S+)\. Look at "
-        r"these clips, try a smaller --train.optimizer.learning_rate, or --environment.amp_level=O0",
+        r"these clips, try a smaller train.optimizer.learning_rate, or amp_level=O0 "
+        r"\(--train.optimizer.learning_rate\)",
         run.error,
     )
     assert match, run.error

@@ -126,7 +126,7 @@ def test_sigterm_writes_a_checkpoint(inputs, undisturbed, tmp_path):
     os.killpg(child.process.pid, signal.SIGTERM)
     assert child.wait() == 143
     assert processes and all_gone(processes)
-    stopped = re.search("stopped by a signal after update (.*); --train.resume=auto continues", child.said)
+    stopped = re.search("stopped by a signal after update (.*); train.resume=auto continues", child.said)
     assert "stopping after this update, with a checkpoint" in child.said and stopped, child.said
     update = int(stopped[1])
     assert 1 <= update < UPDATES and max(names(run / "checkpoints")) == checkpoint(run, update).name

@@ -17,7 +17,7 @@ from svd.console import one_line
 from svd.data.dataset import BadItem, Dataset, DatasetError
 from svd.data.item_file import open_item
 from svd.data.strings import PackedStrings
-from svd.records import RecordError, read_json, record
+from svd.records import RecordError, differing, read_json, record
 
 SETTINGS, INDEX, SHARDS = "settings.json", "index", "latents"
 """What a folder of latents holds: a file of what they depend on, and two folders."""
@@ -224,16 +224,9 @@ def _some(kind: type[Record], data: Any, where: str) -> Record:
     return record(kind, data, where)
 
 
-def differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """Which settings differ, one text for each."""
-    lines = []
-    for name in dict.fromkeys((*there, *here)):
-        a, b = there.get(name), here.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            lines += differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            lines.append(f"{prefix}{name} is {a} there and {b} here")
-    return lines
+    return [f"{name} is {a} there and {b} here" for name, a, b in differing(there, here)]
 
 
 def _read_index(folder: str, videos: int, passes: int) -> pd.DataFrame:

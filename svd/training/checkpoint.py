@@ -18,6 +18,7 @@ import shutil
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 from mindspore import Parameter, Tensor
@@ -26,10 +27,11 @@ from safetensors import SafetensorError, safe_open
 from svd.checkpoints.model_file import CheckpointError
 from svd.checkpoints.saving import save_tensors
 from svd.console import one_line
+from svd.errors import ConfigError
 from svd.files import fsync
 from svd.records import RecordError, read_json, record
 from svd.training import TRAINED_FORMAT
-from svd.training.config import MOST_UPDATES
+from svd.training.config import MOST_UPDATES, TrainConfig
 from svd.training.distributed import Ranks
 
 _NAME = re.compile(r"update_[0-9]{8}")
@@ -192,6 +194,33 @@ class CheckpointWriter:
             shutil.rmtree(gone, ignore_errors=True)
 
 
+def begin_or_resume(train: TrainConfig) -> tuple[Optional[Path], TrainState]:
+    """The checkpoint to continue from, or None to begin, and its state.
+
+    Raises:
+        ConfigError: the run's folder has checkpoints that do not belong to the run to come.
+        CheckpointError: there is none to continue from.
+    """
+    found = checkpoints(Path(train.output_dir))
+    if train.resume == "never" and found:
+        raise ConfigError(
+            f"train.output_dir {train.output_dir} has checkpoints, the last is {found[-1].name}: continue with "
+            "train.resume=auto, or choose another folder",
+            setting="train.resume",
+        )
+    if train.resume == "never" or (train.resume == "auto" and not found):
+        return None, TrainState()
+    resume = found[-1] if train.resume == "auto" else Path(train.resume)
+    state = read_state(resume)
+    if found and found[-1].name > checkpoint_name(state.update):  # they would be taken for those of the run to come
+        raise ConfigError(
+            f"train.output_dir {train.output_dir} has checkpoints of later updates than {resume.name}, the last is "
+            f"{found[-1].name}: remove them, or choose another folder",
+            setting="train.output_dir",
+        )
+    return resume, state
+
+
 def remove_leftovers(run: Path) -> None:
     """Delete what a run that was killed left half-written or half-deleted."""
     for path in (run / "checkpoints").glob(".update_*"):
@@ -286,7 +315,7 @@ def _instead_of(path: Path) -> str:
         return ""
     newer = [shlex.quote(str(other)) for other in there if other.name > whole.name]
     moves = " && ".join(f"mv {name} {name}.damaged" for name in newer)
-    return f"; {whole.name} is whole, and to continue from it: {moves}, and --train.resume=auto"
+    return f"; {whole.name} is whole, and to continue from it: {moves}, and train.resume=auto"
 
 
 def _is_whole(path: Path) -> bool:

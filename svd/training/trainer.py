@@ -27,7 +27,8 @@ from svd.training.optimizer import AdamW, WeightAverage, learning_rate
 from svd.training.progress import Progress, named
 from svd.training.step import LossScale, TrainStep, host_scalar
 
-_REMEDY = "try a smaller --train.optimizer.learning_rate, or --environment.amp_level=O0"
+_TO_CHANGE = "train.optimizer.learning_rate"
+_REMEDY = f"try a smaller {_TO_CHANGE}, or amp_level=O0"
 
 
 class TrainingError(UserError, RuntimeError):
@@ -172,7 +173,7 @@ class Trainer:
                 self._make_preview()
         if state.update >= self.updates:  # more, if it is continued to fewer updates than it has had
             return True
-        self._progress.log(f"stopped by a signal after update {state.update}; --train.resume=auto continues")
+        self._progress.log(f"stopped by a signal after update {state.update}; train.resume=auto continues")
         return False
 
     def _update(self) -> tuple[float, float]:
@@ -203,7 +204,7 @@ class Trainer:
         # What one rank knows alone, all must know before they go on: they would wait for one another otherwise.
         loss, bad_ranks, stops = self.ranks.sum(total / self.ranks.count, float(bad), float(stop > 0))
         if bad_ranks:
-            raise TrainingError(self._not_finite(loss, names if bad else []))
+            raise TrainingError(self._not_finite(loss, names if bad else []), _TO_CHANGE)
         state.update += 1
         state.samples += self.clips_per_update
         state.applied += isfinite(norm)
@@ -242,7 +243,7 @@ class Trainer:
         lost = f"; the last {behind} updates could not be saved: {problem}" if problem else ""
         part = " (with a part of the update that failed, perhaps)" if self._in_a_step and not lost else ""
         own = self.last_checkpoint.parent.parent == self.run_folder
-        how = f"--train.resume={'auto' if own else self.last_checkpoint}"
+        how = f"train.resume={'auto' if own else self.last_checkpoint}"
         return f"{lost}; the last checkpoint is {self.last_checkpoint}{part}: {how} continues"
 
     def _keep(self) -> None:
@@ -303,7 +304,7 @@ class Trainer:
             )
             self._saved = self.state.update
         except NotFiniteError as error:
-            raise TrainingError(f"after update {self.state.update} {error}; {_REMEDY}") from error
+            raise TrainingError(f"after update {self.state.update} {error}; {_REMEDY}", _TO_CHANGE) from error
         except CheckpointError as error:
             if last:
                 raise

@@ -305,7 +305,7 @@ def test_the_newest_that_is_whole_is_offered(tmp_path, spoilt):
             load(paths[3], f"{kind}*" if kind == "optimizer" else kind, {})
     text = message(error)
     assert "; update_00000002 is whole, and to continue from it: " in text
-    assert text.endswith(", and --train.resume=auto")
+    assert text.endswith(", and train.resume=auto")
     subprocess.run(text.split("to continue from it: ")[1].split(", and")[0], shell=True, check=True)
     assert checkpoints(tmp_path) == paths[:1]
 

@@ -141,7 +141,7 @@ def test_a_signal_stops_after_the_update(eager, tmp_path, capsys, number):
     path = tmp_path / "checkpoints" / "update_00000003"
     assert checkpoints(tmp_path) == [path] and read_state(path).samples == 6
     assert table(tmp_path)["update"].tolist() == [3]
-    assert "stopped by a signal after update 3; --train.resume=auto continues" in capsys.readouterr().err
+    assert "stopped by a signal after update 3; train.resume=auto continues" in capsys.readouterr().err
     resumed = resume(tmp_path, path, dynamic=False, log_every=100)
     assert resumed.run() is True
     uninterrupted = tiny_trainer(tiny_config(tmp_path / "whole"))

@@ -227,7 +227,7 @@ def test_whatever_ends_a_run_its_last_update_is_saved(eager, tmp_path, capsys, e
         trainer.run()
     path = tmp_path / "run/checkpoints/update_00000003"
     told = capsys.readouterr().err if fault else str(raised.value)
-    assert f"; the last checkpoint is {path}: --train.resume=auto continues" in told
+    assert f"; the last checkpoint is {path}: train.resume=auto continues" in told
     assert str(error) in told and "\n" not in str(raised.value)
     assert checkpoints(tmp_path / "run") == [path] and table(tmp_path / "run")["update"].tolist() == [1, 2, 3]
     resumed = tiny_trainer(config, read_state(path))
@@ -392,4 +392,4 @@ def test_a_signal_ends_a_run_whose_data_stall(eager, tmp_path, capsys, monkeypat
     thread.join()
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["update_00000001"]
     text = capsys.readouterr().err
-    assert "stopping after this update" in text and "stopped by a signal after update 1; --train.resume=auto" in text
+    assert "stopping after this update" in text and "stopped by a signal after update 1; train.resume=auto" in text
