@@ -1,4 +1,4 @@
-"""What a data set for training is, and its errors: of the data as a whole, of an item for ever, and of the moment."""
+"""The interface of a training data set, and its errors: of the data set, of one item for good, or for the moment."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from svd.errors import UserError
 
 
 class DatasetError(UserError, ValueError):
-    """Data that cannot be used as a whole; the message says in one line what is wrong and what to do."""
+    """The data set as a whole cannot be used; the message says in one line what is wrong and what to do."""
 
 
 class _ItemError(Exception):
-    """Something about one item: `path` names it and `reason` says in one line what is wrong."""
+    """A problem with one item: `path` names it and `reason` says in one line what is wrong."""
 
     def __init__(self, path: str, reason: str):
         super().__init__(path, reason)
@@ -27,26 +27,26 @@ class _ItemError(Exception):
 
 
 class BadItem(_ItemError):
-    """An item that can never be used, whatever the random numbers; others take its place."""
+    """An item that can never be used, whatever the random numbers; another takes its place."""
 
 
 class Unavailable(_ItemError):
-    """An item that cannot be read now, through no fault of its own: a network disk that is away, no memory left.
+    """An item that cannot be read at the moment, through no fault of its own: a network drive is away, memory is short.
 
-    It may well be read later. Nothing is to be concluded from it about the item.
+    Reading it later may succeed, so that nothing is recorded about the item.
     """
 
 
 class Dataset(ABC):
-    """Numbered items. It is sent to other processes, once each, and so has to be picklable."""
+    """Numbered items. It is sent once to each worker process, and so has to be picklable."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many items there are, usable or not."""
+        """Number of items, usable or not."""
 
     @abstractmethod
     def load(self, index: int, rng: np.random.Generator) -> Any:
-        """The item, with all that is random about it taken from `rng`; raises BadItem or Unavailable.
+        """Load an item, all its randomness drawn from `rng`; raises BadItem or Unavailable.
 
         If the item has a `note`, it is reported, once.
         """
@@ -55,5 +55,5 @@ class Dataset(ABC):
     def name(self, index: int) -> str:
         """The item's name in messages, such as its path."""
 
-    def enter_worker(self) -> None:  # noqa: B027 (most have nothing to do here)
-        """Called once in each process that does nothing but load items."""
+    def enter_worker(self) -> None:  # noqa: B027 (optional)
+        """Called once in each worker process."""

@@ -1,4 +1,4 @@
-"""The file of an item: opened, or why not, told apart into what will stay (BadItem) and what may pass (Unavailable)."""
+"""Opening the file of an item; errors are permanent (BadItem) or transient (Unavailable)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ import numpy as np
 
 from svd.data.dataset import BadItem, Unavailable
 
-LASTING = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EOVERFLOW}
-"""What a path is at fault for itself. All else is the surroundings': a disk or network that fails or is away (EIO,
-ESTALE, ENETDOWN, ETIMEDOUT, ...), too many open files, no memory."""
+PERMANENT = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EOVERFLOW}
+"""Errors that are the path's own fault. All others are transient: a disk or network that fails or is away (EIO, ESTALE,
+ENETDOWN, ETIMEDOUT, ...), too many open files, no memory."""
 
-
-SPARE = 2**28
-"""Bytes that are enough to decode any usual video; they are asked for, not used."""
+HEADROOM = 2**28
+"""Bytes that are enough to decode any usual video; they are allocated as a probe, not used."""
 
 
 @contextmanager
 def open_item(path: str) -> Iterator[BinaryIO]:
-    """Open an ordinary file that is not empty; raises BadItem and Unavailable, for errors of reading in the block too.
+    """Open a regular file that is not empty; raises BadItem and Unavailable, also for read errors inside the block.
 
-    It never waits for somebody to write, as opening a named pipe would.
+    It never blocks, as opening a named pipe would.
     """
     try:
         with _opened(path) as file:
@@ -35,20 +34,20 @@ def open_item(path: str) -> Iterator[BinaryIO]:
         kind = BadItem if _is_denied(path) else Unavailable
         raise kind(path, "may not be read; change its permissions") from error
     except OSError as error:
-        kind = BadItem if error.errno in LASTING else Unavailable
+        kind = BadItem if error.errno in PERMANENT else Unavailable
         raise kind(path, error.strerror or str(error)) from error
     except MemoryError as error:
         raise Unavailable(path, "there is no memory left to read it") from error
 
 
 def check_memory() -> None:
-    """Raise MemoryError if there is little left: libraries may then take a whole file for a damaged one."""
-    np.empty(SPARE, np.uint8)
+    """Raise MemoryError if little is left: libraries may then report an intact file as damaged."""
+    np.empty(HEADROOM, np.uint8)
 
 
 def _opened(path: str) -> BinaryIO:
     try:
-        # what is no ordinary file is not even opened: some devices act on that
+        # anything but a regular file is not even opened: opening some devices has effects
         _check_kind(path, os.stat(path))
         return open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except FileNotFoundError as error:
@@ -56,7 +55,7 @@ def _opened(path: str) -> BinaryIO:
         if not os.path.isdir(folder):
             raise Unavailable(path, f"its folder {folder} is not there") from error
         with os.scandir(folder) as entries:
-            if next(entries, None) is None:  # as where a disk was mounted
+            if next(entries, None) is None:  # as a mount point without its disk is
                 raise Unavailable(path, f"its folder {folder} is empty") from error
         if os.path.exists(path):  # the folder was away and is back
             return _opened(path)
@@ -75,7 +74,7 @@ def _check_kind(path: str, status: os.stat_result) -> None:
 
 
 def _is_denied(path: str) -> bool:
-    """Whether the file's own permissions keep this user out; a network disk may refuse for other reasons."""
+    """Whether the file's own permission bits exclude this user; a network drive may refuse for other reasons."""
     try:
         status = os.stat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Batches of training samples, loaded ahead by other processes."""
+"""Batches of training samples, prefetched by worker processes."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from threading import Event
 from typing import Any
 
 from svd.data.dataset import BadItem, Dataset, DatasetError, Unavailable
-from svd.data.outage import Outage, Patience
+from svd.data.outage import Outage, RetryPolicy
 from svd.data.workers import ITEM_SECONDS, Worker, WorkerDied, block_interrupts, load_item
 from svd.seeds import REPLACEMENT, SampleOrder, generator, samples_of_batch
 
-_LOOK = 0.2
-"""Seconds from one look at whether to stop to the next, while data are waited for."""
+_POLL_SECONDS = 0.2
+"""Interval at which `should_stop` is polled while waiting for data."""
 
 
 class Stopped(Exception):
-    """Whoever waits for the data wants to wait no more."""
+    """`should_stop` has ended the wait for the next batch."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples that are trained on together.
+    """Samples of one micro-batch: their numbers in the stream, and their items.
 
-    `samples` are their numbers and `items` what they are. `failures` are the (path, reason) of items that were met for
-    the first time and could not be used, and the notes of those that could.
+    `failures` are (path, reason) of items found unusable for the first time, and the notes of usable ones.
     """
 
     samples: list[int]
@@ -39,29 +38,29 @@ class Batch:
 
 
 class Loader:
-    """Endless batches number `first_batch`, `first_batch` + 1, ...; what they hold does not depend on `workers`.
+    """An endless iterator over the batches from number `first_batch` on; their content does not depend on `workers`.
 
     Args:
         dataset: The items.
-        seed: With the number of a sample, it decides everything random about it.
-        batch_size: Samples of a batch, on this rank.
-        first_batch: Number of the first batch: how many were used up before an interruption.
-        rank: Number of this process among those that share the data.
-        ranks: How many processes share the data; a batch number stands for different samples on each.
-        workers: Processes that load; with 0, this process does.
-        prefetch: Samples kept loaded or being loaded for each worker (and always as many as a batch).
-        item_seconds: How long a worker may load an item without reading anything more of it.
-        patience: How long is waited for an item that cannot be read now.
-        tell: Is told when an item is waited for, and when that is over; called while a batch is asked for.
-        stop: Whether to wait no more; looked at while data are waited for.
+        seed: Together with the number of a sample, it determines all its randomness.
+        batch_size: Samples per batch on this rank.
+        first_batch: Number of the first batch: how many were consumed before an interruption.
+        rank: This process among those that shard the data.
+        ranks: How many processes shard the data; each gets other samples of the same batch number.
+        workers: Worker processes; with 0, this process loads.
+        prefetch: Samples in flight per worker (and at least one batch in all).
+        item_seconds: How long a worker may load an item without reading any more bytes of it.
+        retry: For items that cannot be read at the moment.
+        report: Called with a line when an outage begins and ends, from within `next`.
+        should_stop: Polled while waiting for data.
 
-    A sample whose item cannot be used takes another, chosen by the sample's own random numbers. A worker that dies
-    is started again, as is one that hangs, which is ended; an item that this happened to twice cannot be used. What
-    cannot be read now is tried again until it can: the samples are the same as if nothing had happened.
+    A sample whose item cannot be used takes another, chosen by the sample's own random numbers. A worker that dies is
+    restarted, and one that hangs is killed and restarted; an item to which this happens twice is unusable. What cannot
+    be read at the moment is retried: the samples are the same as if nothing had happened.
 
     Raises:
-        DatasetError: no item at all can be used, a worker cannot start, or an item could not be read for too long.
-        Stopped: as `stop` wants it, instead of the next batch.
+        DatasetError: no item can be used, a worker cannot start, or an outage has outlasted `retry`.
+        Stopped: `should_stop` has become true before the next batch was ready.
     """
 
     def __init__(
@@ -75,9 +74,9 @@ class Loader:
         workers: int = 2,
         prefetch: int = 2,
         item_seconds: float = ITEM_SECONDS,
-        patience: Patience = Patience(),  # noqa: B008 (frozen)
-        tell: Callable[[str], None] = lambda text: None,
-        stop: Callable[[], bool] = lambda: False,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+        report: Callable[[str], None] = lambda text: None,
+        should_stop: Callable[[], bool] = lambda: False,
     ):
         for name, value, least in (
             ("seed", seed, 0),
@@ -100,16 +99,16 @@ class Loader:
         self._samples = chain.from_iterable(batches)
         self._bad: dict[int, tuple[str, str]] = {}
         self._reported: set[tuple[str, str]] = set()
-        # A thread for each worker process: it waits for the process and, if that dies, knows what it was loading.
+        # A thread per worker process: it waits for the process and, if that dies, knows which item it was loading.
         self._workers = [Worker(dataset, seed, item_seconds) for _ in range(workers)]
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(workers, initializer=block_interrupts) if workers else None
         self._pending: deque[tuple[int, Future]] = deque()
-        self._ahead = max(workers * prefetch, batch_size)
-        self._patience, self._outage, self._closing = patience, Outage(patience), Event()
-        self._tell, self._stop = tell, stop
+        self._in_flight = max(workers * prefetch, batch_size)
+        self._outage, self._closing = Outage(retry), Event()
+        self._report, self._should_stop = report, should_stop
 
     def __enter__(self) -> Loader:
         return self
@@ -118,7 +117,7 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes, whatever they are doing."""
+        """Kill the worker processes, whatever they are doing."""
         self._closing.set()
         for worker in self._workers:
             worker.kill()
@@ -142,42 +141,42 @@ class Loader:
         return Batch(samples, items, failures)
 
     def _next_sample(self) -> tuple[int, Any, list[tuple[str, str]]]:
-        """The number of the next sample, its item and what there is to report of it."""
+        """The next sample: its number, its item, and (path, reason) to report."""
         if self._threads is None:
             sample = next(self._samples)
             loaded = self._load_sample(sample, self._order.index(sample))
-            self._tell_news()
+            self._report_outage()
             return sample, *loaded
-        self._load_ahead()
+        self._prefetch()
         sample, future = self._pending[0]
-        while not wait([future], _LOOK).done:
-            self._look()
-        self._tell_news()
+        while not wait([future], _POLL_SECONDS).done:
+            self._poll()
+        self._report_outage()
         self._pending.popleft()
         item, reports = future.result()
-        self._load_ahead()
+        self._prefetch()
         return sample, item, reports
 
-    def _look(self) -> None:
-        """What there is to do while data are waited for; raises Stopped."""
-        self._tell_news()
-        if self._stop():
+    def _poll(self) -> None:
+        """Report an outage while waiting for data; raises Stopped."""
+        self._report_outage()
+        if self._should_stop():
             raise Stopped
 
-    def _tell_news(self) -> None:
-        for text in self._outage.news():
-            self._tell(text)
+    def _report_outage(self) -> None:
+        for text in self._outage.messages():
+            self._report(text)
 
-    def _load_ahead(self) -> None:
-        while len(self._pending) < self._ahead:
+    def _prefetch(self) -> None:
+        while len(self._pending) < self._in_flight:
             sample = next(self._samples)
             self._pending.append((sample, self._threads.submit(self._load_sample, sample, self._order.index(sample))))
 
     def _load_sample(self, sample: int, first: int) -> tuple[Any, list[tuple[str, str]]]:
-        """The item of a sample, `first` or what replaces it, and what there is to report, known already or not."""
+        """The item of a sample, `first` or its replacement, and (path, reason) of all unusable items on the way."""
         reports = []
         for index in self._candidates(sample, first):
-            # What is known to be bad would fail again. Skipping it saves time and changes nothing else.
+            # A known bad item would fail again: skipping it saves time and changes nothing else.
             if index not in self._bad:
                 try:
                     item = self._load_item(index, sample)
@@ -191,21 +190,21 @@ class Loader:
         raise DatasetError(f"none of the {len(reports)} items of the data can be used; the first: {some}")
 
     def _candidates(self, sample: int, first: int) -> Iterator[int]:
-        """The item of a sample, then all others in the order in which they would replace it."""
+        """The index of a sample's item, then all others in the order in which they would replace it."""
         yield first
         others = generator(self._seed, sample, REPLACEMENT).permutation(len(self._dataset))
         yield from (int(index) for index in others if index != first)
 
     def _load_item(self, index: int, sample: int) -> Any:
-        """An item, as soon as it can be read; raises BadItem, and DatasetError where that takes too long."""
-        with self._outage.waiting() as trials:
+        """Load an item, with retries; raises BadItem, and DatasetError where an outage lasts too long."""
+        with self._outage.waiting() as retries:
             while True:
                 try:
                     return self._try_item(index, sample)
                 except Unavailable as error:
-                    if trials.first is None:
+                    if retries.first is None:
                         self._outage.begin(error)
-                    self._pause(trials.failed(error))
+                    self._pause(retries.failed(error))
 
     def _pause(self, seconds: float) -> None:
         if self._threads is not None:
@@ -214,8 +213,8 @@ class Loader:
             return
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            self._look()
-            time.sleep(min(left, _LOOK))
+            self._poll()
+            time.sleep(min(left, _POLL_SECONDS))
 
     def _try_item(self, index: int, sample: int) -> Any:
         if self._threads is None:
@@ -224,7 +223,7 @@ class Loader:
         try:
             try:
                 return worker.load(index, sample)
-            except WorkerDied:  # it may have been the memory's fault, or somebody else's
+            except WorkerDied:  # perhaps killed for lack of memory, or by somebody
                 return worker.load(index, sample)
         except WorkerDied as error:
             reason = f"the processes that loaded it died, twice ({error})"

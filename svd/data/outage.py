@@ -1,4 +1,4 @@
-"""Data that cannot be read now: how long they are waited for, and what is told of it."""
+"""Retrying what cannot be read at the moment, and reporting the outage once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from svd.data.dataset import DatasetError, Unavailable
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How what failed is tried again: after `first` seconds, and then after pauses that double up to the `longest`.
+class RetryPolicy:
+    """Exponential backoff: retry after `first` seconds, then after pauses that double up to `longest`.
 
-    It is given up `limit` seconds after it has failed for the first time.
+    Retries end `limit` seconds after the first failure.
     """
 
     first: float = 1.0
@@ -29,43 +29,43 @@ class Patience:
 
 
 class Outage:
-    """The items that are waited for, by any thread. What begins and ends it is news, once, however many they are."""
+    """The items that any thread is waiting for. Its begin and end are reported once, however many items they are."""
 
-    def __init__(self, patience: Patience):
-        self._patience = patience
+    def __init__(self, policy: RetryPolicy):
+        self._policy = policy
         self._lock, self._waiting, self._since = Lock(), 0, 0.0
-        self._news: SimpleQueue[str] = SimpleQueue()
+        self._messages: SimpleQueue[str] = SimpleQueue()
 
-    def news(self) -> Iterator[str]:
-        """What there is to tell, and was not told before."""
+    def messages(self) -> Iterator[str]:
+        """Messages that have not been reported yet."""
         while True:
             try:
-                yield self._news.get_nowait()
+                yield self._messages.get_nowait()
             except Empty:
                 return
 
     @contextmanager
-    def waiting(self) -> Iterator[Trials]:
-        """The trials of an item. When the last of the items that are waited for could be read, the outage is over."""
-        trials = Trials(self._patience)
+    def waiting(self) -> Iterator[Retries]:
+        """The retries of one item. The outage is over once the last item that is waited for could be read."""
+        retries = Retries(self._policy)
         given_up = False
         try:
-            yield trials
+            yield retries
         except DatasetError:
             given_up = True
             raise
         finally:
-            if trials.first is not None:
+            if retries.first is not None:
                 self._end(given_up)
 
     def begin(self, error: Unavailable) -> None:
-        """An item has failed for the first time."""
+        """Record the first failure of an item."""
         with self._lock:
             self._waiting += 1
             if self._waiting == 1:
                 self._since = time.monotonic()
-                self._news.put(
-                    f"warning: {error.path} cannot be read now: {error.reason}; trying again, for {self._patience} "
+                self._messages.put(
+                    f"warning: {error.path} cannot be read now: {error.reason}; trying again, for {self._policy} "
                     "at most"
                 )
 
@@ -73,26 +73,26 @@ class Outage:
         with self._lock:
             self._waiting -= 1
             if self._waiting == 0 and not given_up:
-                self._news.put(f"the data can be read again, after {time.monotonic() - self._since:.1f} s")
+                self._messages.put(f"the data can be read again, after {time.monotonic() - self._since:.1f} s")
 
 
-class Trials:
-    """The trials of an item: when the first was, by the monotonic clock, and how long to pause now."""
+class Retries:
+    """The retries of one item: time of the first failure (monotonic clock), and the current pause."""
 
-    def __init__(self, patience: Patience):
-        self._patience, self._pause = patience, patience.first
+    def __init__(self, policy: RetryPolicy):
+        self._policy, self._pause = policy, policy.first
         self.first: Optional[float] = None
 
     def failed(self, error: Unavailable) -> float:
-        """Take notice of a failure; returns the seconds until the next trial, raises DatasetError to give it up."""
+        """Record a failure; returns the seconds until the next retry, or raises DatasetError to give up."""
         now = time.monotonic()
         if self.first is None:
             self.first = now
-        left = self.first + self._patience.limit - now
+        left = self.first + self._policy.limit - now
         if left <= 0:
             raise DatasetError(
-                f"{error.path} could not be read for {self._patience}: {error.reason}; mend that, or leave it out of "
+                f"{error.path} could not be read for {self._policy}: {error.reason}; mend that, or leave it out of "
                 "the data, and continue"
             ) from error
-        pause, self._pause = min(self._pause, left), min(2 * self._pause, self._patience.longest)
+        pause, self._pause = min(self._pause, left), min(2 * self._pause, self._policy.longest)
         return pause

@@ -13,13 +13,13 @@ from typing import Any, Optional
 from mindspore import Tensor
 
 from svd.data.loader import Batch, Loader, Stopped
-from svd.data.outage import Patience
+from svd.data.outage import RetryPolicy
 from svd.errors import UserError
 from svd.signals import deferred
 from svd.training.config import TrainConfig
 from svd.training.distributed import Ranks
 
-PATIENCE = Patience()
+RETRY = RetryPolicy()
 """How long is waited for videos that cannot be read now."""
 GRACE = 5.0
 """Seconds after a signal in which data are still waited for, to end the update that they are for."""
@@ -60,9 +60,14 @@ class Feed:
         c, ranks = self._config, self._ranks
         first = ceil(self._samples / (c.batch_size * ranks.count))
         # On CPU, processes wait half a minute for one another: their pauses must not end further apart than that.
-        patience = PATIENCE if ranks.count == 1 else replace(PATIENCE, longest=min(PATIENCE.longest, 15))
-        waiting = {"item_seconds": c.item_seconds, "patience": patience, "tell": self._log, "stop": self._waits_no_more}
-        loader = Loader(c.dataset, c.seed, c.batch_size, first, ranks.rank, ranks.count, workers=c.workers, **waiting)
+        retry = RETRY if ranks.count == 1 else replace(RETRY, longest=min(RETRY.longest, 15))
+        loader = Loader(
+            *(c.dataset, c.seed, c.batch_size, first, ranks.rank, ranks.count, c.workers),
+            item_seconds=c.item_seconds,
+            retry=retry,
+            report=self._log,
+            should_stop=self._waits_no_more,
+        )
         self._loader = self._open.enter_context(loader)
         self._signals = self._open.enter_context(deferred())
         return self

@@ -16,7 +16,7 @@ import pytest
 
 from svd.data.dataset import BadItem, Dataset, DatasetError, Unavailable
 from svd.data.loader import Loader, Stopped
-from svd.data.outage import Patience
+from svd.data.outage import RetryPolicy
 
 ROOT = Path(__file__).parents[2]
 
@@ -227,7 +227,7 @@ def test_no_process_is_left_whatever_it_is_doing():
     loader.close()
     assert children() == before
     loader = Loader(Numbers(5, slow=1000), 0, 1, workers=2)
-    loader._load_ahead()
+    loader._prefetch()
     wait_until(lambda: len(children() - before) == 2)
     start = time.monotonic()
     loader.close()
@@ -261,8 +261,8 @@ class Away(Numbers):
 def test_what_cannot_be_read_now_is_waited_for(workers, error):
     """The samples are as if nothing had happened, and it is told of once, and once more when it is over."""
     dataset, told = Away(5, time.time() + 1.5, error, bad=[2]), []
-    patience = Patience(first=0.05, longest=0.2)
-    batches = take(6, dataset, workers=workers, patience=patience, tell=told.append)
+    retry = RetryPolicy(first=0.05, longest=0.2)
+    batches = take(6, dataset, workers=workers, retry=retry, report=told.append)
     assert batches == take(6, Numbers(5, bad=[2]), workers=0)
     first, last = told
     assert "cannot be read now: " in first and first.endswith("; trying again, for 5 minutes at most")
@@ -273,9 +273,9 @@ def test_what_cannot_be_read_now_is_waited_for(workers, error):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_cannot_be_read_for_long_is_given_up(workers):
     told = []
-    patience, start = Patience(first=0.05, longest=0.2, limit=0.5), time.monotonic()
+    retry, start = RetryPolicy(first=0.05, longest=0.2, limit=0.5), time.monotonic()
     with pytest.raises(DatasetError, match=r"^item could not be read for 0.5 s: its disk is away; mend that, or"):
-        take(1, Away(5, time.time() + 1000, AWAY["away"]), workers=workers, patience=patience, tell=told.append)
+        take(1, Away(5, time.time() + 1000, AWAY["away"]), workers=workers, retry=retry, report=told.append)
     assert 0.5 <= time.monotonic() - start < 20
     assert len(told) == 1 and "trying again" in told[0]
 
@@ -283,7 +283,7 @@ def test_what_cannot_be_read_for_long_is_given_up(workers):
 def test_pauses_grow():
     from svd.data.outage import Outage
 
-    with Outage(Patience(1, 5, 300)).waiting() as trials:
+    with Outage(RetryPolicy(1, 5, 300)).waiting() as trials:
         assert [trials.failed(AWAY["away"]) for _ in range(5)] == [1, 2, 4, 5, 5]
 
 
@@ -324,9 +324,9 @@ def test_an_item_that_is_read_for_ever_is_replaced(monkeypatch):
 def test_a_process_that_waits_for_its_disk_says_nothing_about_the_item(monkeypatch):
     """Its state, as Linux has it, is D."""
     monkeypatch.setattr("svd.data.workers._state", lambda pid: "D")
-    patience = Patience(first=0.05, limit=0.5)
+    retry = RetryPolicy(first=0.05, limit=0.5)
     with pytest.raises(DatasetError, match="item 0 could not be read for 0.5 s: its disk does not answer"):
-        take(1, Hanging(1, hanging=[0]), workers=1, item_seconds=0.3, patience=patience)
+        take(1, Hanging(1, hanging=[0]), workers=1, item_seconds=0.3, retry=retry)
 
 
 def test_a_process_that_is_stopped_changes_nothing():
@@ -343,8 +343,8 @@ def test_a_process_that_is_stopped_changes_nothing():
 def test_whoever_waits_may_stop():
     """Within a moment, whatever the processes are doing."""
     wanted = []
-    with Loader(Hanging(3, hanging=[0, 1, 2]), 0, 1, workers=2, stop=lambda: bool(wanted)) as loader:
-        loader._load_ahead()
+    with Loader(Hanging(3, hanging=[0, 1, 2]), 0, 1, workers=2, should_stop=lambda: bool(wanted)) as loader:
+        loader._prefetch()
         wanted.append(True)
         start = time.monotonic()
         with pytest.raises(Stopped):
@@ -354,7 +354,7 @@ def test_whoever_waits_may_stop():
 
 def test_pauses_may_be_stopped_without_processes():
     dataset = Away(3, time.time() + 1000, AWAY["away"])
-    with Loader(dataset, 0, 1, workers=0, stop=lambda: True) as loader, pytest.raises(Stopped):
+    with Loader(dataset, 0, 1, workers=0, should_stop=lambda: True) as loader, pytest.raises(Stopped):
         next(loader)
 
 
@@ -423,7 +423,7 @@ def test_ctrl_c_is_the_parents_affair():
     body = """
 caught = []
 signal.signal(signal.SIGINT, lambda *_: caught.append(1))
-loader._load_ahead()
+loader._prefetch()
 while not children():
     pass
 os.killpg(0, signal.SIGINT)  # while the workers are starting
