@@ -28,7 +28,6 @@ import psutil
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import Path_dw, PositiveInt
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the processes of the sides inherit it
 LARGEST_DIFFERENCE = 1e-3
 """Between the outputs, relative to the largest value: diffusers' networks have other epsilons."""
 SHOWN_OPERATORS = 12

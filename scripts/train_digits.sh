@@ -32,7 +32,7 @@ stage temporal_decoder video_model/model.safetensors "$source_flag"
 python svd_tools/convert.py --pt_weights_file $out/temporal_decoder/model.safetensors \
     --config configs/digits/model.yaml --out_dir $out/fp16 --dtype fp16 --overwrite
 [ -f $out/judge.safetensors ] ||
-    python scripts/train_digit_judge.py --out $out/judge.safetensors --source "$handwriting"
+    svd digits train-judge --out $out/judge.safetensors --source "$handwriting"
 evaluate() { # NAME [FLAGS]
     python svd_tools/evaluate.py --SVD.checkpoint=$out/fp16/model.safetensors --judge=$out/judge.safetensors \
         --data.source="$handwriting" --control_pictures=8 --out_dir="$out/$1" "${@:2}"

@@ -24,3 +24,7 @@ def find_file(name: str | Path) -> str | Path:
         return name
     own = own_file(str(name))
     return own if os.path.exists(own) else name
+
+
+DIGITS = own_file("assets/digits")
+"""The small model that comes with the project, of handwritten digits that move, and its judge (docs/digits.md)."""

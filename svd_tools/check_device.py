@@ -6,15 +6,14 @@ python svd_tools/check_device.py    (writes report.md and report.json into outpu
 from __future__ import annotations
 
 if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
-    from svd.cli import begin
+    from svd.cli import start
 
-    begin("check_device.py", "what was done is in the report")
+    start("check-device")
 
-import sys
 from pathlib import Path
 from typing import Literal, Optional
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat
 
 from svd import cli, runtime
@@ -34,8 +33,9 @@ GROUPS = {
 """The modules of device_checks, and what each is run for."""
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="check_device.py", description=__doc__.splitlines()[0])
+def build_parser(program: str) -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog=program, description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--device_target", choices=("auto", *runtime.DEVICE_TARGETS), default="auto", help="What to check; auto takes "
         "the best device that is there.")  # fmt: skip
@@ -105,19 +105,14 @@ def _tell(check: str, result: Optional[Result]) -> None:
         log(f"  {check or result.check}: {line(result)}")
 
 
-def run(arguments: Optional[list[str]] = None) -> int:
+def run(args: Namespace) -> int:
     """The command line's work; returns 0 where all passed, and 1 where something failed."""
-    options = _parser().parse_args(arguments)
-    report = check_device(**vars(options))
+    report = check_device(**vars(args))
     log(report.summary)
-    print(Path(options.out) / "report.md")
+    print(Path(args.out) / "report.md")
     return int(not report.complete or any(result.verdict == "failed" for result in report.results))
 
 
-def main(arguments: Optional[list[str]] = None) -> int:
+def main(argv: Optional[list[str]] = None, program: str = "check_device.py") -> int:
     """The command line; returns 0, 1 after a check that failed, or 2 after one line that says what is wrong."""
-    return cli.run("check_device.py", lambda: run(arguments), _parser)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return cli.run(build_parser(program), run, argv)

@@ -6,21 +6,20 @@ python svd_tools/convert.py --pt_weights_file svd.safetensors --config configs/s
 from __future__ import annotations
 
 if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
-    from svd.cli import begin
+    from svd.cli import start
 
-    begin("convert.py", "nothing was written")
+    start("convert")
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Optional, get_args
 
 import numpy as np
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from svd.cli import run
+from svd import cli
 from svd.config import ModelConfig, dump_config, load_config
 from svd.console import printable
 from svd.files import atomic_write
@@ -39,8 +38,9 @@ LAYOUT_NAMES = {
 DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="convert.py", description=__doc__.splitlines()[0])
+def build_parser(program: str) -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog=program, description=__doc__.splitlines()[0])
     parser.add_argument(
         "--pt_weights_file",
         required=True,
@@ -190,11 +190,6 @@ def _print_report(weights: Weights, shapes: Mapping[str, Shape], layouts: Mappin
         print(printable(f"ignored | {name}"))
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: Optional[list[str]] = None, program: str = "convert.py") -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
-    options = _parser().parse_args(arguments)
-    return run("convert.py", lambda: convert(**vars(options)), _parser)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return cli.run(build_parser(program), lambda args: convert(**vars(args)), argv)

@@ -7,12 +7,11 @@ python svd_tools/encode_latents.py --out=latents --config=configs/svd_train.yaml
 from __future__ import annotations
 
 if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
-    from svd.cli import begin
+    from svd.cli import start
 
-    begin("encode_latents.py", "the same command continues")
+    start("encode-latents")
 
 import json
-import sys
 from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import groupby
@@ -21,11 +20,12 @@ from typing import Any, Optional
 
 import numpy as np
 import pandas as pd
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
+from svd import cli
 from svd.checkpoints.saving import save_tensors
 from svd.checkpoints.tensor_header import CheckpointError, read_header
-from svd.cli import run
+from svd.cli.options import new_parser, parse
 from svd.config import ConfigError, load_config
 from svd.console import printable
 from svd.data.dataset import BadItem, DatasetError, Unavailable
@@ -42,7 +42,6 @@ from svd.data.latents_dataset import (
 )
 from svd.data.video_dataset import VideoDataset
 from svd.files import atomic_write, fsync, write_text
-from svd.options import new_parser, parse
 from svd.seeds import DATA, SampleOrder, generator
 from svd.training.config import EnvironmentConfig, TrainConfig
 from svd_tools.jobs.journal import Journal, Row, report, write_csv
@@ -52,8 +51,9 @@ VALUES = {"file": "TEXT", "entry": "INTEGER", **dict.fromkeys(NUMBERS[1:], "REAL
 """What the journal keeps of a clip, in SQL's types."""
 
 
-def _parser() -> ArgumentParser:
-    parser = new_parser("encode_latents.py", __doc__, "File of the options of train.py that follow.")
+def build_parser(program: str) -> ArgumentParser:
+    """The command line."""
+    parser = new_parser(program, __doc__, "File of the options of train.py that follow.")
     parser.add_argument("--out", required=True, type=str, help="Folder of latents to write.")
     parser.add_argument(
         "--passes",
@@ -78,15 +78,15 @@ class Plan:
     one length. It is cut, and its conditioning frame gets noise, as for that sample.
 
     Args:
-        arguments: those of the command line.
+        arguments: those of the command line, as words or as options.
 
     Raises:
         ArgumentError, ConfigError, DatasetError: an argument cannot be used.
     """
 
-    def __init__(self, arguments: Optional[list[str]] = None):
-        parser = _parser()
-        args = parse(parser, arguments)
+    def __init__(self, arguments: list[str] | Namespace):
+        parser = build_parser("encode_latents.py")
+        args = arguments if isinstance(arguments, Namespace) else parse(parser, arguments)
         self.options = parser.instantiate(args)
         self.train: TrainConfig = self.options.train
         self.out, self.dataset = Path(self.options.out), self.train.dataset
@@ -294,10 +294,6 @@ def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
     write_text(path, text)
 
 
-def main(arguments: Optional[list[str]] = None) -> int:
+def main(argv: Optional[list[str]] = None, program: str = "encode_latents.py") -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
-    return run("encode_latents.py", lambda: encode_videos(Plan(arguments)), _parser)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return cli.run(build_parser(program), lambda args: encode_videos(Plan(args)), argv)

@@ -7,13 +7,12 @@ python svd_tools/export.py --checkpoint runs/mine/lora.safetensors --pretrained 
 from __future__ import annotations
 
 if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
-    from svd.cli import begin
+    from svd.cli import start
 
-    begin("export.py", "nothing was written")
+    start("export")
 
 import dataclasses
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Optional
 import numpy as np
 from jsonargparse import ArgumentParser
 
-from svd.cli import run
+from svd import cli
 from svd.config import ModelConfig, dump_config, parse_config
 from svd.console import printable
 from svd.training import TRAINED_FORMAT
@@ -48,8 +47,9 @@ _FILES = {"trained": "trained.safetensors", "ema": "ema.safetensors"}
 _FOLDER = re.compile(r"update_(\d+)")  # a folder that is not complete has another name
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="export.py", description=__doc__.splitlines()[0])
+def build_parser(program: str) -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog=program, description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", required=True, type=str, help="Output folder of train.py, of which the newest checkpoint is "
         "taken, or one of its checkpoints: RUN/checkpoints/update_<number>; or a file of adapters (LoRA), such as "
@@ -336,11 +336,6 @@ def _check_model(trained: Trained, known: Mapping[str, Shape], where: str) -> No
         )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: Optional[list[str]] = None, program: str = "export.py") -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
-    options = _parser().parse_args(arguments)
-    return run("export.py", lambda: export(**vars(options)), _parser)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return cli.run(build_parser(program), lambda args: export(**vars(args)), argv)

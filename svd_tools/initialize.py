@@ -6,18 +6,18 @@ python svd_tools/initialize.py --config configs/digits/model.yaml --out outputs/
 from __future__ import annotations
 
 if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
-    from svd.cli import begin
+    from svd.cli import start
 
-    begin("initialize.py", "nothing was written")
+    start("initialize")
 
-import sys
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt
 
-from svd.cli import run
+from svd import cli
 from svd.config import load_config
 from svd.initialization import initial_value
 from svd_tools.checkpoints.checkpoint_maps import OPTIONAL_GROUPS
@@ -26,8 +26,9 @@ from svd_tools.checkpoints.tensor_files import LazyTensor
 from svd_tools.convert import check_free, write_model
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="initialize.py", description=__doc__.splitlines()[0])
+def build_parser(program: str) -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog=program, description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, type=str, help="Model, such as configs/digits/model.yaml.")
     parser.add_argument("--out", required=True, type=str, help="File to write: NAME.safetensors.")
     parser.add_argument("--seed", default=0, type=NonNegativeInt, help="The same seed gives the same weights.")
@@ -63,11 +64,6 @@ def _tensor(name: str, shape: tuple[int, ...], seed: int, place: int, zero: bool
     return LazyTensor(shape, np.dtype(np.float32), ("", place), lambda: initial_value(name, shape, seed, zero))
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: Optional[list[str]] = None, program: str = "initialize.py") -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
-    options = _parser().parse_args(arguments)
-    return run("initialize.py", lambda: initialize(**vars(options)), _parser)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return cli.run(build_parser(program), lambda args: initialize(**vars(args)), argv)

@@ -6,13 +6,12 @@ python svd_tools/motion_bucket.py videos --out clips.csv
 from __future__ import annotations
 
 if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
-    from svd.cli import begin
+    from svd.cli import start
 
-    begin("motion_bucket.py", "the same command continues")
+    start("motion-bucket")
 
 import os
 import re
-import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Optional
 import numpy as np
 from jsonargparse import ArgumentParser
 
-from svd.cli import run
+from svd import cli
 from svd.data.csv_rows import CsvRows
 from svd.data.dataset import DatasetError
 from svd_tools.jobs.journal import Journal, Row, report, write_csv
@@ -37,8 +36,9 @@ BUCKETS = 256
 _REMEDY = "give a CSV file of this program"
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="motion_bucket.py", description=__doc__.splitlines()[0])
+def build_parser(program: str) -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog=program, description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Optional[str], help="Folder of videos, searched with all below it.")
     parser.add_argument("--out", required=True, type=str, help="CSV file to write, with paths relative to the folder.")
     parser.add_argument(
@@ -219,10 +219,9 @@ def _report(journal: Journal, target: str) -> None:
     report(journal, listing, ("path", "why"), journal.failures(), "videos", "scored")
 
 
-def main(arguments: Optional[list[str]] = None) -> int:
+def main(argv: Optional[list[str]] = None, program: str = "motion_bucket.py") -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
-    options = vars(_parser().parse_args(arguments))
-    return run("motion_bucket.py", lambda: _score_or_merge(**options), _parser)
+    return cli.run(build_parser(program), lambda args: _score_or_merge(**vars(args)), argv)
 
 
 def _score_or_merge(folder: Optional[str], merge: Optional[list[str]], **options) -> None:
@@ -232,7 +231,3 @@ def _score_or_merge(folder: Optional[str], merge: Optional[list[str]], **options
         merge_scores(merge, options["out"], options["scale"])
     else:
         score_folder(folder, **options)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -99,8 +99,8 @@ def _config() -> Reader:
 
 
 def _options() -> Reader:
-    import image_to_video
-    from svd.options import parse
+    from svd.cli.options import parse
+    from svd_tools import image_to_video
 
     def make(folder: Path) -> list[Path]:
         path = folder / "options.yaml"
@@ -108,7 +108,7 @@ def _options() -> Reader:
         return [path]
 
     def read(folder: Path):
-        return parse(image_to_video.build_parser(), ["--config", str(folder / "options.yaml")])
+        return parse(image_to_video.build_parser("program"), ["--config", str(folder / "options.yaml")])
 
     return Reader(make, read)
 

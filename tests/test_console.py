@@ -14,11 +14,12 @@ ROOT = Path(__file__).parents[1]
 BATCH = (
     "import sys, time; from svd import cli; cli.begin('batch')\n"
     "from pathlib import Path\n"
-    "def work():\n"
+    "def work(args):\n"
     "    for n in range(200):\n"
     "        print('x' * 1000); print('progress', file=sys.stderr)\n"
     "    Path(sys.argv[1]).touch()\n"
-    "sys.exit(cli.run('batch', work))\n"
+    "from jsonargparse import ArgumentParser\n"
+    "sys.exit(cli.run(ArgumentParser(prog='batch'), work, []))\n"
 )
 
 
@@ -76,7 +77,7 @@ def test_names_that_programs_are_given(tmp_path, capsys, program):
         "convert": [f"--pt_weights_file={name}", f"--config={svd}", f"--out_dir={tmp_path}"],
         "export": [f"--checkpoint={name}", f"--out_dir={tmp_path}"],
     }
-    module = importlib.import_module(program if program == "image_to_video" else f"svd_tools.{program}")
+    module = importlib.import_module(f"svd_tools.{program}")
     assert module.main(arguments[program]) == 2
     told = capsys.readouterr().err
     assert "\\x1b]0;owned\\x07\\x9b2J" in told and not any(c in told for c in "\x1b\x07\x9b")

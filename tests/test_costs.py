@@ -1,10 +1,7 @@
 """Costs on paper, against diffusers' network, the compiled graph, and sums by hand."""
 
-import importlib.util
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import mindspore as ms
 import pytest
@@ -12,19 +9,19 @@ from device import cpu_only
 from mindspore import nn, ops
 from small_model import SMALL
 
+from scripts.costs import __main__ as script
+from scripts.costs.networks import Clip, Training, encoder_steps, part, trace_unet, training_memory
+from scripts.costs.steps import Step, forward_steps, live_bytes, training_steps, update_steps
+from scripts.costs.trace import Array, Operators, Trace
 from svd.config import ModelConfig
 from svd.layers.basic import Linear
 from svd.layers.marks import temporal_parameters
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW, WeightAverage
 from svd.training.step import TrainStep, host_scalar
-from svd_tools.costs.networks import Clip, Training, encoder_steps, part, trace_unet, training_memory
-from svd_tools.costs.steps import Step, forward_steps, live_bytes, training_steps, update_steps
-from svd_tools.costs.trace import Array, Operators, Trace
 
 pytestmark = cpu_only("what is computed on paper is checked on CPU")
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "costs.py"
 CLIPS, CLIP = 2, Clip(3, 64, 128)
 UNET = SMALL.unet
 NOTHING = Training("nothing", dtype=ms.float32)
@@ -39,15 +36,6 @@ def flops(steps: list[Step], *kinds: str) -> int:
 
 def trace(training: Training) -> Trace:
     return trace_unet(UNET, CLIP.unet_inputs(CLIPS, UNET), training)
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("costs_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["costs_script"] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_parameters_of_the_full_model():
@@ -140,7 +128,7 @@ def test_recomputing_costs_a_second_way_forward_at_most():
 # Kernels, against the compiled graph.
 
 
-def test_kernels_are_those_of_the_compiled_graph(eager, script):
+def test_kernels_are_those_of_the_compiled_graph(eager):
     small = trace(Training("nothing"))
     inputs = [script.tensor(*shape) for shape in CLIP.unet_inputs(CLIPS, UNET)]
     graph, ours = script.compiled(small.network, inputs), Counter(s.primitive for s in forward_steps(small.nodes))
@@ -161,7 +149,7 @@ class Sum(nn.Cell):
         return ops.reduce_sum(self.layer(x))
 
 
-def test_the_update_is_that_of_the_compiled_graph(eager, script):
+def test_the_update_is_that_of_the_compiled_graph(eager):
     loss = Sum()
     trained = loss.trainable_params()
     step = TrainStep(loss, AdamW(trained, OptimizerConfig()), trained, WeightAverage(trained, 0.999))
@@ -250,7 +238,7 @@ def test_an_unknown_operator_is_named():
         getattr(rules, "cumsum")  # noqa: B009
 
 
-def test_command_line(script, capsys):
+def test_command_line(capsys):
     script.main(["performance", "--frames=[2]", "--height=64", "--width=64", "--card.tflops=300"])
     titles = [line.split(",")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("###")]
     assert titles == ["### Denoising step"] + 2 * ["### Training step"]

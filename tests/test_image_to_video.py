@@ -26,11 +26,12 @@ from safetensors.numpy import load_file
 from small_checkpoint import damaged, small_tensors, write_checkpoint
 from small_model import SMALL
 
-import image_to_video
 from svd import build, runtime
+from svd.cli.options import parse
 from svd.config import SamplingConfig, dump_config, load_config
 from svd.data import videos
 from svd.data.images import load_image
+from svd_tools import image_to_video
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "image_to_video.py"
@@ -213,7 +214,7 @@ def test_help_in_a_process_explains_every_setting(tmp_path):
 
 
 def test_every_flag_has_a_help_text():
-    for action in image_to_video.build_parser()._actions:
+    for action in image_to_video.build_parser("program")._actions:
         assert action.help and len(action.help) > 10, action.option_strings
 
 
@@ -344,7 +345,7 @@ def test_a_printed_config_is_a_config(capsys, tmp_path):
     path = tmp_path / "printed.yaml"
     path.write_text(capsys.readouterr().out)
     assert read_options(path)["image"] == ["a.png", "b.png"] and read_options(path)["format"] == ["gif"]
-    args, _, sampling = image_to_video.resolve(image_to_video.build_parser(), [f"--config={path}"])
+    args, _, sampling = image_to_video.resolve(image_to_video.build_parser("program"), [f"--config={path}"])
     assert args.image == ["a.png", "b.png"] and args.format == ["gif"]
     assert sampling == replace(load_config(ROOT / "configs/svd_xt.yaml").sampling, fps=9, guidance=[1.0, 4.0])
 
@@ -961,8 +962,8 @@ def test_the_six_published_configs_are_what_the_command_line_takes(cli, image):
         if path.stem == "svd_train":
             continue
         argv = [f"--SVD.config={path}", "--SVD.checkpoint=weights.safetensors", f"--image={image}", "--SVD.fps=8"]
-        parser = image_to_video.build_parser()
-        args, model, sampling = image_to_video.resolve(parser, argv)
+        args = parse(image_to_video.build_parser("program"), argv)
+        model, sampling = image_to_video.resolve(args)
         assert model == load_config(path)
         assert sampling == replace(model.sampling, fps=8)
         assert args.SVD.num_frames == model.sampling.num_frames

@@ -67,10 +67,8 @@ def test_files_of_the_wheel(installed, command):
     assert {path.name for path in installed.iterdir() if "." not in path.name} == {
         "bin",
         "svd",
-        "svd_programs",
         "svd_tools",
     }
-    assert sorted(path.name for path in (installed / "svd_programs").glob("*.py")) == ["image_to_video.py", "train.py"]
     for folder, pattern in (("configs", "**/*.yaml"), ("assets/digits", "*"), ("tests/golden", "*")):
         assert [p.relative_to(ROOT) for p in files(ROOT / folder, pattern)] == [
             p.relative_to(installed / "svd") for p in files(installed / "svd" / folder, pattern)

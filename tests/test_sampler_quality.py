@@ -1,7 +1,6 @@
 """The measurement of samplers: its denoiser and its distance are right, the solvers have their orders, and the page
 says what was measured."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -12,13 +11,10 @@ from PIL import Image
 from scipy.special import logsumexp
 from scipy.stats import energy_distance, norm
 
+from scripts import sampler_quality as quality
 from svd.diffusion.schedules import karras
 
 ROOT = Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location("sampler_quality", ROOT / "scripts" / "sampler_quality.py")
-quality = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = quality  # where dataclasses look for it
-spec.loader.exec_module(quality)
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from safetensors.numpy import save_file
 from small_checkpoint import small_tensors, write_checkpoint
 from small_model import SMALL, build_small_pipe
 
-import image_to_video
 from svd import build, runtime
 from svd.checkpoints.lora import describe_lora
 from svd.config import ConfigError, SamplingConfig, dump_config
+from svd_tools import image_to_video
 
 SAMPLING = {
     "sampler": ["euler", "heun", "dpmpp_2m"],

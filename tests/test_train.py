@@ -13,9 +13,8 @@ from safetensors.numpy import load_file
 from training_runs import TINY, VIDEOS, assert_same, checkpoint, distance, metrics, names, tensors, train_here
 from training_videos import write_csv
 
-import image_to_video
-import train
 from svd.config import parse_config
+from svd_tools import image_to_video, train
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = ROOT / "configs/svd_train.yaml"

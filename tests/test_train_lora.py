@@ -14,10 +14,10 @@ from safetensors.numpy import load_file, save_file
 from small_checkpoint import write_checkpoint
 from training_runs import TINY, assert_same, checkpoint, metrics, names, options, tensors, train_here
 
-import image_to_video
 from svd import load_pipeline
 from svd.checkpoints.model_file import CheckpointError
 from svd.config import ConfigError, dump_config
+from svd_tools import image_to_video
 from svd_tools.checkpoints.tensor_files import ConversionError
 from svd_tools.convert import convert
 from svd_tools.export import export, main

@@ -21,8 +21,8 @@ from small_checkpoint import random_tensors, write_checkpoint
 from small_model import SMALL
 from training_videos import write_training_videos
 
-import train
 from svd.config import AutoencoderConfig, UNetConfig, dump_config
+from svd_tools import train
 
 ROOT = Path(__file__).parents[1]
 
@@ -148,7 +148,8 @@ def start_training(log: Path, *flags: str | Path, patch: str = "") -> Child:
     """Start train.py; with the source `patch`, after which its `main` is called."""
     if not patch:
         return start(log, sys.executable, ROOT / "train.py", *flags)
-    begin = "from svd.cli import begin\nbegin('train.py')\nimport os, signal, sys, time, train"  # as train.py does
+    # as train.py does
+    begin = "from svd.cli import begin\nbegin('train.py')\nimport os, signal, sys, time\nfrom svd_tools import train"
     code = f"{begin}\n{patch}\nsys.exit(train.main(sys.argv[1:]))"
     return start(log, sys.executable, "-c", code, *flags)
 

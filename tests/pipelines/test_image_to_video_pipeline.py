@@ -17,11 +17,11 @@ from mindspore import Tensor
 from PIL import Image
 from small_model import SMALL
 
-import image_to_video
 from svd import runtime
 from svd.conditioning.conditioner import Conditioning
 from svd.config import ConfigError, load_config
 from svd.data.images import ImageError, prepare_image
+from svd_tools import image_to_video
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 HEIGHT, WIDTH, FRAMES = 16, 24, 3

@@ -1,17 +1,9 @@
 """The benchmark's own checkpoints are what it takes them for."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
+from scripts import bench_convert as bench
 from svd_tools.checkpoints.sources import read_weights
-
-spec = importlib.util.spec_from_file_location(
-    "bench_convert", Path(__file__).parents[2] / "scripts" / "bench_convert.py"
-)
-bench = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(bench)
 
 SHAPES = {"a.weight": (3, 4, 2), "a.bias": (3,), "b": (1,)}
 

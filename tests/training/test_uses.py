@@ -16,7 +16,6 @@ from tiny_task import Items, tiny_config, tiny_trainer
 from training_runs import TINY, metrics, options
 from training_videos import write_training_videos
 
-import train as program
 from svd import build_training
 from svd.build import build_networks, latents_model
 from svd.build_training import add_lora, check_task, load_trainer, needed_networks
@@ -29,6 +28,7 @@ from svd.training.checkpoint import TrainState
 from svd.training.config import EnvironmentConfig, LoRAConfig, LossConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from svd.training.uses import USES, check_used, settings
 from svd_tools import encode_latents
+from svd_tools import train as program
 
 ANOTHER = {
     "temporal_only": False,
@@ -329,7 +329,7 @@ def test_the_configurations_of_the_project_are_used_as_a_whole(path, monkeypatch
     if "train:" not in path.read_text():
         pytest.skip("a model")
     monkeypatch.chdir(CONFIGS[0].parents[2])
-    parser = program.build_parser()
+    parser = program.build_parser("train.py")
     args = parser.parse_args([f"--config={path}", "--train.dataset=MovingDigits"])  # its data are not there
     check_used(parser.instantiate(args).train, cards=1)
 

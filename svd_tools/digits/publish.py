@@ -1,6 +1,6 @@
 """Put what scripts/train_digits.sh has trained where the project ships it, with where it is from and how good it is.
 
-python scripts/publish_digits.py
+svd digits publish
 
 Writes assets/digits/ (weights, provenance.json) and, into docs/, the losses of every stage (digits_losses.csv, .png),
 the evaluation's numbers (digits_metrics.json), contact sheet and GIF.
@@ -8,16 +8,10 @@ the evaluation's numbers (digits_metrics.json), contact sheet and GIF.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
-    from svd.cli import begin
-
-    begin("publish_digits.py")
-
 import json
 import shutil
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pandas as pd
 import yaml
@@ -28,7 +22,7 @@ from svd import cli, runtime
 from svd.errors import UserError
 from svd.files import atomic_write, sha256, write_text
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("autoencoder", "image_encoder", "image_model", "video_model", "temporal_decoder")
 EVALUATIONS = {"evaluation": "video model", "evaluation_image_model": "image model"}
 """Folders of svd_tools/evaluate.py's results, and what was evaluated."""
@@ -102,13 +96,13 @@ def publish(trained: Path, to: Path) -> None:
     print(pd.DataFrame(stages, STAGES).drop(columns=["command", "settings"]).to_string())
 
 
-def main() -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+def build_parser(program: str) -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog=program, description=__doc__.splitlines()[0])
     parser.add_argument("--trained", default=str(ROOT / "outputs/digits"), type=str, help="What was trained.")
-    options = parser.parse_args()
-    return cli.run("publish_digits.py", lambda: publish(Path(options.trained), ROOT))
+    return parser
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def main(argv: Optional[list[str]] = None, program: str = "publish.py") -> int:
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    return cli.run(build_parser(program), lambda args: publish(Path(args.trained), ROOT), argv)

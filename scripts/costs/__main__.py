@@ -1,11 +1,11 @@
 """Operations, bytes, kernels and memory of the networks, on paper.
 
-    python scripts/costs.py performance    # what a denoising step and a training step compute and move, and their time
-    python scripts/costs.py memory         # what training keeps, for several sizes and trained sets
-    python scripts/costs.py kernels        # the operators of the compiled graphs, beside those that are counted
-    python scripts/costs.py check          # the memory of a small training step here, measured and computed
+    python -m scripts.costs performance    # what a denoising step and a training step compute and move, and their time
+    python -m scripts.costs memory         # what training keeps, for several sizes and trained sets
+    python -m scripts.costs kernels        # the operators of the compiled graphs, beside those that are counted
+    python -m scripts.costs check          # the memory of a small training step here, measured and computed
 
-All is computed from the architecture (svd_tools/costs); only `check` runs a network. Prints Markdown.
+All is computed from the architecture (scripts/costs); only `check` runs a network. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from typing import Literal
 
 import jsonargparse
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from svd import runtime
 from svd.layers.recompute import recompute_blocks
 
@@ -33,15 +31,7 @@ from svd.layers.recompute import recompute_blocks
 import mindspore as ms
 import numpy as np
 
-from svd.config import ModelConfig, UNetConfig
-from svd.diffusion.loss import DenoisingLoss, loss_coefficients
-from svd.diffusion.preconditioning import v_scaling
-from svd.networks.video_unet import VideoUNet
-from svd.placement import place
-from svd.training.config import OptimizerConfig
-from svd.training.optimizer import AdamW, WeightAverage
-from svd.training.step import TrainStep, host_scalar
-from svd_tools.costs.networks import (
+from scripts.costs.networks import (
     Clip,
     Training,
     encoder_steps,
@@ -50,8 +40,17 @@ from svd_tools.costs.networks import (
     trained_parameters,
     training_memory,
 )
-from svd_tools.costs.steps import UPDATE, Step, forward_steps, live_bytes, training_steps
+from scripts.costs.steps import UPDATE, Step, forward_steps, live_bytes, training_steps
+from svd.config import ModelConfig, UNetConfig
+from svd.diffusion.loss import DenoisingLoss, loss_coefficients
+from svd.diffusion.preconditioning import v_scaling
+from svd.networks.video_unet import VideoUNet
+from svd.placement import place
+from svd.training.config import OptimizerConfig
+from svd.training.optimizer import AdamW, WeightAverage
+from svd.training.step import TrainStep, host_scalar
 
+ROOT = Path(__file__).parents[2]
 PRODUCTS = ("convolutions", "projections", "attention", UPDATE)
 """Kinds of kernels whose bytes remain where all others are fused into them."""
 BOOKKEEPING = {"Load", "UpdateState", "Depend", "MakeTuple", "TupleGetItem", "Reshape", "ExpandDims"}
@@ -269,9 +268,9 @@ def check(frames: int = 8, height: int = 320, width: int = 320, modes: list[Lite
         clip = Clip(frames, height, width)
         computed = training_memory(CHECKED, clip.unet_inputs(1, CHECKED), training).peak / 1e9
         settings = {"mode": mode, "trained": trained, "recompute": recompute, "clip": asdict(clip)}
-        command = [sys.executable, __file__, "measure", json.dumps(settings)]
+        command = [sys.executable, "-m", "scripts.costs", "measure", json.dumps(settings)]
         wanted = {**os.environ, "MS_DEV_RUNTIME_CONF": "memory_statistics:True"}
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=wanted).stdout
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=wanted, cwd=ROOT).stdout
         (megabytes,) = re.findall(r"Common mem pool info: .*?peak used mem:(\d+)M", output)
         measured = int(megabytes) * 2**20 / 1e9
         print(f"| {trained} | {('graph', 'pynative')[mode]} | {'yes' if recompute else 'no'} ", end="")

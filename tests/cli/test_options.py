@@ -7,10 +7,9 @@ import pytest
 from jsonargparse import ArgumentError
 from test_yaml_files import REFUSED
 
-import image_to_video
-import train
-from svd import options
+from svd.cli import options
 from svd.errors import UserError
+from svd_tools import image_to_video, train
 
 SECTIONS = {
     image_to_video: ["SVD"],
@@ -21,7 +20,7 @@ PROGRAMS = pytest.mark.parametrize("program", SECTIONS, ids=lambda program: prog
 
 def refusal(program, path) -> str:
     with pytest.raises((UserError, ArgumentError)) as error:
-        options.parse(program.build_parser(), [f"--config={path}"])
+        options.parse(program.build_parser("program"), [f"--config={path}"])
     return " ".join(str(error.value).split())
 
 
@@ -82,9 +81,9 @@ def test_values_of_another_form(tmp_path, text, what):
 
 def test_options_in_a_file_and_on_the_command_line(tmp_path):
     (tmp_path / "options.yaml").write_text("seed: 5\nimage: [a.png, b.png]\nSVD: {fps: 9, guidance: 3}\n")
-    args = options.parse(image_to_video.build_parser(), [f"--config={tmp_path / 'options.yaml'}", "--seed=6"])
+    args = options.parse(image_to_video.build_parser("program"), [f"--config={tmp_path / 'options.yaml'}", "--seed=6"])
     assert (args.seed, args.image, args.SVD.fps, args.SVD.guidance) == (6, ["a.png", "b.png"], 9, 3.0)
-    args = options.parse(image_to_video.build_parser(), ["--config={seed: 7}"])
+    args = options.parse(image_to_video.build_parser("program"), ["--config={seed: 7}"])
     assert args.seed == 7
 
 
@@ -92,12 +91,12 @@ def test_options_in_a_file_and_on_the_command_line(tmp_path):
 def test_a_file_of_sections_that_are_all_empty(program, tmp_path):
     path = tmp_path / "options.yaml"
     path.write_text("".join(f"{section.split('.')[0]}:\n" for section in SECTIONS[program][:1]))
-    parser = program.build_parser()
+    parser = program.build_parser("program")
     assert options.parse(parser, [f"--config={path}"]) == options.parse(parser, [])
 
 
 def test_yaml_is_bounded_once():
-    image_to_video.build_parser()
+    image_to_video.build_parser("program")
     loader = jsonargparse.get_loader("yaml")
-    train.build_parser()
+    train.build_parser("program")
     assert jsonargparse.get_loader("yaml") is loader

@@ -1,23 +1,15 @@
 """Train the network that svd_tools/evaluate.py judges videos of moving digits with, on made clips of real handwriting.
 
-    python scripts/train_digit_judge.py --out=judge.safetensors      # ten minutes on two busy cores
+    svd digits train-judge --out=judge.safetensors      # ten minutes on two busy cores
 
 The same command continues a training that was stopped. The run is in a folder beside the judge.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
-    from svd.cli import begin
-
-    begin("train_digit_judge.py", "the same command continues")
-
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import svd  # before MindSpore, whose slow convolutions it may have to cure
 
@@ -25,7 +17,7 @@ import svd  # before MindSpore, whose slow convolutions it may have to cure
 import cv2
 import mindspore as ms
 import numpy as np
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from mindspore import Tensor, nn, ops
 
 from svd import cli, runtime
@@ -34,16 +26,6 @@ from svd.console import log
 from svd.data.dataset import Dataset
 from svd.data.moving_digits import DigitsClip, MovingDigits
 from svd.files import atomic_write, check_folder
-from svd.metrics import digit_motion
-from svd.metrics.digit_judge import (
-    CELL,
-    CLASSES,
-    MOTIONS,
-    DigitJudge,
-    classes_present,
-    judge_videos,
-    write_judge,
-)
 from svd.placement import place
 from svd.seeds import LOSS, generator
 from svd.signals import exit_code
@@ -52,6 +34,16 @@ from svd.training.config import OptimizerConfig, TrainConfig
 from svd.training.distributed import Ranks
 from svd.training.tasks.image_encoder import cross_entropy
 from svd.training.trainer import Trainer
+from svd_tools.digits.judge import (
+    CELL,
+    CLASSES,
+    MOTIONS,
+    DigitJudge,
+    classes_present,
+    judge_videos,
+    write_judge,
+)
+from svd_tools.digits.motion import speed
 
 FRAMES = 7
 """Of a clip for training: half of a model's, so that twice as many are seen in the same time."""
@@ -172,7 +164,7 @@ def motion(centres: np.ndarray) -> np.ndarray:
     paths = centres.swapaxes(0, 1)
     steps = np.diff(paths, axis=1)
     change = np.linalg.norm(np.diff(steps, axis=1), axis=-1).mean()
-    return np.array([digit_motion.speed(paths).mean(), *np.abs(steps).mean((0, 1)), *steps.mean((0, 1)), change])
+    return np.array([speed(paths).mean(), *np.abs(steps).mean((0, 1)), *steps.mean((0, 1)), change])
 
 
 def held_out_accuracy(judge: DigitJudge, data: MovingDigits) -> dict[str, float]:
@@ -186,9 +178,9 @@ def held_out_accuracy(judge: DigitJudge, data: MovingDigits) -> dict[str, float]
     return {**rates, "mean error of the speed, pixels per frame": float(error)}
 
 
-def build_parser() -> ArgumentParser:
+def build_parser(program: str) -> ArgumentParser:
     """The command line."""
-    parser = ArgumentParser(prog="train_digit_judge.py", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(prog=program, description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--out", type=Path, required=True, help="Judge to write, a .safetensors file; beside it, OUT_run has the run.")
     add("--source", type=str, default="sklearn", help="Handwriting, as of the data that the videos are compared with.")
@@ -203,9 +195,8 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def run(argv: Optional[list[str]] = None) -> bool:
-    """Train, test and write the judge; returns whether it is done, and not stopped by a signal."""
-    options = build_parser().parse_args(argv)
+def run(options: Namespace) -> int:
+    """Train, test and write the judge; returns the exit code: 0, or that of the signal that stopped the training."""
     if options.size % CELL:
         raise ConfigError(f"--size must be a multiple of {CELL}, got {options.size}")
     check_folder(options.out.parent, "--out")
@@ -260,9 +251,6 @@ def run(argv: Optional[list[str]] = None) -> bool:
     return 0
 
 
-def main(argv: Optional[list[str]] = None) -> int:
-    return cli.run("train_digit_judge.py", lambda: run(argv))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def main(argv: Optional[list[str]] = None, program: str = "train_judge.py") -> int:
+    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    return cli.run(build_parser(program), run, argv)

@@ -17,11 +17,11 @@ from training_runs import TINY
 
 import svd
 from svd.data.moving_digits import MovingDigits
-from svd.metrics.digit_judge import DigitJudge, judge_videos, load_judge, write_judge
-from svd.metrics.digit_scores import BEST_PSNR, Clips, psnr
 from svd.metrics.frechet import frechet_distance
-from svd_tools import evaluate
-from svd_tools.evaluate import BUCKETS, VideoMaker, contact_sheet, grid, leave_image_model
+from svd_tools.digits import evaluate
+from svd_tools.digits.evaluate import BUCKETS, VideoMaker, contact_sheet, grid, leave_image_model
+from svd_tools.digits.judge import DigitJudge, judge_videos, load_judge, write_judge
+from svd_tools.digits.scores import BEST_PSNR, Clips, psnr
 
 SIZE, FRAMES, CLIPS = 32, 5, 4
 MODEL = replace(TINY, sampling=replace(TINY.sampling, num_frames=FRAMES, height=SIZE, width=SIZE, sampling_steps=1))

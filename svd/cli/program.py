@@ -13,7 +13,7 @@ from svd.console import one_line, printable
 from svd.errors import UserError
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, Namespace
 
 FAILED = 2
 """Exit code of bad input and of surroundings that refuse."""
@@ -28,32 +28,37 @@ def begin(program: str, hint: str = "") -> None:
     signals.guard(program, hint)
 
 
-def run(program: str, work: Callable[[], object], parser: Optional[Callable[[], ArgumentParser]] = None) -> int:
-    """Do the work of a command line; returns its exit code: a whole number that `work` returns, or else 0, or 2.
+def run(parser: ArgumentParser, work: Callable[[Namespace], object], argv: Optional[list[str]] = None) -> int:
+    """Do the work of a command line, given its options; returns the exit code: a whole number that `work` returns, or
+    else 0, or 2.
 
     What the user can mend is said in one line on standard error, below the lines of a longer list, if the error has
     `details`. Where the error names a setting, the flag of that setting is added, if the parser has one.
     """
+    from svd.cli.options import parse
+
     warnings.showwarning = lambda message, *_, **__: console.log(f"warning: {message}")
     try:
-        result = work()
+        result = work(parse(parser, argv))
     except KeyboardInterrupt:  # by a debugger or a test; the signal itself ends the program elsewhere
-        print(f"{program}: interrupted", file=sys.stderr)
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
         return signals.exit_code(signal.SIGINT)
     except Exception as error:
         if not is_users(error):
             raise
         for line in getattr(error, "details", ()):
             print(printable(line), file=sys.stderr)
-        setting = getattr(error, "setting", "")
-        flag = flag_of(setting, parser()) if setting and parser else ""
-        print(f"{program}: error: {one_line(error)}{f' ({flag})' if flag else ''}", file=sys.stderr)
-        return FAILED
+        flag = flag_of(getattr(error, "setting", ""), parser)
+        return _fail(parser, f"{one_line(error)}{f' ({flag})' if flag else ''}")
     lost = console.lost_output()
     if lost:
-        print(f"{program}: error: standard output could not be written ({lost}); the rest was done", file=sys.stderr)
-        return FAILED
+        return _fail(parser, f"standard output could not be written ({lost}); the rest was done")
     return result if type(result) is int else 0
+
+
+def _fail(parser: ArgumentParser, message: str) -> int:
+    print(f"{parser.prog}: error: {message}", file=sys.stderr)
+    return FAILED
 
 
 def flag_of(setting: str, parser: ArgumentParser) -> str:
@@ -62,6 +67,8 @@ def flag_of(setting: str, parser: ArgumentParser) -> str:
     `amp_level` is `--SVD.amp_level` in one program and `--environment.amp_level` in another, `svd_config` is
     `--svd_config` or `--SVD.config`.
     """
+    if not setting:
+        return ""
     flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
     flags = {name: flag for name, flag in flags.items() if not any(other.startswith(f"{name}.") for other in flags)}
     exact = [flag for name, flag in flags.items() if _plain(name) == _plain(setting)]

@@ -1,31 +1,24 @@
 """Where the digits of generated videos move, with adapters (LoRA) at several scales.
 
 python train.py --config=configs/digits/lora_right.yaml
-python scripts/lora_direction.py --lora=outputs/digits/lora_right/lora.safetensors
+svd digits lora-direction --lora=outputs/digits/lora_right/lora.safetensors
 
 Makes a video of the first frame of each of some held-out clips of one digit, at every scale, with the same noise.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
-    from svd.cli import begin
-
-    begin("lora_direction.py")
-
-import sys
-from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import pandas as pd
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from image_to_video import DIGITS
 from svd import cli, load_pipeline
 from svd.data.moving_digits import MovingDigits
-from svd.metrics.digit_motion import brightness_centres
-from svd_tools.evaluate import VideoMaker
+from svd.resources import DIGITS
+from svd_tools.digits.evaluate import VideoMaker
+from svd_tools.digits.motion import brightness_centres
 
 
 def steps(videos: np.ndarray) -> np.ndarray:
@@ -37,15 +30,21 @@ def steps(videos: np.ndarray) -> np.ndarray:
     return (centres[:, -1] - centres[:, 0]) / (centres.shape[1] - 1)
 
 
-def run() -> None:
-    """Do what the command line asks for."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", default=str(DIGITS), type=str, help="The model that the adapters are of.")
+def build_parser(program: str) -> ArgumentParser:
+    """The command line."""
+    parser = ArgumentParser(prog=program, description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--checkpoint", default=str(DIGITS / "model.safetensors"), type=str, help="The model that the adapters are of."
+    )
     parser.add_argument("--lora", required=True, type=str, help="Adapters, as train.py writes them.")
     parser.add_argument("--scales", nargs="+", default=[0.0, 0.5, 1.0], type=float)
     parser.add_argument("--videos", default=32, type=int, help="For each scale.")
     parser.add_argument("--motion_bucket_id", default=100, type=float)
-    options = parser.parse_args()
+    return parser
+
+
+def run(options: Namespace) -> None:
+    """Do what the command line asks for."""
     data = MovingDigits(options.videos, digits=[1], speed=[0.5, 2.5], direction=0, part="test")
     pictures = np.stack([data.load(index).frames[0] for index in range(options.videos)])
     buckets = np.full(options.videos, options.motion_bucket_id)
@@ -60,10 +59,6 @@ def run() -> None:
     print(pd.DataFrame(rows).T.rename_axis("scale").to_string(float_format="%.2f"))
 
 
-def main() -> int:
+def main(argv: Optional[list[str]] = None, program: str = "lora_direction.py") -> int:
     """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
-    return cli.run("lora_direction.py", run)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return cli.run(build_parser(program), run, argv)

@@ -12,11 +12,11 @@ import yaml
 from device import DEVICE
 from PIL import Image
 
-import image_to_video
 from svd.checkpoints.model_file import read_config
 from svd.config import load_config
+from svd_tools import image_to_video
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 ASSETS = ROOT / "assets"
 FILES = [ASSETS / "digits" / name for name in ("model.safetensors", "judge.safetensors")]
 

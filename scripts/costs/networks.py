@@ -8,6 +8,8 @@ import mindspore as ms
 from mindspore import Parameter
 from mindspore.nn.utils import no_init_parameters
 
+from scripts.costs.steps import Step, forward_steps, live_bytes, training_steps
+from scripts.costs.trace import SIZES, Trace
 from svd.build import build_networks
 from svd.config import ModelConfig, UNetConfig
 from svd.layers.lora import adapters, add_adapters
@@ -16,8 +18,6 @@ from svd.layers.recompute import blocks
 from svd.networks.video_unet import VideoUNet
 from svd.placement import place
 from svd.training.config import LoRAConfig
-from svd_tools.costs.steps import Step, forward_steps, live_bytes, training_steps
-from svd_tools.costs.trace import SIZES, Trace
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import pandas as pd
 
 from svd.data.handwriting import SIDE
 from svd.data.moving_digits import MovingDigits
-from svd.metrics.digit_judge import Judgement, classes_present
-from svd.metrics.digit_motion import brightness_centres, deviation, rank_correlation, speed
 from svd.metrics.frechet import frechet_distance
+from svd_tools.digits.judge import Judgement, classes_present
+from svd_tools.digits.motion import brightness_centres, deviation, rank_correlation, speed
 
 BEST_PSNR = 10 * math.log10(12 * 255**2)
 """dB of a picture whose only error is that of rounding to 8 bits; more is not told apart."""

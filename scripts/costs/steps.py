@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from svd_tools.costs.trace import Array, Node, Trace, Value, live
+from scripts.costs.trace import Array, Node, Trace, Value, live
 
 KINDS = {
     "convolutions": ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"),
@@ -181,7 +181,7 @@ def derivatives(node: Node) -> list[tuple[str | None, int, list[Value], list[Val
         case _ if name in OPPOSITE:
             kernels = [(OPPOSITE[name], 0, [], x)]
         case _:
-            raise NotImplementedError(f"svd_tools/costs/steps.py has no derivative of {name}: add it to derivatives")
+            raise NotImplementedError(f"scripts/costs/steps.py has no derivative of {name}: add it to derivatives")
     return kernels
 
 

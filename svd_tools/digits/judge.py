@@ -136,17 +136,17 @@ def load_judge(path: str | Path, device: str, size: int, source: str = "sklearn"
     with open_checkpoint(Path(path)) as file:
         metadata = file.metadata() or {}
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no judge of digits: train one with scripts/train_digit_judge.py")
+        raise CheckpointError(f"{path} is no judge of digits: train one with `svd digits train-judge`")
     if metadata["size"] != str(size):
         raise CheckpointError(
             f"{path} judges frames of {metadata['size']} pixels, not of {size}: train one with "
-            f"scripts/train_digit_judge.py --size={size}"
+            f"`svd digits train-judge --size={size}`"
         )
     learned = json.loads(metadata["facts"]).get("source", source)
     if (learned == "sklearn") != (source == "sklearn"):  # a folder may have several names
         raise CheckpointError(
-            f"{path} judges handwriting of {learned}, not of {source}: train one with scripts/train_digit_judge.py "
-            f"--source={source}"
+            f"{path} judges handwriting of {learned}, not of {source}: train one with "
+            f"`svd digits train-judge --source={source}`"
         )
     judge = place(DigitJudge(size).set_train(False), device, ms.float32)
     load_parameters({"judge": judge}, path)

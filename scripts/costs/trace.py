@@ -66,7 +66,7 @@ class Value:
     def __getitem__(self, item: tuple[slice, int]) -> Value:
         """x[:, i]"""
         if list(map(type, item)) != [slice, int] or item[0] != slice(None):
-            raise NotImplementedError(f"svd_tools/costs/trace.py has no rule for x[{item}]: add it to Value")
+            raise NotImplementedError(f"scripts/costs/trace.py has no rule for x[{item}]: add it to Value")
         return self.trace.call("Slice", [self], [(self.shape[:1] + self.shape[2:], self.dtype)])
 
     def __add__(self, other):
@@ -226,7 +226,7 @@ class Operators:
         self.trace, self.call = trace, trace.call
 
     def __getattr__(self, name: str):
-        raise NotImplementedError(f"svd_tools/costs/trace.py has no rule for ops.{name}: add it to Operators")
+        raise NotImplementedError(f"scripts/costs/trace.py has no rule for ops.{name}: add it to Operators")
 
     # Views and copies.
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from svd.data.moving_digits import MovingDigits
-from svd.metrics.digit_judge import Judgement
-from svd.metrics.digit_scores import BEST_PSNR, TITLES, Clips, motion_control, psnr, scores, title
+from svd_tools.digits.judge import Judgement
+from svd_tools.digits.scores import BEST_PSNR, TITLES, Clips, motion_control, psnr, scores, title
 
 
 @pytest.fixture(scope="module")

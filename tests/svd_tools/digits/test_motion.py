@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from svd.data.moving_digits import MovingDigits
-from svd.metrics.digit_motion import brightness_centres, deviation, rank_correlation, speed
+from svd_tools.digits.motion import brightness_centres, deviation, rank_correlation, speed
 
 WALLS = (13.5, 49.5)
 

@@ -12,7 +12,7 @@ import jsonargparse
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from svd.cli import is_users
+from svd.cli.program import is_users
 from svd.config import ConfigError, SamplingConfig
 from svd.console import one_line
 from svd.resources import find_file

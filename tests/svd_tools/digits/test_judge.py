@@ -1,9 +1,6 @@
 """The judge of digits: what its outputs depend on, its file, and its training."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,14 +12,9 @@ from small_model import fill
 
 from svd.checkpoints.model_file import CheckpointError
 from svd.data.moving_digits import MovingDigits
-from svd.metrics.digit_judge import DigitJudge, Judgement, classes_present, judge_videos, load_judge, write_judge
-from svd.metrics.digit_motion import brightness_centres
-
-ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("train_digit_judge", ROOT / "scripts" / "train_digit_judge.py")
-training = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = training
-spec.loader.exec_module(training)
+from svd_tools.digits import train_judge as training
+from svd_tools.digits.judge import DigitJudge, Judgement, classes_present, judge_videos, load_judge, write_judge
+from svd_tools.digits.motion import brightness_centres
 
 SIZE = 32
 
@@ -99,7 +91,7 @@ def test_what_is_no_judge_of_such_frames_is_told(judge, golden_source, tmp_path)
     load_judge(tmp_path / "mnist.safetensors", DEVICE, SIZE, "data/mnist")
     with pytest.raises(CheckpointError, match="judges handwriting of mnist, not of sklearn: train .* --source=sklearn"):
         load_judge(tmp_path / "mnist.safetensors", DEVICE, SIZE)
-    with pytest.raises(CheckpointError, match="is no judge of digits: train one with scripts/train_digit_judge.py"):
+    with pytest.raises(CheckpointError, match="is no judge of digits: train one with `svd digits train-judge`"):
         load_judge(golden_source, DEVICE, SIZE)
     with pytest.raises(CheckpointError, match="does not exist"):
         load_judge(tmp_path / "none.safetensors", DEVICE, SIZE)

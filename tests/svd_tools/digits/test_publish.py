@@ -1,7 +1,6 @@
 """Publishing the trained model of moving digits: all of one training, evaluated, or nothing."""
 
 import hashlib
-import importlib.util
 import json
 from pathlib import Path
 
@@ -12,13 +11,9 @@ import yaml
 from device import cpu_only
 from PIL import Image
 
-pytestmark = cpu_only("the script computes on CPU")
+from svd_tools.digits import publish as script
 
-spec = importlib.util.spec_from_file_location(
-    "publish_digits", Path(__file__).parents[1] / "scripts" / "publish_digits.py"
-)
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
+pytestmark = cpu_only("the script computes on CPU")
 
 
 @pytest.fixture

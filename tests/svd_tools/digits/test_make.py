@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from svd.data.moving_digits import MovingDigits
+from svd_tools.digits.make import main
 from svd_tools.jobs.motion_score import score_video
-from svd_tools.make_digits import main
 
 
 def test_videos_show_the_clips_and_score_by_their_speed(tmp_path):

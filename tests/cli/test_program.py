@@ -4,19 +4,21 @@ import importlib
 import pickle
 
 import pytest
+from jsonargparse import ArgumentParser
 
 from svd import cli
 from svd.errors import NumericalError, UserError
 from svd.files import FileError
+from svd_tools.image_to_video import build_parser
 
 FLAGS = {
-    "image_to_video": {
+    "svd_tools.image_to_video": {
         "amp_level": "--SVD.amp_level",
         "svd_config": "--SVD.config",
         "device_target": "--device_target",
         "lora": "--SVD.lora",
     },
-    "train": {
+    "svd_tools.train": {
         "amp_level": "--environment.amp_level",
         "svd_config": "--svd_config",
         "device_target": "--environment.device_target",
@@ -31,14 +33,11 @@ FLAGS = {
 
 @pytest.mark.parametrize("program", FLAGS)
 def test_the_flag_of_a_setting(program):
-    module = importlib.import_module(program)
-    parser = getattr(module, "build_parser", None) or module._parser
-    assert {setting: cli.flag_of(setting, parser()) for setting in FLAGS[program]} == FLAGS[program]
+    parser = importlib.import_module(program).build_parser("program")
+    assert {setting: cli.flag_of(setting, parser) for setting in FLAGS[program]} == FLAGS[program]
 
 
 def test_a_setting_that_several_flags_end_with_has_none():
-    from jsonargparse import ArgumentParser
-
     parser = ArgumentParser()
     for name in ("--a.seed", "--b.seed", "--a.size"):
         parser.add_argument(name, type=int)
@@ -49,14 +48,12 @@ def test_a_setting_that_several_flags_end_with_has_none():
 
 @pytest.mark.parametrize("kind", [UserError, NumericalError, FileError])
 def test_errors_are_said_in_one_line_with_the_flag(kind, capsys):
-    from image_to_video import build_parser
-
-    def work():
+    def work(args):
         raise kind("amp_level bf16 is\nfor Ascend", setting="amp_level")
 
-    assert cli.run("program", work, build_parser) == 2
+    assert cli.run(build_parser("program"), work, []) == 2
     assert capsys.readouterr().err == "program: error: amp_level bf16 is for Ascend (--SVD.amp_level)\n"
-    assert cli.run("program", work) == 2
+    assert cli.run(ArgumentParser(prog="program"), work, []) == 2
     assert capsys.readouterr().err == "program: error: amp_level bf16 is for Ascend\n"
 
 

@@ -1,0 +1,138 @@
+"""Train Stable Video Diffusion: temporal layers on videos that a CSV file lists, or another part (--train.task).
+
+python train.py --config=configs/svd_train.yaml --svd_config=configs/svd.yaml --train.pretrained=models/svd.safetensors
+       --train.dataset.init_args.metadata=clips.csv --train.output_dir=outputs/train
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+    from svd.cli import start
+
+    start("train")
+
+import json
+import sys
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Optional
+
+from jsonargparse import ArgumentParser, Namespace
+
+from svd import cli
+from svd.cli.options import new_parser
+from svd.config import ConfigError, ModelConfig, load_config
+from svd.console import log
+from svd.data.dataset import DatasetError
+from svd.data.latents_dataset import LatentsDataset  # noqa: F401 (known by its name to --train.dataset)
+from svd.data.moving_digits import MovingDigits  # noqa: F401
+from svd.data.video_dataset import VideoDataset
+from svd.files import check_folder, write_text
+from svd.records import differing
+from svd.training.config import EnvironmentConfig, TrainConfig
+from svd.training.launcher import code_of_stop, follow, leads
+
+
+def build_parser(program: str) -> ArgumentParser:
+    """The command line; its flags are the fields of svd/training/config.py."""
+    parser = new_parser(program, __doc__, "File of these options, such as configs/svd_train.yaml.")
+    parser.add_argument("--svd_config", type=Optional[str], help="Model, such as configs/svd.yaml; if it is not given, "
+        "what the pretrained checkpoint says of itself.")  # fmt: skip
+    parser.add_argument("--dry_run", action="store_true", help="Print the resolved options and what would be trained, "
+        "and stop.")  # fmt: skip
+    parser.add_class_arguments(EnvironmentConfig, "environment")
+    parser.add_class_arguments(TrainConfig, "train")
+    parser.set_defaults({"train.dataset": {"class_path": f"{VideoDataset.__module__}.{VideoDataset.__name__}"}})
+    return parser
+
+
+def dump(parser: ArgumentParser, args: Namespace, form: str = "yaml") -> str:
+    """All options, also those that are null."""
+    return parser.dump(args, form, False)  # by position: the name has changed with jsonargparse's versions
+
+
+def run(parser: ArgumentParser, args: Namespace) -> int:
+    """Do what the command line asks for; returns the exit code: 0, or that of the signal that ended it."""
+    follow()
+    try:
+        options = parser.instantiate(args)
+    except DatasetError as error:
+        raise DatasetError(f"--train.dataset.init_args: {error}") from error
+    train: TrainConfig = options.train
+    if not train.pretrained:
+        raise ConfigError(
+            "--train.pretrained is missing: the weights to start from, as svd_tools/convert.py writes them"
+        )
+
+    from svd.build_training import check_task, describe  # MindSpore: --help and data processes need none
+    from svd.checkpoints.model_file import read_config
+    from svd.data.images import find_images, load_image
+    from svd.training.checkpoint import begin_or_resume
+    from svd.training.lock import locked
+
+    model = load_config(args.svd_config) if args.svd_config else read_config(train.pretrained)
+    check_task(train, model)
+    model.check_size(train.dataset.height, train.dataset.width)
+    for path in find_images(train.preview.images):
+        load_image(path)  # a bad image is told of before minutes of loading and compiling
+    check_folder(train.output_dir, "--train.output_dir")
+    if args.dry_run:
+        args.dry_run = False  # so that the output can be used as a --config
+        print(dump(parser, args))
+        print(describe(train, model))
+        return 0
+    begin_or_resume(train)  # refuses what it refuses before the folder is made
+    with locked(Path(train.output_dir)) if leads() else nullcontext():
+        return run_alone(parser, args, options, model)
+
+
+def run_alone(parser: ArgumentParser, args: Namespace, options: Namespace, model: ModelConfig) -> int:
+    """Begin or continue the run, in a folder that no other run has; returns the exit code."""
+    from svd.build_training import describe, load_trainer
+    from svd.training.checkpoint import begin_or_resume, remove_leftovers
+
+    train: TrainConfig = options.train
+    settings = json.loads(dump(parser, args, "json"))  # as a checkpoint gives it back
+    resume, state = begin_or_resume(train)
+    if resume is not None:
+        log(f"continuing from {resume}")
+        for name, before, after in differing(state.settings, settings):
+            if name != "train.resume":
+                log(f"  changed since: {name}: {before} -> {after}")
+    state.settings = settings
+    trainer = load_trainer(train, options.environment, model, state, resume)
+    Path(train.output_dir).mkdir(parents=True, exist_ok=True)
+    if trainer.ranks.first:
+        log(describe(train, model))
+        remove_leftovers(trainer.run_folder)
+        write_text(trainer.run_folder / "config.yaml", dump(parser, args))
+    if not trainer.run():
+        return code_of_stop(trainer.stopped_by)
+    if trainer.ranks.first:
+        with redirect_stdout(sys.stderr):  # all that is said of a training goes there; standard output may be gone
+            finish(train, trainer.last_checkpoint)
+    return 0
+
+
+def finish(train: TrainConfig, checkpoint: Path) -> None:
+    """Write the trained model as a whole, or adapters alone, and say how to use it."""
+    from svd_tools.export import merge, write_alone
+
+    weights = checkpoint / f"{'ema' if train.optimizer.ema_decay else 'trained'}.safetensors"
+    if train.lora.rank:
+        target = Path(train.output_dir) / "lora.safetensors"
+        write_alone(weights, target)
+        log(f"python image_to_video.py --SVD.checkpoint={train.pretrained} --SVD.lora={target} --image=IMAGE")
+    else:
+        target = Path(train.output_dir) / "model.safetensors"
+        merge(weights, train.pretrained, target)
+        if train.task == "image_to_video":
+            log(f"python image_to_video.py --SVD.checkpoint={target} --image=IMAGE")
+        else:
+            log(f"the next training may begin with it: --train.pretrained={target}")
+
+
+def main(argv: Optional[list[str]] = None, program: str = "train.py") -> int:
+    """The command line; returns 0, 2 after one line on stderr that says what is wrong, or 128 + a signal's number."""
+    parser = build_parser(program)
+    return cli.run(parser, lambda args: run(parser, args), argv)
