@@ -20,8 +20,8 @@ STAGES = (
 """Rooms of svd/, each allowed to import itself and those of earlier stages."""
 STAGE = {room: number for number, rooms in enumerate(STAGES) for room in rooms}
 SHARED = {
-    *("errors", "console", "signals", "files", "records", "yaml_files", "options", "cli", "trust"),
-    *("commands", "resources", "seeds"),
+    *("errors", "console", "signals", "files", "records", "yaml_files", "cli", "trust"),
+    *("resources", "seeds"),
     *("config", "initialization", "runtime", "checkpoints", "data", "diffusion"),
 }
 """Rooms that every stage may import, and that import none of them."""
@@ -85,7 +85,7 @@ def test_imports_go_down_only(path):
 def test_every_room_is_known():
     """A new room has to be given its place here."""
     rooms = {Path(path).parts[1].removesuffix(".py") for path in modules() if path.startswith("svd/")}
-    assert rooms - set(STAGE) - SHARED == {"__init__"}
+    assert rooms - set(STAGE) - SHARED == {"__init__", "__main__"}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_every_room_is_known():
         ("svd/diffusion/denoiser.py", "from svd.layers.basic import conv2d"),
         ("svd/config/models.py", "from svd.layers.basic import conv2d"),
         ("svd/build.py", "from svd_tools.convert import convert"),
-        ("svd/build.py", "import image_to_video"),
+        ("svd/build.py", "from svd_tools import train"),
         ("svd/__init__.py", "import torch"),
         ("svd/checkpoints/model_file.py", "def f():\n    import torch.nn as nn"),
         ("svd_tools/checkpoints/torch_files.py", "from torch import load"),
