@@ -1,1 +1,1 @@
-"""Images and videos on disk, and the arrays they become."""
+"""Images, videos and cached latents on disk, and the arrays that they are loaded as."""

@@ -1,4 +1,4 @@
-"""From the pixels of any file to 8-bit sRGB on white, upright: what a viewer would show."""
+"""Pixels of any mode to upright 8-bit sRGB on white, as a viewer would show them."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns a picture upright, by its orientation in EXIF."""
+"""The transposition that turns a picture upright, by its EXIF orientation."""
 
 MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-"""In which mode pixels are given to a profile, by its colour space."""
+"""Mode of the pixels that a profile is applied to, by its colour space."""
 
 MAX_PROFILE = 2**22
-"""Bytes; the profiles of presses have about half of that."""
+"""Bytes; profiles of printing presses have about half of that."""
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """The image as a viewer shows it: 8-bit sRGB, transparency laid on white, upright.
+    """The image as a viewer shows it: 8-bit sRGB, composited on white, upright.
 
-    An embedded profile that cannot be used is warned of, with the `name` of the image, and the colours are taken for
-    sRGB. Raises ValueError for pixels without a known white, and OSError for pixels that cannot be decoded.
+    An embedded profile that cannot be used gives a warning with the `name` of the image, and the colours are assumed to
+    be sRGB. Raises ValueError for pixels without a known white point, and OSError for pixels that cannot be decoded.
     """
     image.load()
     profile, turned = image.info.get("icc_profile"), orientation(image)
     image = _in_8_bits(image)
     rgb = _by_profile(image, profile, name)
     if image.has_transparency_data:
-        # Cut-outs are drawn to be seen on a white page. Dropping the alpha channel instead would bring out
-        # the colours that happen to be stored under the transparent pixels: often black, sometimes noise.
+        # Cut-outs are made for a white page. Dropping the alpha channel instead would reveal the colours
+        # that happen to be stored under the transparent pixels: often black, sometimes noise.
         rgb = rgb or image.convert("RGB")
         alpha = (image if "A" in image.getbands() else image.convert("RGBA")).getchannel("A")
         rgb.paste("white", mask=ImageChops.invert(alpha))
@@ -51,22 +51,22 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """How the image is to be turned, 1 to 8 (EXIF), or 0 where it does not say so.
+    """The EXIF orientation, 1 to 8, or 0 if there is none.
 
-    Nothing else of the metadata is looked at, as cameras and editors write much that is not what it claims to be.
+    No other metadata is read, as cameras and editors write much that is malformed.
     """
     block = image.info.get("exif")
     if isinstance(block, bytes) and (found := _orientation_in(block)):
         return found
-    try:  # the tag of a TIFF, XMP, and what the caller has set
+    try:  # the tag of a TIFF, XMP, and tags set by the caller
         value = image.getexif().get(ExifTags.Base.Orientation)
         return _number(value if isinstance(value, (str, bytes)) else np.ravel(value)[0])
-    except Exception:  # the metadata of others make Pillow raise anything
+    except Exception:  # Pillow raises anything on malformed metadata
         return 0
 
 
 def _orientation_in(block: bytes) -> int:
-    """The orientation in an EXIF block, or 0; of all its entries only that one is read, of whatever type it is."""
+    """The orientation in an EXIF block, or 0; only that entry is read, whatever its type."""
     while block.startswith(b"Exif\0\0"):
         block = block[6:]
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
@@ -77,13 +77,13 @@ def _orientation_in(block: bytes) -> int:
             tag, kind, values = struct.unpack_from(f"{order}HHL", block, place)
             if tag == ExifTags.Base.Orientation and values:
                 return _entry(block, place + 8, kind, values, order)
-    except struct.error:  # cut short, or no EXIF at all
+    except struct.error:  # truncated, or no EXIF at all
         pass
     return 0
 
 
 def _entry(block: bytes, place: int, kind: int, values: int, order: str) -> int:
-    """The first number of an EXIF entry whose value, or where that is, stands at `place`."""
+    """The first number of an EXIF entry, whose value or offset is at `place`."""
     if kind == 2:
         return _number(block[place : place + 4])
     form = {1: "B", 3: "H", 4: "L", 5: "L", 6: "b", 7: "B", 8: "h", 9: "l", 10: "l", 11: "f", 12: "d"}.get(kind)
@@ -95,7 +95,7 @@ def _entry(block: bytes, place: int, kind: int, values: int, order: str) -> int:
 
 
 def _number(value) -> int:
-    """1 to 8, or 0 for what is no orientation."""
+    """1 to 8, or 0 for anything else."""
     if isinstance(value, bytes):
         value = value.decode("latin-1")
     try:
@@ -109,7 +109,7 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     """Scale 16 bits per pixel to 8, where Pillow's own conversion would clip; other modes are left alone."""
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers without a known white")
-    if image.mode in ("La", "RGBa"):  # multiplied by their alpha
+    if image.mode in ("La", "RGBa"):  # premultiplied alpha
         return image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     if not image.mode.startswith("I"):
         return image
@@ -124,12 +124,12 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _by_profile(image: Image.Image, profile: bytes | None, name: str) -> Image.Image | None:
-    """The colours as the embedded profile means them, in sRGB; None where there is none to apply."""
+    """The image converted from its embedded profile to sRGB; None if there is none to apply."""
     if profile is None or image.mode == "LAB":
         return None
     try:
         return _transformed(image, profile)
-    except Exception as error:  # profiles are programs of a kind, and break like those
+    except Exception as error:  # LittleCMS raises anything on malformed profiles
         warnings.warn(
             f"{name}: its colour profile cannot be used ({one_line(error)}); its colours are taken for sRGB",
             stacklevel=2,
@@ -138,7 +138,7 @@ def _by_profile(image: Image.Image, profile: bytes | None, name: str) -> Image.I
 
 
 def _transformed(image: Image.Image, data: bytes) -> Image.Image | None:
-    """The image in sRGB by an ICC profile, or None where that changes no colour by more than one level."""
+    """The image converted by an ICC profile to sRGB, or None if that changes no colour by more than one level."""
     if not 0 < len(data) <= MAX_PROFILE:
         raise ValueError("it is too large" if data else "it is damaged, or too large")
     profile = ImageCms.ImageCmsProfile(BytesIO(data))
@@ -148,13 +148,13 @@ def _transformed(image: Image.Image, data: bytes) -> Image.Image | None:
     if mode is None or (mode == "CMYK") != (image.mode == "CMYK") or (mode == "L" and not grey):
         raise ValueError(f"it is for {space}, the pixels are {image.mode}")
     transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
-    if mode != "CMYK" and _changes_nothing(transform, mode):
+    if mode != "CMYK" and _is_identity(transform, mode):
         return None
     return ImageCms.applyTransform(image.convert(mode), transform)
 
 
-def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Most profiles are sRGB's own, by other makers: those pictures are to stay as they are, bit for bit."""
+def _is_identity(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether a transform is sRGB to sRGB up to rounding, as most are: such pictures stay as they are, bit for bit."""
     levels = np.linspace(0, 255, 9).round().astype(np.uint8)
     if mode == "L":
         levels = np.arange(256, dtype=np.uint8)

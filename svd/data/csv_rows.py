@@ -1,4 +1,4 @@
-"""Rows of CSV files as people have them: from Excel in any language, LibreOffice, pandas and old Macs."""
+"""Rows of CSV files from any source: Excel in any language, LibreOffice, pandas, old Macs."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ import numpy as np
 from svd.data.dataset import DatasetError
 
 LONGEST_LINE = 2**17
-"""Bytes; more than any row has, and as many as Python's csv module takes for a field."""
+"""Bytes; longer than any row, and the limit of Python's csv module for a field."""
 
-_MARKS = {
+_BYTE_ORDER_MARKS = {
     b"\xff\xfe\0\0": "utf-32",
     b"\0\0\xfe\xff": "utf-32",
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
-}  # of byte order; the longer ones first
+}  # the longer ones first
 _DELIMITERS = ",;\t|"
-_EXCEL_SAYS = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
-"""Excel's own first line, which names the delimiter."""
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+"""The first line that Excel may write, which names the delimiter."""
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
 _DOS_END = "\x1a"
 
 
 class CsvRows:
-    """The rows of a CSV file: pairs of (number of the line, cells of the wanted columns without spaces around them).
+    """The rows of a CSV file: pairs of (line number, stripped cells of the requested columns).
 
-    UTF-8, UTF-16 and UTF-32 are told apart by their marks, and commas, semicolons, tabs and bars by the header, whose
-    names may be in capitals. Blank rows are passed over, cells that are missing at the end of a row are empty.
+    UTF-8, UTF-16 and UTF-32 are recognised by their byte order marks; commas, semicolons, tabs and bars by the header,
+    whose names are case-insensitive. Blank rows are skipped, cells that are missing at the end of a row are empty.
 
     Args:
         path: The file.
-        needed: Columns that must be there.
-        optional: Columns whose cells are empty if they are not there. Others are passed over.
-        remedy: What to do where the file is of no use, to end messages with.
+        needed: Required columns.
+        optional: Columns whose cells are empty if they are missing. All others are ignored.
+        remedy: What to do if the file cannot be used; error messages end with it.
 
     Raises:
-        DatasetError: the file cannot be read, is not a CSV file, or a row has more cells than the header; the rest of
-            the file is looked at while the rows are taken.
+        DatasetError: the file cannot be read, is not a CSV file, or a row has more cells than the header; rows are
+            checked during iteration.
     """
 
     def __init__(self, path: str, needed: Sequence[str], optional: Sequence[str], remedy: str):
@@ -53,7 +53,7 @@ class CsvRows:
         self._decimal_comma = False
 
     def number(self, text: str) -> float:
-        """The number in a cell; nan for anything else, and for a comma that may stand for a point or for nothing."""
+        """The number in a cell; nan for anything else, and where a comma may be a decimal or a thousands separator."""
         if "," in text and (self._decimal_comma or not _THOUSANDS.fullmatch(text)):
             text = text.replace(",", ".")
         try:
@@ -71,7 +71,7 @@ class CsvRows:
             raise DatasetError(f"{self._path}: no such file; {self._remedy}") from error
         except PermissionError as error:
             raise DatasetError(f"{self._path}: may not be read; change its permissions") from error
-        except (OSError, ValueError) as error:  # such as a zero byte in its name
+        except (OSError, ValueError) as error:  # such as a NUL byte in its name
             if isinstance(error, DatasetError):
                 raise
             reason = getattr(error, "strerror", None) or error
@@ -84,13 +84,13 @@ class CsvRows:
             raise DatasetError(f"{self._path}: {kind}, not a CSV file; {self._remedy}")
         with open(self._path, "rb") as file:
             start = file.read(4)
-            encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8-sig")
+            encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8-sig")
             file.seek(0)
-            self._look_through(file, zeros=encoding != "utf-8-sig")
-        return open(self._path, encoding=encoding)  # which takes \r and \r\n for ends of lines, too
+            self._scan(file, zeros=encoding != "utf-8-sig")
+        return open(self._path, encoding=encoding)  # \r and \r\n end lines, too
 
-    def _look_through(self, file: BinaryIO, zeros: bool) -> None:
-        """Raise DatasetError for lines that would take all memory, and for zero bytes where there should be none."""
+    def _scan(self, file: BinaryIO, zeros: bool) -> None:
+        """Raise DatasetError for lines that would exhaust memory, and for NUL bytes in UTF-8."""
         length = 0
         while block := file.read(2**20):
             if not zeros and b"\0" in block:
@@ -105,7 +105,7 @@ class CsvRows:
 
     def _rows(self, file: TextIO) -> Iterator[tuple[int, list[str]]]:
         header, delimiter, above = self._header(file)
-        self._decimal_comma = delimiter == ";"  # what Excel writes where the comma is for numbers
+        self._decimal_comma = delimiter == ";"  # Excel's choice in locales with a decimal comma
         places = self._places(header)
         reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
         while True:
@@ -128,38 +128,38 @@ class CsvRows:
                 yield above + reader.line_num, cells
 
     def _header(self, file: TextIO) -> tuple[list[str], str, int]:
-        """Names of the columns, the delimiter, and the number of the header's line."""
+        """Names of the columns, the delimiter, and the line number of the header."""
         lines = enumerate(file, 1)
         number, line = next((pair for pair in lines if pair[1].strip()), (0, ""))
         if not line:
             raise DatasetError(f"{self._path}: empty; {self._remedy}")
         choice = _DELIMITERS
-        if said := _EXCEL_SAYS.fullmatch(line.rstrip("\n")):
-            choice, (number, line) = said[1], next(lines, (number, ""))
+        if stated := _SEPARATOR_LINE.fullmatch(line.rstrip("\n")):
+            choice, (number, line) = stated[1], next(lines, (number, ""))
 
         def names(delimiter: str) -> list[str]:
             return [name.strip() for name in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))]
 
         headers = {delimiter: names(delimiter) for delimiter in choice}
-        known = {delimiter: len({*map(_plain, header)} & {*self._needed}) for delimiter, header in headers.items()}
+        known = {delimiter: len({*map(_normalised, header)} & {*self._needed}) for delimiter, header in headers.items()}
         best = max(headers, key=lambda delimiter: (known[delimiter], len(headers[delimiter])))
         return headers[best], best, number
 
     def _places(self, header: list[str]) -> list[Optional[int]]:
-        plain = [_plain(name) for name in header]
-        missing = [name for name in self._needed if name not in plain]
+        names = [_normalised(name) for name in header]
+        missing = [name for name in self._needed if name not in names]
         if missing:
             columns = " and no column ".join(missing)
             found = ", ".join(header)[:200]
             raise DatasetError(f"{self._path}: no column {columns}; found {found}; {self._remedy}")
         wanted = (*self._needed, *self._optional)
-        twice = [name for name in wanted if plain.count(name) > 1]
+        twice = [name for name in wanted if names.count(name) > 1]
         if twice:
             raise DatasetError(f"{self._path}: more than one column {twice[0]}; keep one of them")
-        return [plain.index(name) if name in plain else None for name in wanted]
+        return [names.index(name) if name in names else None for name in wanted]
 
     def _not_in_utf8(self) -> DatasetError:
-        """What is said of a file in another encoding: where, and how the line reads in that of Windows."""
+        """The error for another encoding: which line, and how it reads in Windows-1252."""
         with open(self._path, "rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
                 try:
@@ -171,6 +171,6 @@ class CsvRows:
         return DatasetError(f"{self._path}: not a CSV file in UTF-8; save it as 'CSV UTF-8'")
 
 
-def _plain(name: str) -> str:
-    """The name of a column without capitals and spaces."""
+def _normalised(name: str) -> str:
+    """The name of a column in lower case, with underscores for spaces."""
     return name.casefold().replace(" ", "_")

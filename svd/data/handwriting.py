@@ -1,4 +1,4 @@
-"""Pictures of handwritten digits: scikit-learn's, or those of MNIST's files."""
+"""Images of handwritten digits: scikit-learn's, or MNIST's from its idx files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Part = Literal["train", "test"]
 
 @cache
 def handwriting(source: str, part: Part) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of single digits, white on black, and what they show: float32 [n 28 28] in [0, 1], and classes [n].
+    """Images of single digits, white on black, and their classes: float32 [n 28 28] in [0, 1], and [n].
 
     Args:
-        source: `sklearn` for the 1,797 digits that come with scikit-learn; or a folder with MNIST's idx files.
+        source: `sklearn` for the 1,797 digits of scikit-learn, or a folder with MNIST's idx files.
         part: `test` is by other writers than `train`.
 
     Raises:
-        DatasetError: scikit-learn is not installed, or the folder is none of MNIST.
+        DatasetError: scikit-learn is not installed, or the folder has no MNIST.
     """
     if part not in ("train", "test"):
         raise DatasetError(f"part must be train or test, got {part!r}")
@@ -36,10 +36,10 @@ def handwriting(source: str, part: Part) -> tuple[np.ndarray, np.ndarray]:
 
 
 def varied(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A digit as another hand might have drawn it, about its middle: float32 [28 28] -> the same.
+    """Augment a digit as another hand might have drawn it, about its centre: float32 [28 28] -> the same.
 
-    It is turned and slanted by up to 0.25 (radians; the slant's tangent), at 0.65 to 1 times its size and 0.85 to 1
-    times its width. Blurring it and cutting its greys elsewhere than in the middle makes strokes thicker or thinner.
+    It is rotated by up to 0.25 radians, sheared by up to 0.25, and scaled by 0.65 to 1, its width by a further 0.85 to
+    1. Blurring and thresholding at a random grey makes strokes thicker or thinner.
     """
     (angle, slant), size, width = rng.uniform(-0.25, 0.25, 2), rng.uniform(0.65, 1.0), rng.uniform(0.85, 1.0)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -52,13 +52,13 @@ def varied(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _bundled(part: Part) -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's pictures are of 8 x 8 pixels: they are enlarged, and their strokes made sharp again."""
+    """scikit-learn's digits of 8 x 8 pixels, enlarged and sharpened."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DatasetError('scikit-learn, which has the digits, is missing: pip install -e ".[digits]"') from error
     small, classes = load_digits(return_X_y=True)
-    # They come writer by writer, about 130 of each. One begins with 1545; the rest of the one before is left out.
+    # Sorted by writer, about 130 each. One begins at 1545; the rest of the one before is left out.
     chosen = slice(0, 1500) if part == "train" else slice(1545, None)
     pictures = [
         cv2.resize(picture.reshape(8, 8).astype(np.float32) / 16, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
@@ -77,7 +77,7 @@ def _mnist(folder: str, part: Part) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_idx(folder: str, name: str) -> np.ndarray:
-    """An array of bytes from a file in the idx format, packed or not."""
+    """An array of bytes from an idx file, gzipped or not."""
     for path, reader in ((os.path.join(folder, name), open), (os.path.join(folder, f"{name}.gz"), gzip.open)):
         if os.path.isfile(path):
             try:

@@ -1,4 +1,4 @@
-"""Opening image files that nobody vouches for: a fixed list of formats, limits that are told, damage in one line."""
+"""Opening untrusted image files: a fixed list of formats, explicit limits, damage reported in one line."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ FORMATS = {
     "TGA": (".tga",),
     "HEIF": (".heic", ".heif", ".hif"),
 }
-"""What Pillow may open, and how such files are named. Its other formats start programs (EPS), hold many things beside
-pictures (PSD, ICNS) or are seldom met and seldom tested."""
+"""Formats that Pillow may open, and their suffixes. Its others start programs (EPS), contain much beside pictures (PSD,
+ICNS) or are rare and rarely tested."""
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
-# Two values of the latent, which has one per 8 pixels: with less there is nothing in it to set in motion. The
-# smallest icons in use have 16 pixels; what is smaller is a tracking pixel, a spacer or a mistake.
+# Two latent pixels: with fewer there is nothing to set in motion. The smallest icons in use have 16 pixels; what is
+# smaller is a tracking pixel, a spacer or a mistake.
 MIN_SIDE = 16
 
 MAX_PIXELS = 2**30 // 12
-"""89 million, a quarter of a gigabyte decoded: from there on Pillow takes a picture for a trap. A JPEG may have twice
-that, since it can be decoded at half its size."""
+"""89 million, a quarter of a gigabyte decoded: above it Pillow suspects a decompression bomb. A JPEG may have twice as
+many, since it can be decoded at half its size."""
 
 MAX_BYTES = 2**29
-"""Of a file that is to be read whole: what MAX_PIXELS take with 16 bits each of red, green and blue."""
+"""Of a file that is read into memory: MAX_PIXELS with 16 bits each of red, green and blue."""
 
 
 class ImageError(UserError, ValueError):
@@ -52,26 +52,26 @@ class ImageError(UserError, ValueError):
 
 
 class UnknownImageError(ImageError):
-    """A file that is no image as far as can be told, or one of a format that is not read."""
+    """A file that is not recognised as an image, or whose format is not supported."""
 
 
 def suffixes() -> frozenset[str]:
-    """How the files are named that can be read here, in lower case with the dot."""
+    """Suffixes of the files that can be read here, in lower case with the dot."""
     return frozenset(suffix for name in _formats() for suffix in FORMATS[name])
 
 
 def check_image(path: Path) -> None:
-    """Raise ImageError for what a look at the head of the file tells; of a PNG, also for wrong checksums."""
+    """Raise ImageError for problems that the header shows; for a PNG, also for wrong checksums."""
     with _opened(path) as image:
         image.verify()
 
 
 def read_image(path: Path) -> Image.Image:
-    """Decode all of an image file: of several pictures the first, in the mode of the file, not yet turned upright.
+    """Decode an image file: the first of several pictures, in the mode of the file, orientation not yet applied.
 
     A JPEG of more than MAX_PIXELS is decoded at half its size. Raises ImageError.
     """
-    check_image(path)  # the checksums of a PNG, which decoding passes over
+    check_image(path)  # the checksums of a PNG, which decoding ignores
     with _opened(path) as image:
         if image.width * image.height > MAX_PIXELS:
             image.draft(None, (image.width // 2, image.height // 2))
@@ -81,10 +81,10 @@ def read_image(path: Path) -> Image.Image:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image of a file, not decoded yet; whatever goes wrong with it, here or in the block, becomes ImageError."""
+    """Open an image without decoding it; any failure, here or in the block, becomes ImageError."""
     try:
         with _source(path) as source, warnings.catch_warnings():
-            # Pillow warns of damaged metadata, which are not used, and of sizes, which are checked here.
+            # Pillow warns of damaged metadata, which is not used, and of sizes, which are checked here.
             warnings.simplefilter("ignore")
             with Image.open(source, formats=_candidates(path)) as image:
                 _check_size(image, path)
@@ -101,17 +101,17 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise ImageError(f"{path}: more pixels than Pillow reads ({one_line(error)}); scale it down first") from error
     except MemoryError as error:
         raise ImageError(f"{path}: there is not enough memory to read it; scale it down first") from error
-    except Exception as error:  # a broken file makes the decoders raise anything, SyntaxError included
+    except Exception as error:  # decoders raise anything on broken files, SyntaxError included
         raise ImageError(f"{path}: damaged ({one_line(error)}); give a complete image file") from error
 
 
 @contextmanager
 def _source(path: Path) -> Iterator[BinaryIO]:
-    """The file to read from; a PNG in memory, without what is no part of the picture."""
+    """The file to read from; a PNG in memory, stripped of its metadata."""
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         raise ImageError(f"{path}: a folder, not an image; give an image file")
-    if not stat.S_ISREG(mode):  # to open a pipe may wait for ever
+    if not stat.S_ISREG(mode):  # opening a pipe may block for ever
         raise ImageError(f"{path}: a pipe or a device, not a file; write the image to a file first")
     with open(path, "rb") as file:
         yield BytesIO(strip_metadata(file, MAX_BYTES)) if file.read(8) == b"\x89PNG\r\n\x1a\n" else file
@@ -135,7 +135,7 @@ def too_small(image: Image.Image) -> str:
 
 @cache
 def _formats() -> list[str]:
-    """Those of FORMATS that this Pillow can read."""
+    """The FORMATS that this Pillow can read."""
     try:
         from pillow_heif import register_heif_opener
 
@@ -147,12 +147,12 @@ def _formats() -> list[str]:
 
 
 def _candidates(path: Path) -> list[str]:
-    """The formats to try: all, but TGA by its suffix alone, as its files begin with nothing that marks them."""
+    """The formats to try: all, but TGA only by its suffix, since its files have no magic number."""
     return [name for name in _formats() if name != "TGA" or path.suffix.lower() in FORMATS["TGA"]]
 
 
 def _unidentified(path: Path) -> str:
-    """What a file is that no format has taken for its own, and what to do."""
+    """The message for a file that no format has recognised."""
     with open(path, "rb") as file:
         head = file.read(12)
     heif = head[4:8] == b"ftyp" and head[8:] in HEIF_BRANDS

@@ -1,4 +1,4 @@
-"""Image files: find them, read them, bring them to the size of the model and to numbers in [-1, 1]."""
+"""Finding and loading images, resizing them for the model, and scaling them to [-1, 1]."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ RESIZES = ("crop", "pad", "fit")
 def load_image(source: str | Path | Image.Image) -> Image.Image:
     """Read an image file, or take an open image, as 8-bit sRGB, upright; of several pictures, the first.
 
-    Transparency is laid on white, 16 bits are scaled to 8, an embedded colour profile is applied. Raises ImageError for
-    what is no image of the formats in svd.data.image_files, is damaged anywhere, has fewer than MIN_SIDE pixels on a
-    side or more than can be read in bounded memory.
+    Transparency is composited on white, 16 bits are scaled to 8, an embedded colour profile is applied. Raises
+    ImageError for a file that is in none of the formats of svd.data.image_files, is damaged, has fewer than MIN_SIDE
+    pixels on a side or more than can be read in bounded memory.
     """
     opened = isinstance(source, Image.Image)
     name = "the image" if opened else str(source)
@@ -35,15 +35,15 @@ def load_image(source: str | Path | Image.Image) -> Image.Image:
     except (ValueError, OSError) as error:
         raise ImageError(f"{name}: {one_line(error)}; save it as an 8-bit RGB PNG") from error
     rgb = rgb.copy() if rgb is source else rgb
-    rgb.info = {}  # profile and orientation are applied: whoever saves the image must not state them again
+    rgb.info = {}  # profile and orientation are applied: a saved copy must not state them again
     return rgb
 
 
 def find_images(paths: str | Path | list[str | Path]) -> list[Path]:
-    """List the given files and, sorted by name, the images in the given folders, each once.
+    """List the given files and, sorted by name, the images in the given folders, without duplicates.
 
-    What else a folder holds is warned of, in one line; but not what is hidden, nor videos that this project has made.
-    Raises ImageError where nothing is, and for a folder that holds no image.
+    Other files in a folder give a warning in one line, except hidden ones and videos that this project has made.
+    Raises ImageError for a path that does not exist and a folder without images.
     """
     found = []
     for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
@@ -60,9 +60,9 @@ def find_images(paths: str | Path | list[str | Path]) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    # a dot in front marks what other programs keep beside an image, such as macOS' `._cat.png`
+    # other programs keep hidden files beside an image, such as macOS' `._cat.png`
     names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    names = [path for path in names if not _our_own(path)]
+    names = [path for path in names if not _is_own_output(path)]
     known = suffixes()
     images = [path for path in names if path.suffix.lower() in known and not path.is_dir()]
     others = [path.name + "/" * path.is_dir() for path in names if path not in images]
@@ -77,18 +77,18 @@ def _in_folder(folder: Path) -> list[Path]:
     return images
 
 
-def _our_own(path: Path) -> bool:
-    """Whether a file or folder is a video that image_to_video.py has made, or the options beside it."""
+def _is_own_output(path: Path) -> bool:
+    """Whether a file or folder is a video of image_to_video.py, or its side file."""
     made = re.fullmatch(r"(.*_seed\d+(?:_\d+)?)(?:_frames|\.gif|\.mp4|\.yaml)", path.name, re.DOTALL)
     return made is not None and path.with_name(f"{made[1]}.yaml").is_file()
 
 
 def prepare_image(image: Image.Image, height: int, width: int, resize: str = "crop", multiple: int = 64) -> np.ndarray:
-    """Bring an RGB image to uint8 [h w 3] without distorting it; one that has the size stays bit for bit.
+    """Resize an RGB image to uint8 [h w 3] without distortion; one that has the size already stays bit for bit.
 
-    "crop" fills height x width and cuts what juts out equally on both sides; "pad" shows all of the image,
-    centred on black; "fit" takes the size nearest to the image's shape among those of about the same area
-    whose sides are multiples of `multiple`, and crops to it. Raises ImageError for another `resize`.
+    "crop" covers height x width and crops the centre; "pad" shows all of the image, centred on black; "fit"
+    takes the size nearest to the image's aspect among those of about the same area whose sides are multiples
+    of `multiple`, and crops to it. Raises ImageError for another `resize`.
     """
     height, width = prepared_size(image, height, width, resize, multiple)
     if resize != "pad":
@@ -133,7 +133,7 @@ def to_float(images: np.ndarray) -> np.ndarray:
 
 
 def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Cut the largest centred box of the shape height : width out of the image and scale it to that size.
+    """Crop the largest centred box of the aspect height : width and resize it to that size.
 
     The box has fractional borders, so that both axes are scaled by exactly the same factor.
     """
@@ -145,7 +145,7 @@ def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def _fitting_size(image: Image.Image, height: int, width: int, multiple: int) -> tuple[int, int]:
-    """The size (height, width) that "fit" stands for: see `prepare_image`."""
+    """The size (height, width) that "fit" chooses: see `prepare_image`."""
     area = height * width / multiple**2  # from here on, sides are counted in multiples
     sizes = [
         (h, w)
@@ -159,7 +159,7 @@ def _fitting_size(image: Image.Image, height: int, width: int, multiple: int) ->
     def shape_error(size: tuple[int, int]) -> float:
         return abs(log(size[1] / size[0] * image.height / image.width))
 
-    # a tenth more area is a tenth more memory and time; where nothing is that near, the nearest area is taken
+    # a tenth more area is a tenth more memory and time; if no size is that near, the nearest area is taken
     near = [size for size in sizes if area_error(size) < 0.1] or [min(sizes, key=area_error)]
     h, w = min(near, key=lambda size: (shape_error(size), area_error(size)))
     return h * multiple, w * multiple

@@ -1,4 +1,4 @@
-"""Clips for training whose latents were computed once, by svd_tools/encode_latents.py."""
+"""Cached latents of training clips, as svd_tools/encode_latents.py writes them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from svd.data.strings import PackedStrings
 from svd.records import RecordError, differing, read_json, record
 
 SETTINGS, INDEX, SHARDS = "settings.json", "index", "latents"
-"""What a folder of latents holds: a file of what they depend on, and two folders."""
+"""Contents of a folder of latents: the settings they depend on, and two folders."""
 NUMBERS = ("entry", "place", "fps", "motion_bucket_id", "aug_strength")
 COLUMNS = ("row", "sample", "path", "why", "file", *NUMBERS)
-"""Of the CSV files in the index: which clip of which video, why it is missing (or empty), and where it is."""
+"""Of the CSV files in the index: which clip of which video, why it is missing (or empty), and where it is stored."""
 TENSORS = ("moments", "context", "concat")
 _MAKE = "make it with svd_tools/encode_latents.py"
 
 
 @dataclass(frozen=True)
 class EncodedClip:
-    """What a model's encoders make of a clip; arrays are float16.
+    """An encoded clip; arrays are float16.
 
-    `moments` are mean and log variance of its latents [t 2c h w], `context` is the embedding of its first frame [n d]
-    and `concat` that frame's latents [c h w], with noise of `aug_strength` on it. The rest is as in `Clip`.
+    `moments` are mean and log variance of its latents [t 2c h w], `context` is the image embedding of its first frame
+    [n d] and `concat` are the latents [c h w] of that frame with noise of `aug_strength`. The rest is as in `Clip`.
     """
 
     moments: np.ndarray
@@ -48,25 +48,25 @@ class EncodedClip:
 class LatentsDataset(Dataset):
     """Latents of the videos in a CSV file, for one model, as svd_tools/encode_latents.py writes them.
 
-    Its items are the videos, and every video has some encoded clips. A sample of training takes the clip that was made
-    for it, if there is one. Otherwise it takes the clip of the same video that begins nearest to where its own would.
+    Its items are the videos, each of which has one or more encoded clips. A training sample takes the clip that was
+    encoded for it, if there is one, or else the clip of the same video that begins nearest to where its own would.
 
     Args:
-        folder: The folder of latents; has to be given.
-        drawn_frames: How many frames of a clip are drawn at random, for an image model, whose frames do not see each
-            other: a batch of as many frames then shows more clips. 0 takes them all.
+        folder: The folder of latents; required.
+        drawn_frames: Number of frames drawn at random from a clip, for an image model, whose frames are independent: a
+            batch of as many frames then covers more clips. 0 takes all frames.
 
     Raises:
-        DatasetError: the folder is not complete, or not of this kind. Latents are not looked at before they are loaded.
+        DatasetError: the folder is incomplete, or no folder of latents. Latents are not checked before they are loaded.
     """
 
     def __init__(self, folder: str = "", drawn_frames: int = 0):
         if not folder:
             raise DatasetError(f"folder is missing; give a folder of latents, or {_MAKE}")
         self._folder = os.path.abspath(folder)
-        self._there = os.path.isdir(os.path.join(self._folder, SHARDS))
+        self._shards_exist = os.path.isdir(os.path.join(self._folder, SHARDS))
         self.settings = read_settings(folder)
-        clips, self._shapes = _described(self.settings, os.path.join(folder, SETTINGS))
+        clips, self._shapes = _clips_and_shapes(self.settings, os.path.join(folder, SETTINGS))
         self.frames, self.height, self.width = clips.frames, clips.height, clips.width
         if not 0 <= drawn_frames <= self.frames:
             raise DatasetError(f"drawn_frames must be 0 to {self.frames}, as many as clips have; got {drawn_frames}")
@@ -89,14 +89,14 @@ class LatentsDataset(Dataset):
         return self._paths[index]
 
     def load(self, index: int, rng: np.random.Generator) -> EncodedClip:
-        """An encoded clip of a video; raises BadItem if it has none, or none that can be read."""
+        """Load an encoded clip of a video; raises BadItem if it has none, or none that can be read."""
         first, last = self._starts[index], self._starts[index + 1]
         if first == last:
             raise BadItem(self.name(index), self._faults[index])
         # VideoDataset draws the same number first: it says where a clip begins, and is equal for equal samples alone.
         clip = first + int(np.argmin(np.abs(self._places[first:last] - rng.random())))
         path = os.path.join(self._folder, SHARDS, self._files[self._file[clip]])
-        if not self._there and not os.path.exists(path):  # else it may come back, with the disk that it is on
+        if not self._shards_exist and not os.path.exists(path):  # otherwise the whole disk may be away
             raise BadItem(path, "no such file; copy it here, or run encode_latents.py again, which makes it")
         try:
             with open_item(path) as file:
@@ -113,7 +113,7 @@ class LatentsDataset(Dataset):
         return EncodedClip(*arrays, *(float(numbers[clip]) for numbers in self._numbers), self.name(index))
 
     def check(self, model: dict[str, Any]) -> None:
-        """Raise DatasetError, which names what differs, if the latents are of another model than this one."""
+        """Raise DatasetError, which names the differences, if the latents are of another model than this one."""
         if differing := differences(self.settings["model"], model):
             some = "; ".join(differing[:3])
             raise DatasetError(f"{self._folder}: its latents are not for this training: {some}; encode the videos anew")
@@ -133,13 +133,13 @@ def _tensor(path: str, shard: safe_open, name: str, shape: tuple[int, ...]) -> n
 
 @lru_cache(maxsize=16)
 def _open_shard(path: str, changed: int) -> safe_open:
-    """A shard as it was when its file last `changed`, kept open: its header, of thousands of clips, is long to read."""
+    """A shard at the time its file was last `changed`, kept open: its header of thousands of clips is slow to read."""
     return safe_open(path, framework="np")
 
 
 @dataclass
 class _Settings:
-    """What a folder of latents depends on."""
+    """Settings that a folder of latents depends on."""
 
     clips: dict
     model: dict
@@ -147,7 +147,7 @@ class _Settings:
 
 @dataclass
 class _Clips:
-    """What has to be known of the clips."""
+    """The settings of the clips that are needed here."""
 
     frames: int
     height: int
@@ -169,7 +169,7 @@ class _Clips:
 
 @dataclass
 class _Autoencoder:
-    """What has to be known of the model's autoencoder: channels of the latents, and its levels."""
+    """The settings of the autoencoder that are needed here: latent channels, and its levels."""
 
     latent_channels: int
     channel_mult: list[int]
@@ -181,7 +181,7 @@ class _Autoencoder:
 
 @dataclass
 class _ImageEncoder:
-    """What has to be known of the model's image encoder: the length of an embedding."""
+    """The setting of the image encoder that is needed here: the size of an embedding."""
 
     output_dim: int
 
@@ -191,11 +191,11 @@ class _ImageEncoder:
 
 
 def read_settings(folder: str) -> dict[str, Any]:
-    """What the latents in a folder depend on: clips and model; raises DatasetError if it is no such folder."""
+    """The settings that a folder of latents depends on: clips and model; raises DatasetError if it is none."""
     path = os.path.join(folder, SETTINGS)
     try:
         settings = read_json(path)
-        _described(settings, path)
+        _clips_and_shapes(settings, path)
         return settings
     except OSError as error:
         raise DatasetError(f"{folder}: not a folder of latents ({SETTINGS}: {error.strerror}); {_MAKE}") from error
@@ -203,12 +203,12 @@ def read_settings(folder: str) -> dict[str, Any]:
         raise DatasetError(f"{path}: damaged ({one_line(error)}); {_MAKE}") from error
 
 
-def _described(settings: Any, where: str) -> tuple[_Clips, list[tuple[int, ...]]]:
-    """What settings say of the clips, and the shapes of TENSORS; raises RecordError."""
+def _clips_and_shapes(settings: Any, where: str) -> tuple[_Clips, list[tuple[int, ...]]]:
+    """The settings of the clips, and the shapes of TENSORS; raises RecordError."""
     settings = record(_Settings, settings, where)
-    clips = _some(_Clips, settings.clips, f"{where}: clips")
-    autoencoder = _some(_Autoencoder, settings.model.get("autoencoder"), f"{where}: model.autoencoder")
-    encoder = _some(_ImageEncoder, settings.model.get("image_encoder"), f"{where}: model.image_encoder")
+    clips = _subset(_Clips, settings.clips, f"{where}: clips")
+    autoencoder = _subset(_Autoencoder, settings.model.get("autoencoder"), f"{where}: model.autoencoder")
+    encoder = _subset(_ImageEncoder, settings.model.get("image_encoder"), f"{where}: model.image_encoder")
     channels, downsampling = autoencoder.latent_channels, 2 ** (len(autoencoder.channel_mult) - 1)
     size = clips.height // downsampling, clips.width // downsampling
     return clips, [(clips.frames, 2 * channels, *size), (1, encoder.output_dim), (channels, *size)]
@@ -217,20 +217,20 @@ def _described(settings: Any, where: str) -> tuple[_Clips, list[tuple[int, ...]]
 Record = TypeVar("Record")
 
 
-def _some(kind: type[Record], data: Any, where: str) -> Record:
-    """A record of some of the fields that are there."""
+def _subset(kind: type[Record], data: Any, where: str) -> Record:
+    """A record of a subset of the fields in `data`."""
     if isinstance(data, Mapping):
         data = {field.name: data[field.name] for field in fields(kind) if field.name in data}
     return record(kind, data, where)
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Which settings differ, one text for each."""
+    """The settings that differ, a line for each."""
     return [f"{name} is {a} there and {b} here" for name, a, b in differing(there, here)]
 
 
 def _read_index(folder: str, videos: int, passes: int) -> pd.DataFrame:
-    """The index's rows by video and sample; raises DatasetError if it is not one row for each clip of each video."""
+    """The index sorted by video and sample; raises DatasetError unless it has one row for each clip of each video."""
     tables = [_read_part(path) for path in sorted(glob(os.path.join(escape(folder), INDEX, "*.csv")))]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
     twice = table["sample"].duplicated().sum()
@@ -246,7 +246,7 @@ def _read_index(folder: str, videos: int, passes: int) -> pd.DataFrame:
 
 
 def _read_part(path: str) -> pd.DataFrame:
-    """A file of the index, its columns checked; raises DatasetError."""
+    """Read and check a file of the index; raises DatasetError."""
     kinds = {"row": np.int64, "sample": np.int64, **dict.fromkeys(("path", "why", "file"), str)}
     kinds |= dict.fromkeys(NUMBERS, np.float64)
     nothing = dict.fromkeys(NUMBERS, ["", "nan"])

@@ -1,4 +1,4 @@
-"""Moving digits: clips of handwritten digits that bounce in a square, made from a seed (arXiv 1502.04681, 4.1)."""
+"""Moving digits: synthetic clips of handwritten digits that bounce in a square (arXiv 1502.04681, section 4.1)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from svd.errors import check
 from svd.seeds import DATA, generator
 
 FASTEST = 4.0
-"""Pixels per frame of motion bucket 255, however fast the clips of a dataset are: one model may learn from several."""
+"""Pixels per frame of motion bucket 255, whatever the speeds of a dataset: one model may learn from several."""
 TEST = 1 << 32
-"""Added to the numbers of held-out clips, so that they move otherwise than those of training, too."""
+"""Added to the numbers of held-out clips, so that their motion differs from that of training clips, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsClip(Clip):
-    """A clip and the truth about it.
+    """A clip and its ground truth.
 
-    `digits` are the classes (0 to 9) of what is seen, `speed` is how far each moves from frame to frame, in pixels, and
-    `centres` are their middles, (x, y) in pixels, [t n 2].
+    `digits` are the classes (0 to 9), `speed` is in pixels per frame, the same for all digits, and `centres` are their
+    centres, (x, y) in pixels, [t n 2].
     """
 
     digits: tuple[int, ...]
@@ -34,26 +34,25 @@ class DigitsClip(Clip):
 
 
 class MovingDigits(Dataset):
-    """Clips of handwritten digits that bounce in a square, made when they are asked for.
+    """Clips of handwritten digits that bounce in a square, generated on demand.
 
-    All digits of a clip have the same speed, in directions of their own. Moving MNIST's are moved by whole pixels;
-    these by parts of them, and they turn where they touch the edge. The motion bucket is proportional to the speed, and
-    255 at FASTEST or more.
+    All digits of a clip have the same speed, each its own direction. Unlike Moving MNIST's, they move by fractions of
+    pixels and bounce exactly at the edge. The motion bucket is proportional to the speed, and 255 at FASTEST or more.
 
     Args:
-        clips: How many there are.
+        clips: Number of clips.
         frames: Frames of a clip.
-        digits: How many digits a clip may have; each number is as likely.
+        digits: Numbers of digits that a clip may have, equally likely.
         speed: Slowest and fastest, in pixels per frame.
-        direction: Where all move, in degrees from the right towards the bottom; they then begin where they do not reach
-            an edge. By default each moves its own way.
-        varied: Share of the digits that are turned, slanted, made smaller and of thinner or thicker strokes, so that a
-            model learns more handwriting than the source has.
+        direction: Common direction, in degrees from the right towards the bottom; digits then start where they do not
+            reach an edge. By default each has its own.
+        varied: Share of the digits that are augmented (rotation, shear, size, stroke width), so that a model learns
+            more handwriting than the source has.
         size: Pixels of a clip's height and width.
         fps: Frames per second.
-        source: Where the handwriting is from: sklearn, or a folder of MNIST's idx files.
+        source: Handwriting: sklearn, or a folder of MNIST's idx files.
         part: train or test; handwriting in test is by other people than that in train.
-        seed: With its number, it decides everything about a clip.
+        seed: Together with its number, it determines a clip.
 
     Raises:
         DatasetError: an argument cannot be used, or the handwriting is missing.
@@ -97,7 +96,7 @@ class MovingDigits(Dataset):
         self._clips, self._digits, self._speed, self._fps = clips, digits, speed, fps
         self._direction, self._varied = direction, varied
         self._source, self._part, self._seed = source, part, seed
-        handwriting(source, part)  # what is wrong with it is told now
+        handwriting(source, part)  # fails now if it is missing
 
     def __len__(self) -> int:
         return self._clips
@@ -106,10 +105,10 @@ class MovingDigits(Dataset):
         return f"{self._part} clip {index} of seed {self._seed}"
 
     def enter_worker(self) -> None:
-        cv2.setNumThreads(1)  # there are as many processes as are wanted
+        cv2.setNumThreads(1)  # parallelism comes from processes
 
     def load(self, index: int, rng: Optional[np.random.Generator] = None) -> DigitsClip:
-        """The clip of this number; `rng` has no say."""
+        """The clip of this number; `rng` is not used."""
         rng = generator(self._seed, index + TEST * (self._part == "test"), DATA)
         pictures, classes = handwriting(self._source, self._part)
         chosen = rng.integers(len(pictures), size=rng.choice(self._digits))
@@ -131,7 +130,7 @@ class MovingDigits(Dataset):
         )
 
     def _path(self, speed: float, rng: np.random.Generator) -> np.ndarray:
-        """Where the upper left corner of a digit is in each frame, [t 2]."""
+        """The upper left corner of a digit in each frame, [t 2]."""
         room = self.width - SIDE
         direction, place = rng.uniform(-np.pi, np.pi), rng.uniform(0, 1, 2)
         if self._direction is not None:
@@ -144,7 +143,7 @@ class MovingDigits(Dataset):
         return room - np.abs(straight % (2 * room) - room)  # reflected at both edges
 
     def _draw(self, pictures: np.ndarray, corners: np.ndarray) -> np.ndarray:
-        """Digits [n 28 28] at these corners [n 2], added up: uint8 [h w]."""
+        """The sum of digits [n 28 28] at corners [n 2]: uint8 [h w]."""
         frame = np.zeros((self.height, self.width), np.float32)
         for picture, (x, y) in zip(pictures, corners):
             shift = np.array([[1, 0, x], [0, 1, y]], np.float32)

@@ -1,4 +1,4 @@
-"""Noise that a user gives: an .npz file whose headers are looked at before anything of it is read."""
+"""Noise supplied by the user: an .npz file whose headers are checked before any data are read."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from svd.config import ConfigError
 from svd.console import one_line
 
 LARGEST = 2**26
-"""Bytes that an array may always have, so that a wrong shape can be told."""
+"""Bytes that an array may always have, so that a wrong shape can be reported as such."""
 REMEDY = "write one with numpy.savez(path, noise=..., aug_noise=...)"
 
 
 def read_noise(path: str | Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The arrays of these names that the file holds, float32, of these shapes.
+    """Read the arrays of these names and shapes that the file contains, as float32.
 
     Raises:
-        ConfigError: there is no such file, it is damaged or encrypted, holds none of them, or one that is of another
-            shape or type, or not finite.
+        ConfigError: the file is missing, damaged or encrypted, contains none of them, or one of another shape or
+            type, or one that is not finite.
     """
     where = f"--noise {path}"
     try:
         status = Path(path).stat()
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a pipe may be waited for for ever
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # opening a pipe may block for ever
             raise OSError("it is no ordinary file")
         with open(path, "rb") as file, ZipFile(file) as archive:
             names = set(archive.namelist())
             found = {}
             for name, shape in shapes.items():
                 if f"{name}.npy" in names:
-                    size = archive.getinfo(f"{name}.npy").file_size  # no more than that is inflated
+                    size = archive.getinfo(f"{name}.npy").file_size  # no more than this is inflated
                     if size > max(16 * prod(shape), LARGEST):
                         raise ConfigError(f"{name} has {size:,} bytes, far more than {list(shape)} numbers need")
                     with archive.open(f"{name}.npy") as member:
                         found[name] = _read_array(member, name, shape)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    except Exception as error:  # zip files break in as many ways as there are
+    except Exception as error:  # zipfile and numpy raise anything on damaged files
         raise ConfigError(f"{where} cannot be read as an .npz file ({one_line(error)}): {REMEDY}") from error
     if not found:
         raise ConfigError(f"{where} holds neither {' nor '.join(f'`{name}`' for name in shapes)}: {REMEDY}")

@@ -1,4 +1,4 @@
-"""What the decoded frames of a video show: whole frames in RGB, the right way up, and their sizes."""
+"""Decoded frames of a video to upright, deinterlaced RGB, and resizing."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation, VideoReformatter
 
 MAX_ASPECT = 10
-"""Of a pixel; more is a damaged header."""
+"""Largest pixel aspect; a larger one means a damaged header."""
 
 
 class Picture(NamedTuple):
-    """A frame the right way up, uint8 RGB [h w 3], whose pixels are to be shown `aspect` times as wide as high."""
+    """An upright frame, uint8 RGB [h w 3], with pixels of aspect ratio `aspect` (width / height)."""
 
     pixels: np.ndarray
     aspect: float
 
 
 class Converter:
-    """Makes pictures of the frames of a video, whose pixels are `aspect` times as wide as high (by default 1)."""
+    """Converts the frames of a video with pixels of this aspect ratio (default 1) to pictures."""
 
     def __init__(self, aspect: Optional[float]):
         self._aspect = float(aspect) if aspect and 1 / MAX_ASPECT <= aspect <= MAX_ASPECT else 1.0
-        self._reformatter = VideoReformatter()  # it keeps its tables from frame to frame
+        self._reformatter = VideoReformatter()  # it caches its tables between frames
 
     def picture(self, frame: av.VideoFrame) -> Picture:
-        # the matrix and range are the frame's; where it does not state them FFmpeg takes BT.601, limited
+        # colour matrix and range are the frame's; if it states none, FFmpeg assumes BT.601, limited range
         image = self._reformatter.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
         plane = image.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
@@ -41,9 +41,9 @@ class Converter:
 
 
 def cover(frame: np.ndarray, height: int, width: int, aspect: float = 1.0) -> np.ndarray:
-    """Scale a frame [h w c] until it covers height x width, and cut what juts out equally on both sides.
+    """Resize a frame [h w c] to cover height x width, and crop the centre.
 
-    Its pixels are `aspect` times as wide as high, those of the result are square.
+    Its pixels have the aspect ratio `aspect`, those of the result are square.
     """
     scale = max(height / frame.shape[0], width / (frame.shape[1] * aspect))
     if scale != 1 or aspect != 1:
@@ -54,7 +54,7 @@ def cover(frame: np.ndarray, height: int, width: int, aspect: float = 1.0) -> np
 
 
 def scaled(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A frame [h w ...] made of this size: first smaller, by averages, then larger, by cubic splines."""
+    """A frame [h w ...] resized: axes that shrink by area averages, those that grow by cubic interpolation."""
     smaller = min(height, frame.shape[0]), min(width, frame.shape[1])
     for size, interpolation in ((smaller, cv2.INTER_AREA), ((height, width), cv2.INTER_CUBIC)):
         if frame.shape[:2] != size:
@@ -63,7 +63,7 @@ def scaled(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def deinterlaced(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    """Frames, those that are interlaced made whole from the lines of one moment and of their neighbours."""
+    """Frames, interlaced ones deinterlaced (bwdif)."""
     graph = None
     for frame in frames:
         if graph is None and frame.interlaced_frame:
@@ -82,7 +82,7 @@ def _deinterlacer(frame: av.VideoFrame) -> Graph:
     graph = Graph()
     graph.threads = 1
     source = graph.add_buffer(template=frame, time_base=frame.time_base)
-    # a frame for each that comes in; those that are not marked as interlaced stay as they are
+    # one frame out per frame in; frames that are not flagged as interlaced pass unchanged
     graph.link_nodes(source, graph.add("bwdif", "send_frame:auto:interlaced"), graph.add("buffersink")).configure()
     return graph
 
@@ -91,22 +91,22 @@ def _pulled(graph: Graph) -> Iterator[av.VideoFrame]:
     while True:
         try:
             yield graph.vpull()
-        except (av.BlockingIOError, av.EOFError):  # it wants more, or there is no more
+        except (av.BlockingIOError, av.EOFError):  # it needs more input, or has ended
             return
 
 
 def _display_matrix(frame: av.VideoFrame) -> Optional[np.ndarray]:
-    """How a frame is to be turned or mirrored, as FFmpeg's display matrix [3 3]; None if not at all."""
+    """FFmpeg's display matrix [3 3] of a frame (rotation, mirroring); None if it has none."""
     try:
         data = next((data for data in frame.side_data if data.type == Type.DISPLAYMATRIX), None)
-    except ValueError:  # side data of a kind that this PyAV has no name for
+    except ValueError:  # side data of a type unknown to this PyAV
         angle = -radians(frame.rotation)
         return np.array([[cos(angle), sin(angle), 0], [-sin(angle), cos(angle), 0], [0, 0, 1]])
     return None if data is None else np.frombuffer(data, np.int32).reshape(3, 3)
 
 
 def _upright(picture: Picture, matrix: Optional[np.ndarray]) -> Picture:
-    """A picture turned and mirrored by right angles as a display matrix says, whose rows are where x and y go."""
+    """A picture rotated and mirrored by a display matrix (quarter turns), whose rows are the images of x and y."""
     if matrix is None:
         return picture
     pixels, aspect = picture

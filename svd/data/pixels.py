@@ -1,4 +1,4 @@
-"""From a data set's frames to the networks' values."""
+"""From uint8 frames to the value range of the networks."""
 
 import numpy as np
 

@@ -1,7 +1,7 @@
-"""PNG files without what is no part of the picture.
+"""PNG files stripped of ancillary chunks.
 
-Texts of megabytes (workflows, prompts) and profiles of any size lie beside the pixels, deflated. Pillow inflates what
-it can hold, and refuses the whole picture for what it cannot.
+Texts of megabytes (workflows, prompts) and profiles of any size are stored beside the pixels, deflated. Pillow inflates
+them up to a limit, and beyond it refuses the whole picture.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import BinaryIO
 MAX_METADATA = 2**20
 """Bytes of a profile or a text once inflated; Pillow refuses more."""
 
-TURNED_BY = (b"Raw profile type exif", b"XML:com.adobe.xmp")
-"""Keywords of the texts that may say how the picture is turned."""
+ORIENTATION_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""Keywords of the texts that may state the orientation."""
 
 
 def strip_metadata(file: BinaryIO, limit: int) -> bytes:
-    """The PNG file with pixels, palette, transparency, colour profile and orientation alone, of each metadatum one.
+    """The PNG file with pixels, palette, transparency, colour profile and orientation alone, each metadatum once.
 
-    These pass as they are, checksums and all; but a profile that is damaged or larger than MAX_METADATA is replaced by
-    an empty one, which says that the picture has one, and that it cannot be used. What is left out is not even read.
-    Raises ValueError where more than `limit` bytes would be kept.
+    Kept chunks are unchanged, checksums included; but a profile that is damaged or larger than MAX_METADATA is replaced
+    by an empty one, so that the picture still has one that cannot be used. Dropped chunks are not even read. Raises
+    ValueError where more than `limit` bytes would be kept.
     """
     file.seek(0)
     parts, size, seen = [file.read(8)], 8, set()
@@ -38,7 +38,7 @@ def strip_metadata(file: BinaryIO, limit: int) -> bytes:
             size += length
             if size > limit:
                 raise ValueError(f"more than {limit // 2**20} MB of picture data")
-            body = file.read(length + 4)  # with its checksum; whatever is cut short is Pillow's to tell
+            body = file.read(length + 4)  # with its checksum; Pillow reports truncation
         if not picture:
             name, sound = _METADATA[kind](body[:-4])
             if name in seen or not (sound or kind == b"iCCP"):
@@ -59,18 +59,18 @@ def _profile(data: bytes) -> tuple[bytes, bool]:
 
 def _text(data: bytes) -> tuple[bytes, bool]:
     name = data.partition(b"\0")[0]
-    return name, name in TURNED_BY
+    return name, name in ORIENTATION_TEXTS
 
 
 def _deflated_text(data: bytes) -> tuple[bytes, bool]:
     name, _, content = data.partition(b"\0")
-    return name, name in TURNED_BY and _inflates(content[1:])  # behind the method
+    return name, name in ORIENTATION_TEXTS and _inflates(content[1:])  # after the compression method
 
 
 def _international_text(data: bytes) -> tuple[bytes, bool]:
     name, _, rest = data.partition(b"\0")
-    content = rest[2:].split(b"\0", 2)[-1]  # behind two flags, a language and a translated keyword
-    return name, name in TURNED_BY and (rest[:1] != b"\1" or _inflates(content))
+    content = rest[2:].split(b"\0", 2)[-1]  # after two flags, a language and a translated keyword
+    return name, name in ORIENTATION_TEXTS and (rest[:1] != b"\1" or _inflates(content))
 
 
 _METADATA = {
@@ -80,11 +80,11 @@ _METADATA = {
     b"zTXt": _deflated_text,
     b"iTXt": _international_text,
 }
-"""By the kind of a chunk, what tells of its content under which name it counts, and whether it is wanted and sound."""
+"""By the type of a chunk: a function of its data that returns its key, and whether it is wanted and intact."""
 
 
 def _inflates(content: bytes) -> bool:
-    """Whether deflated content is complete and not too large."""
+    """Whether deflated data are complete and inflate to at most MAX_METADATA."""
     stream = zlib.decompressobj()
     try:
         stream.decompress(content, MAX_METADATA)
@@ -94,6 +94,6 @@ def _inflates(content: bytes) -> bool:
 
 
 def _empty_profile() -> tuple[bytes, bytes]:
-    """Head and body of an iCCP chunk with nothing in it."""
+    """Head and body of an iCCP chunk with an empty profile."""
     data = b"empty\0\0" + zlib.compress(b"")
     return struct.pack(">L4s", len(data), b"iCCP"), data + struct.pack(">L", zlib.crc32(b"iCCP" + data))

@@ -1,4 +1,4 @@
-"""Many strings in little memory."""
+"""Many strings in little memory, for indices of millions of paths."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class PackedStrings:
-    """A sequence of strings in one piece of memory: there may be millions, and every process has its own."""
+    """A sequence of strings in one buffer: there may be millions, and every worker process has its own copy."""
 
     def __init__(self, strings: Iterable[str]):
         encoded = [string.encode() for string in strings]

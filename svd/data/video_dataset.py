@@ -17,7 +17,7 @@ from svd.data.video_table import WANTED, read_table, spellings
 from svd.errors import check
 
 MOST_FOLDERS = 1000
-"""Folders that are looked for when a data set is made; that costs seconds on a slow disk."""
+"""Limit of the folders that are checked at construction, which takes seconds on a slow disk."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Clip:
     """Frames cut from a video.
 
     `frames` are uint8 RGB [t h w 3], shown at `fps` frames per second; `motion_bucket_id` says how much they move, and
-    `path` where they are from. `note` is something about the video to tell the user, which does not prevent its use.
+    `path` where they are from. `note` is something worth reporting about the video, which does not prevent its use.
     """
 
     frames: np.ndarray
@@ -99,11 +99,11 @@ class VideoDataset(Dataset):
         return os.path.join(self._folder, self._paths[index])
 
     def enter_worker(self) -> None:
-        cv2.setNumThreads(1)  # there are as many processes as are wanted
+        cv2.setNumThreads(1)  # parallelism comes from processes
 
     def load(self, index: int, rng: np.random.Generator) -> Clip:
-        """A clip of a video; raises BadItem if the video has not frames enough or is none, and Unavailable."""
-        # always both, so that no option shifts the random numbers of another
+        """Load a clip; raises BadItem if the file is no video or has too few frames, and Unavailable."""
+        # always both: no option shifts the random numbers of another
         place, mirror = rng.random(), rng.random() < 0.5
         path, length = self._locate(index), int(self._lengths[index])
         self._check_length(length, path, f"its length in the CSV is {length}")
@@ -123,9 +123,9 @@ class VideoDataset(Dataset):
         return Clip(frames, fps / self._step, float(self._buckets[index]), path, note)
 
     def _rate(self, index: int, stated: Optional[float], shown: Optional[float]) -> float:
-        """Frames of the video per second of the clip, of which the file states some and shows some; raises BadItem.
+        """Frame rate of the video around the clip, from the stated rate and timestamps; raises BadItem.
 
-        The CSV's take the place of the stated ones.
+        A rate in the CSV overrides the stated one.
         """
         given = float(self._fps[index])
         if given > 0:
@@ -135,22 +135,22 @@ class VideoDataset(Dataset):
         return float(shown or stated)
 
     def _locate(self, index: int) -> str:
-        """The path of a video that is there under any spelling of its name, or else as it is spelt; raises BadItem."""
+        """The existing path of a video under any spelling of its name, or else as it is spelt; raises BadItem."""
         name = self._paths[index]
         paths = [os.path.join(self._folder, spelling) for spelling in spellings(name)]
         path = next((path for path in paths if os.path.exists(path)), paths[0])
         if (folder := os.path.dirname(path)) in self._absent:
-            # a disk that is away would take its folder along, but this one has never been there
+            # it was missing from the start: this is no disk that is away
             raise BadItem(path, f"no such file: there is no folder {folder}")
         return path
 
     def _absent_folders(self, paths: list[str]) -> frozenset[str]:
-        """Folders of videos that are not there now, or empty, where there are not too many to look."""
+        """Folders of videos that are missing or empty now; not checked if there are too many."""
         folders = list(islice(dict.fromkeys(map(os.path.dirname, paths)), MOST_FOLDERS + 1))
         if len(folders) > MOST_FOLDERS:
             return frozenset()
         paths = (os.path.join(self._folder, folder) for folder in folders)
-        return frozenset(path.rstrip("/") for path in paths if not _holds_something(path))
+        return frozenset(path.rstrip("/") for path in paths if not _has_entries(path))
 
     def _start(self, place: float, length: int) -> int:
         """The first frame of a clip from a video of this length; `place` in [0, 1) chooses it."""
@@ -164,11 +164,11 @@ class VideoDataset(Dataset):
         return f"{self.frames} frames with step {self._step} need {self._span}"
 
 
-def _holds_something(folder: str) -> bool:
+def _has_entries(folder: str) -> bool:
     try:
         with os.scandir(folder) as entries:
             return any(True for _ in entries)
     except FileNotFoundError:
         return False
-    except OSError:  # it is there, and its files may be read all the same
+    except OSError:  # it exists, and its files may be readable all the same
         return True

@@ -1,7 +1,7 @@
-"""Frames of a video file as its makers meant them to be seen, decoded with PyAV (FFmpeg's libraries).
+"""Frames of a video file as a player shows them, decoded with PyAV (FFmpeg's libraries).
 
-What a stream says of itself is applied: the matrix and range of its colours, the shape of its pixels, how it is turned
-or mirrored, when its frames are shown, and that they are interlaced.
+The metadata of the stream is applied: colour matrix and range, pixel aspect, rotation and mirroring, timestamps and
+interlacing.
 """
 
 from __future__ import annotations
@@ -26,31 +26,30 @@ from svd.data.item_file import check_memory, open_item
 from svd.data.pictures import Converter, Picture, cover, deinterlaced
 
 MAX_FPS = 1000
-"""Files without a frame rate may show the ticks of their clock instead, such as 90000."""
+"""Files without a frame rate may state the ticks of their clock instead, such as 90000."""
 PROBED = 32
-"""Packets that tell a video from a picture in a track of its own."""
+"""Packets that are read to tell a video track from a still picture in a track of its own."""
 EARLIER = (0, 4, 32)
-"""Frames before the wanted one from which to look back for a key frame. A container knows when frames are decoded, and
-those of a group may be shown in another order."""
+"""How many frames before the requested one to seek to. A container is indexed by decoding time, and frames of a group
+may be shown in another order."""
 ROUNDING = 0.0015
-"""Seconds by which a clip's duration is wrong where the container counts milliseconds."""
+"""Error in seconds of a clip's duration where the container counts milliseconds."""
 MOST_TIMES = 2**22
-"""Frames whose times are kept in memory, a day and a half; in a longer video none is looked for by its time."""
+"""Frames whose timestamps are kept in memory, a day and a half; in a longer video there is no seeking."""
 MOST_BYTES = 2**31
-"""FFmpeg's limit for a piece of memory; it has none left for what is larger, however much there is."""
+"""FFmpeg's limit of an allocation; a larger one fails, however much memory is free."""
 
 _TEXT = bytes(sorted({*b"\t\n\f\r\x1b", *range(0x20, 0x100)}))
-"""Bytes of text, in any encoding but UTF-16; a video has others, such as zeros, from the start."""
+"""Bytes of text in any encoding but UTF-16; a video has others, such as NUL, near its start."""
 
 NumberedFrame = tuple[av.VideoFrame, int]
-"""A frame and its number in the video, from 0 on."""
+"""A frame and its number in the video, from 0."""
 
 
 class Cut(NamedTuple):
-    """Frames of a video, uint8 RGB [t h w 3], and how many of the file's frames are shown per second there.
+    """Frames of a video, uint8 RGB [t h w 3], and the file's frame rate around them.
 
-    `rate` is None if the file does not say when its frames are shown. It is the video's `fps` unless the frame rate
-    changes within the file.
+    `rate` is None if the file has no timestamps. It is the video's `fps` unless the frame rate changes within the file.
     """
 
     frames: np.ndarray
@@ -69,31 +68,31 @@ _ABOUT = attrgetter(*_Packet._fields)
 class Video:
     """An open video file; `open_video` makes it.
 
-    `fps` is its frame rate, None if it states none, and `length` its number of frames, None if it states none. A file
-    may state more frames than it has; `read` finds that out.
+    `fps` is its stated frame rate and `length` its stated number of frames, or None. A file may state more frames than
+    it has, which `read` detects.
     """
 
     def __init__(self, path: str, file: BinaryIO):
         self._path, self._file = path, file
-        self._of_packets: Optional[np.ndarray] = None
+        self._ticks: Optional[np.ndarray] = None
         self._open()
         self.fps: Optional[float] = self._stated_rate()
-        self.length: Optional[int] = self._stream.frames or self._fitting() or None
+        self.length: Optional[int] = self._stream.frames or self._length_by_duration() or None
 
     def read(self, start: int, frames: int, step: int, height: int, width: int) -> Optional[Cut]:
-        """Frames start, start + step, ..., each made of that size by `cover`.
+        """Read frames start, start + step, ..., each resized by `cover`.
 
-        None if there are not so many frames; `length` is then the number of those that there are.
+        Returns None if there are too few; `length` is then their actual number.
         """
         clip = np.empty((frames, height, width, 3), np.uint8)
         end = start + (frames - 1) * step + 1
-        for times_of in (self._stated_times, self._packet_times) if start and self._is_timed() else ():
+        for times_of in (self._stated_times, self._packet_times) if start and self._has_times() else ():
             times, tolerance = times_of(end)
-            if len(times) >= end and (numbered := self._sought(times, tolerance, start)) is not None:
+            if len(times) >= end and (numbered := self._seek(times, tolerance, start)) is not None:
                 cut = self._fill(clip, numbered, start, step)
                 if cut is not None:
                     return cut
-        # the file does not say where its frames are, or not rightly, or ends before: go through them all
+        # no timestamps, wrong ones, or an early end: decode from the first frame
         numbers = count()
         cut = self._fill(clip, zip(self.frames(), numbers), start, step)
         if cut is None:
@@ -102,12 +101,12 @@ class Video:
         return cut
 
     def frames(self) -> Iterator[av.VideoFrame]:
-        """All frames, from the first one."""
+        """Decode all frames, from the first one."""
         self._rewind()
         return deinterlaced(self._decoded())
 
     def picture(self, frame: av.VideoFrame) -> Picture:
-        """What a frame shows."""
+        """An upright RGB picture of a frame."""
         return self._converter.picture(frame)
 
     def close(self) -> None:
@@ -115,25 +114,25 @@ class Video:
 
     def _open(self) -> None:
         self._file.seek(0)
-        options = {"protocol_whitelist": "none"}  # a file that names others is no reason to open those
+        options = {"protocol_whitelist": "none"}  # a playlist must not open other files
         self._container = av.open(self._file, container_options=options, metadata_errors="replace", buffer_size=2**18)
         self._stream = _choose(self._path, self._container)
         self._converter = Converter(self._stream.sample_aspect_ratio)
-        self._stream.codec_context.thread_count = 1  # there are as many processes as are wanted
-        self._stream.codec_context.flags |= CodecFlags.unaligned  # or else cropping at the left is rounded
+        self._stream.codec_context.thread_count = 1  # parallelism comes from processes
+        self._stream.codec_context.flags |= CodecFlags.unaligned  # without it, cropping at the left is rounded
         for stream in self._container.streams:
             if stream.index != self._stream.index:
                 stream.discard = Discard.all
         self._begun = False
 
     def _rewind(self) -> None:
-        """Come to stand before the first packet."""
+        """Go back to the first packet."""
         if self._begun:
             self.close()
             self._open()
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
-        """The frames of the packets to come; those that are damaged are passed over."""
+        """The frames of the remaining packets; damaged ones are skipped."""
         self._begun = True
         for packet in self._packets():
             try:
@@ -146,7 +145,7 @@ class Video:
             yield from frames
 
     def _packets(self) -> Iterator[av.Packet]:
-        """The packets to come, up to the end or to where the container is damaged."""
+        """The remaining packets, up to the end or to where the container is damaged."""
         self._begun = True
         try:
             yield from self._container.demux(self._stream)
@@ -154,11 +153,11 @@ class Video:
             raise
         except FFmpegError:
             check_memory()
-        except IndexError:  # PyAV's, at the end of a file whose header did not tell of all tracks
+        except IndexError:  # PyAV's, at the end of a file whose header does not list all tracks
             return
 
-    def _sought(self, times: np.ndarray, tolerance: float, start: int) -> Optional[Iterator[NumberedFrame]]:
-        """Frames from a key frame at or before frame `start` on, while they are those that `times` tell of."""
+    def _seek(self, times: np.ndarray, tolerance: float, start: int) -> Optional[Iterator[NumberedFrame]]:
+        """Frames from a key frame at or before frame `start`, while their timestamps agree with `times`."""
         for earlier in EARLIER:
             numbered = self._from_key_frame(times, tolerance, max(start - earlier, 0))
             first = next(numbered, None)
@@ -167,7 +166,7 @@ class Video:
         return None
 
     def _from_key_frame(self, times: np.ndarray, tolerance: float, number: int) -> Iterator[NumberedFrame]:
-        """Frames from the key frame that the container has for the time of frame `number`, while they are as told."""
+        """Frames from the key frame that the container finds for frame `number`, while they agree with `times`."""
         self._begun = True
         try:
             self._container.seek(int((times[number] + tolerance) / self._stream.time_base), stream=self._stream)
@@ -185,7 +184,7 @@ class Video:
             due += 1
 
     def _fill(self, clip: np.ndarray, numbered: Iterator[NumberedFrame], start: int, step: int) -> Optional[Cut]:
-        """Fill the clip [t h w 3] with frames start, start + step, ...; None if they are not all there."""
+        """Fill the clip [t h w 3] with frames start, start + step, ...; None if some are missing."""
         times = []
         for frame, number in numbered:
             t, between = divmod(number - start, step)
@@ -198,7 +197,7 @@ class Video:
         return None
 
     def _rate(self, times: list[Optional[float]], step: int) -> Optional[float]:
-        """Frames per second of the file where every step-th is shown at these times."""
+        """Frame rate of the file, given the times of every step-th frame."""
         if None in times or times[-1] <= times[0]:
             return None
         frames, seconds = (len(times) - 1) * step, times[-1] - times[0]
@@ -208,63 +207,63 @@ class Video:
 
     def _stated_rate(self) -> Optional[float]:
         rates = self._stream.average_rate, self._stream.guessed_rate
-        if self._container.format.flags & Flags.no_timestamps.value:  # without times there is no average
+        if self._container.format.flags & Flags.no_timestamps.value:  # without timestamps there is no average
             rates = rates[::-1]
         return next((float(rate) for rate in rates if rate and 0 < rate <= MAX_FPS), None)
 
-    def _is_even(self) -> bool:
-        """Whether the stream states one frame rate for all of it, in a container that such a statement binds."""
+    def _has_constant_rate(self) -> bool:
+        """Whether the stream states a constant frame rate, in a container where that is reliable."""
         rates = self._stream.average_rate, self._stream.base_rate
         loose = Flags.ts_discont.value | Flags.no_timestamps.value
-        even = self.fps is not None and None not in rates and rates[0] == rates[1] <= MAX_FPS
-        return even and not self._container.format.flags & loose
+        constant = self.fps is not None and None not in rates and rates[0] == rates[1] <= MAX_FPS
+        return constant and not self._container.format.flags & loose
 
-    def _is_timed(self) -> bool:
-        """Whether the file says when frames are shown: .avi says when they are decoded, and the rest is a guess."""
+    def _has_times(self) -> bool:
+        """Whether the file has presentation times: .avi has decoding times alone, and the rest is a guess."""
         return self._container.format.name != "avi" or not self._stream.codec_context.has_b_frames
 
-    def _fitting(self) -> int:
-        """How many frames fit into the stated duration."""
-        if not self._is_even():
+    def _length_by_duration(self) -> int:
+        """Number of frames in the stated duration; 0 if the frame rate is not constant."""
+        if not self._has_constant_rate():
             return 0
         duration, time_base = self._stream.duration, self._stream.time_base
         seconds = duration * time_base if duration else (self._container.duration or 0) / av.time_base
         return int(seconds * self.fps + 0.5)
 
     def _stated_times(self, end: int) -> tuple[np.ndarray, float]:
-        """When frames are shown by the stream's own frame rate, in seconds [n], and how exactly; none if it changes."""
-        if not self._is_even() or (self.length or end) < end or end > MOST_TIMES:
+        """Presentation times from a constant frame rate, in seconds [n], and their tolerance; none if it varies."""
+        if not self._has_constant_rate() or (self.length or end) < end or end > MOST_TIMES:
             return np.empty(0), 0.0
         first = (self._stream.start_time or 0) * float(self._stream.time_base)
         return first + np.arange(end) / self.fps, 0.3 / self.fps
 
     def _packet_times(self, end: int) -> tuple[np.ndarray, float]:
-        """When frames are shown by the times of all packets, in seconds [n], and how exactly; none if they have none.
+        """Presentation times from all packets, in seconds [n], and their tolerance; none if packets have none.
 
-        They are read, but not decoded.
+        Packets are read, but not decoded.
         """
-        if self._of_packets is None:
+        if self._ticks is None:
             self._rewind()
-            # not a list of the packets, which would hold the file
-            self._of_packets = _shown([_Packet(*_ABOUT(packet)) for packet in self._packets() if packet.size])
-            self._of_packets *= float(self._stream.time_base)
-        return self._of_packets, 0.5 * float(self._stream.time_base)
+            # no list of packets, which would keep the file in memory
+            self._ticks = _presentation_ticks([_Packet(*_ABOUT(packet)) for packet in self._packets() if packet.size])
+            self._ticks *= float(self._stream.time_base)
+        return self._ticks, 0.5 * float(self._stream.time_base)
 
 
 @contextmanager
 def open_video(path: str) -> Iterator[Video]:
-    """Open a video file; raises BadItem for what is none or damaged, and Unavailable for what cannot be read now.
+    """Open a video file; raises BadItem if it is none or damaged, and Unavailable if it cannot be read now.
 
-    Both are raised for what happens in the block, too.
+    Failures inside the block raise them, too.
     """
     with open_item(path) as file:
-        if not file.read(1024).translate(None, _TEXT):  # FFmpeg would make a video of its lines
+        if not file.read(1024).translate(None, _TEXT):  # FFmpeg would render its lines as a video
             raise BadItem(path, "a text file, not a video")
         try:
             with closing(Video(path, file)) as video:
                 yield video
         except NoMemory as error:
-            np.empty(MOST_BYTES, np.uint8)  # a MemoryError of ours: there is little left indeed
+            np.empty(MOST_BYTES, np.uint8)  # raises MemoryError if memory is indeed short
             raise BadItem(path, "damaged: it asks for more memory than a video needs") from error
         except MemoryError:
             raise
@@ -277,7 +276,7 @@ def open_video(path: str) -> Iterator[Video]:
 
 
 def _choose(path: str, container: av.container.InputContainer) -> av.VideoStream:
-    """The video among the tracks: not the picture of a cover, attached or in a track of its own; raises BadItem."""
+    """The video track: no cover picture, attached or in a track of its own; raises BadItem."""
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if len(streams) > 1:
         packets = [packet.stream.index for packet in islice(container.demux(streams), PROBED)]
@@ -293,8 +292,8 @@ def _choose(path: str, container: av.container.InputContainer) -> av.VideoStream
     return streams[0]
 
 
-def _shown(packets: list[_Packet]) -> np.ndarray:
-    """When the frames of all packets are shown, in ticks, in the order of time; none if that is not known."""
+def _presentation_ticks(packets: list[_Packet]) -> np.ndarray:
+    """Sorted presentation times of all packets, in ticks; none if they are not known."""
     first = next((n for n, packet in enumerate(packets) if packet.is_keyframe), len(packets))
     packets = [packet for packet in packets[first:] if not packet.is_discard]
     if not packets or any(packet.pts is None for packet in packets):
@@ -302,6 +301,6 @@ def _shown(packets: list[_Packet]) -> np.ndarray:
     ticks = np.array([packet.pts for packet in packets])
     order = np.argsort(ticks, kind="stable")
     if np.abs(order - np.arange(len(order))).max() > max(EARLIER) or not np.diff(ticks[order]).all():
-        return np.empty(0)  # the clock was set, or two packets make a frame
-    # what comes before the first key frame, and is shown before it, cannot be decoded
+        return np.empty(0)  # the clock was reset, or two packets make a frame
+    # what is shown before the first key frame cannot be decoded
     return ticks[order][ticks[order] >= ticks[0]].astype(float)

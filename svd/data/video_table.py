@@ -15,7 +15,7 @@ from svd.data.dataset import DatasetError
 
 COLUMNS = ("path", "length", "motion_bucket_id")
 WANTED = f"a CSV file with the columns {', '.join(COLUMNS)}"
-"""Columns that the CSV must have; `fps` is optional, and others are passed over."""
+"""Required columns of the CSV; `fps` is optional, all others are ignored."""
 TRAINED_BUCKETS = 255
 """The largest motion_bucket_id that the models were trained with."""
 
@@ -24,7 +24,7 @@ _RULES = {
     "motion_bucket_id": (0, 1e6, "must be a number, 0 or more and 1000000 at most"),
     "fps": (1e-3, 1e3, "must be a positive number, 0.001 to 1000, or empty"),
 }
-"""Bounds of the numbers, and how they are told."""
+"""Bounds of the numbers, and their wording in messages."""
 
 
 class VideoTable(NamedTuple):
@@ -36,7 +36,7 @@ class VideoTable(NamedTuple):
     fps: np.ndarray
 
 
-class _Wrong:
+class _Violations:
     """Cells that break the rule of a column."""
 
     def __init__(self):
@@ -52,11 +52,11 @@ class _Wrong:
 
 
 def read_table(metadata: str) -> VideoTable:
-    """The checked columns of a CSV file; raises DatasetError, and warns of motion buckets that no model knows."""
+    """Read and check a CSV file; raises DatasetError, and warns of motion buckets outside the trained range."""
     rows = CsvRows(metadata, COLUMNS, ("fps",), f"give {WANTED}")
     paths: list[str] = []
     numbers = {name: array("d") for name in _RULES}
-    wrong = {name: _Wrong() for name in ("path", *_RULES)}
+    wrong = {name: _Violations() for name in ("path", *_RULES)}
     for line, (path, *cells) in rows:
         paths.append(path)
         if not path:
@@ -83,7 +83,7 @@ def read_table(metadata: str) -> VideoTable:
 
 
 def spellings(path: str) -> Iterator[str]:
-    """A path as it is written, and as other systems may have it: with slashes, accents of their own or joined."""
+    """A path as it is written, and as other systems may write it: with slashes, in Unicode forms NFC and NFD."""
     seen = set()
     for slashed in (path, path.replace("\\", "/")):
         for form in (None, "NFC", "NFD"):

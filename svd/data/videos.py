@@ -1,4 +1,4 @@
-"""Video files: frames to .mp4, .gif or numbered PNGs, whole or not at all."""
+"""Writing frames as .mp4, .gif or numbered PNGs, atomically."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv,"
     "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
 )
-"""ffmpeg's filters that hold colours in the way that players expect most, and say so in the file. Left alone, ffmpeg
-takes BT.601 and says nothing, and players guess by the size."""
+"""ffmpeg filters that convert to BT.709, which players expect, and tag the file with it. By default ffmpeg takes BT.601
+and does not tag it, and players guess by the size."""
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
     """Write frames, uint8 RGB [t h w 3], shown at `fps` frames per second, as .mp4 (H.264) or .gif.
 
-    A file of that name is replaced, in one step and only by a complete one. Raises VideoError for another
+    An existing file is replaced atomically. Raises VideoError for another
     suffix, frames of another shape or type, an fps that is not positive and a missing folder, and OSError if
     the disk refuses.
     """
@@ -64,24 +64,24 @@ def write_frames(folder: str | Path, frames: np.ndarray) -> None:
 
 
 def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
-    """H.264 with 4:2:0 colour, which every player reads; crf 17 is hardly to be told from the original."""
+    """H.264 with 4:2:0 colour, which every player reads; crf 17 is visually almost lossless."""
     path = path.absolute()  # ffmpeg would take `a:b.mp4` for the protocol `a`
     height, width = frames.shape[1:3]
-    # 4:2:0 colour has one value for 2x2 pixels and needs even sides: an odd one gets its last pixels twice
+    # 4:2:0 colour has one value per 2x2 pixels and needs even sides: odd ones are padded by repetition
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     options = {
         "codec": "libx264",
         "pixelformat": "yuv420p",
         "macro_block_size": 1,  # imageio would otherwise scale the frames to multiples of 16
         "quality": None,  # leave the rate to crf
-        "ffmpeg_log_level": "quiet",  # what goes wrong is raised below, in one line
+        "ffmpeg_log_level": "quiet",  # failures are raised below, in one line
         "output_params": ["-crf", "17", "-vf", _BT709],
     }
     try:
         with imageio.get_writer(path, format="FFMPEG", fps=fps, **options) as writer:
             for frame in frames:
                 writer.append_data(frame)
-        written, _ = count_frames_and_secs(path)  # imageio does not look at how ffmpeg ended
+        written, _ = count_frames_and_secs(path)  # imageio does not check ffmpeg's exit code
         if written != len(frames):
             raise RuntimeError(f"{written} of {len(frames)} frames arrived")
     except (OSError, RuntimeError) as error:
