@@ -1,10 +1,13 @@
 """What README and docs/ say: programs, files and links that exist, and numbers as they were measured."""
 
+import itertools
 import json
 import re
 from pathlib import Path
 
 import pytest
+
+from svd.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "assets/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -21,10 +24,18 @@ def anchors(page: Path) -> set[str]:
 def test_what_a_page_names_exists(page):
     text = page.read_text()
     programs = re.findall(r"(?:python|bash) ([\w/]+\.(?:py|sh))", text)
+    programs += [name.replace(".", "/") + "/__main__.py" for name in re.findall(r"python -m (scripts[\w.]*)", text)]
     files = re.findall(rf"(?<![\w/.])(?:{FOLDERS})/[\w/]+\.(?:py|sh|yaml|md|json|csv|png|gif)\b", text)
     modules = re.findall(r"^from (svd[\w.]*\.\w+) import", text, re.MULTILINE)
     files += [module.replace(".", "/") + ".py" for module in modules]
     assert [name for name in {*programs, *files} if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_of_a_page_exist(page):
+    found = re.findall(r"^(?:python -m )?svd ([a-z].*)|`(?:python -m )?svd ([a-z].*?)`", page.read_text(), re.MULTILINE)
+    commands = [" ".join(itertools.takewhile(re.compile("[a-z][a-z-]+$").match, (a or b).split())) for a, b in found]
+    assert [command for command in commands if command not in COMMANDS] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
