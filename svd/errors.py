@@ -1,12 +1,12 @@
-"""What a program says in one line, without a traceback: the user can mend it."""
+"""Errors that the user can fix: a program prints them as one line, without a traceback."""
 
 
 class UserError(Exception):
-    """Base of all errors of bad input and surroundings.
+    """Base of all errors of bad input and environment.
 
     Args:
-        message: in one line, what is wrong and what to do. It names settings as Python has them, never a flag.
-        setting: the one to change, such as `amp_level` or `train.lora.rank`; a program adds its flag for it.
+        message: one line that says what is wrong and what to do. It names settings as in Python, never a flag.
+        setting: the setting to change, such as `amp_level` or `train.lora.rank`; a program adds its flag for it.
     """
 
     def __init__(self, message: str = "", setting: str = ""):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a hidden name beside their target, and renamed."""
+"""Atomic writes: files are written under a hidden temporary name beside their target, and renamed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import psutil
 from svd.errors import UserError
 
 LONGEST_NAME = 255
-"""Bytes of a file's name, on the file systems in use."""
+"""Bytes of a file name on common file systems."""
 _HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=3).hexdigest()
 _DAY = 24 * 3600
 
 _unfinished: set[Path] = set()
-"""What this process is writing, or holds empty."""
+"""Temporary files of this process, and empty ones that reserve a name."""
 _renaming = threading.Lock()
 
 
@@ -34,12 +34,12 @@ class FileError(UserError, OSError):
 
 @contextmanager
 def atomic_write(target: str | Path, need: int = 0) -> Iterator[Path]:
-    """A hidden path beside `target` to write a file or a folder to: renamed at the end, removed if anything goes wrong.
+    """A hidden path beside `target` for a file or a folder: renamed at the end, removed on failure.
 
-    What stands at the target is replaced in one step. What killed processes left of the same target is removed.
+    An existing target is replaced in one step. What killed processes have left of the same target is removed.
 
     Args:
-        target: its folder is made if need be.
+        target: its folder is created if needed.
         need: bytes that will be written; checked against the free space at once, not after minutes.
 
     Raises:
@@ -69,19 +69,19 @@ def atomic_write(target: str | Path, need: int = 0) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write text in UTF-8; a file of that name is replaced by a complete one."""
+    """Write text in UTF-8, atomically."""
     with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def free_name(folder: str | Path, stem: str, suffixes: list[str]) -> Iterator[str]:
-    """Hold the first of `stem`, `stem_1`, `stem_2`, … with which no folder/name + suffix exists.
+    """Reserve the first of `stem`, `stem_1`, `stem_2`, … for which no folder/name + suffix exists.
 
-    It is held by an empty file with the first suffix, made only if there is none (O_EXCL): processes that list the
-    same first suffix never get the same name. The block writes over that file; if it does not, the file goes. What the
-    block has finished is kept, whatever happens later. The folder is made if need be, and a stem that is too long for
-    a file's name is cut.
+    It is reserved by an empty file with the first suffix, created exclusively (O_EXCL): processes that list the same
+    first suffix never get the same name. The block overwrites that file; if it does not, the file is removed. What the
+    block has finished is kept, whatever happens later. The folder is created if needed, and a stem that is too long
+    for a file name is truncated.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,14 +104,14 @@ def free_name(folder: str | Path, stem: str, suffixes: list[str]) -> Iterator[st
 
 
 def shortened(name: str, most: int) -> str:
-    """The longest beginning of a name that has at most so many bytes, cut between characters."""
+    """The longest prefix of a name of at most `most` bytes, cut between characters."""
     while len(os.fsencode(name)) > most:
         name = name[:-1]
     return name
 
 
 def check_folder(path: str | Path, name: str) -> None:
-    """Raise FileError where a folder, which this setting names, cannot be written to or made; nothing is made yet."""
+    """Raise FileError if the folder of the setting `name` cannot be written to or created; nothing is created yet."""
     nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         what = "may not be written to" if nearest.is_dir() else "is a file"
@@ -119,7 +119,7 @@ def check_folder(path: str | Path, name: str) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the drive: a rename must not overtake it."""
+    """Flush a file or a folder to the drive, so that a rename cannot overtake its content."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -128,7 +128,7 @@ def fsync(path: Path) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal; it is read in pieces."""
+    """The SHA-256 of a file's content, in hexadecimal; it is read in blocks."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
@@ -137,7 +137,7 @@ def sha256(path: str | Path) -> str:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder with all that is in it; nothing needs to be there."""
+    """Delete a file or a folder tree, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -145,8 +145,8 @@ def remove(path: Path) -> None:
 
 
 def discard_unfinished() -> None:
-    """Remove what this process has begun to write and can write no more of; it has to end right after."""
-    _renaming.acquire()  # for good: what is not in its place now does not get there any more
+    """Remove the temporary files of this process, which has to exit right after."""
+    _renaming.acquire()  # for good: nothing is renamed to its target from here on
     for path in list(_unfinished):
         with suppress(OSError):
             if path.name.endswith(_ending(path)):
@@ -156,18 +156,18 @@ def discard_unfinished() -> None:
 
 
 def _ending(path: Path) -> str:
-    """The end of the hidden names of this process, for a target of the same suffix."""
+    """The ending of this process's temporary names, for a target of the same suffix."""
     return f".{_HOST}-{os.getpid()}.tmp{path.suffix if path.suffix != '.tmp' else ''}"
 
 
 def _aside(target: Path) -> Path:
-    # With the target's suffix, by which libraries choose the format.
+    # With the target's suffix, from which libraries infer the format.
     ending = f".{_HOST}-{os.getpid()}.tmp{target.suffix}"
     return target.with_name(f".{shortened(target.stem, LONGEST_NAME - 1 - len(os.fsencode(ending)))}{ending}")
 
 
 def _replace(aside: Path, target: Path) -> None:
-    if target.is_dir() and not target.is_symlink():  # a folder cannot be replaced in one step
+    if target.is_dir() and not target.is_symlink():  # a folder cannot be replaced atomically
         old = aside.with_name(f"{aside.name}.old")
         os.replace(target, old)
         os.replace(aside, target)
@@ -183,7 +183,7 @@ def _remove_empty(path: Path) -> None:
 
 
 def _remove_left_overs(target: Path) -> None:
-    """Remove the hidden files and folders of this target whose processes are gone."""
+    """Remove the temporary files and folders of this target whose processes have died."""
     mine = _aside(target).name
     stem, suffix = mine[: mine.rindex(f".{_HOST}-")], target.suffix
     pattern = re.compile(re.escape(stem) + r"\.([0-9a-f]{6})-(\d+)\.tmp" + re.escape(suffix) + r"(\.old)?")
@@ -197,10 +197,10 @@ def _remove_left_overs(target: Path) -> None:
 def _is_left_over(path: Path, host: str, process: str) -> bool:
     with suppress(OSError):
         changed = path.stat().st_mtime
-        if time.time() - changed > _DAY:  # of another computer, perhaps; nobody writes for a day without a change
+        if time.time() - changed > _DAY:  # perhaps of another host; nobody writes for a day without a change
             return True
         if host == _HOST:
-            try:  # a number may belong to a process that began later
+            try:  # the pid may have been reused by a later process
                 return psutil.Process(int(process)).create_time() > changed + 1
             except psutil.Error:
                 return True

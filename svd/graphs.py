@@ -1,4 +1,4 @@
-"""How many compiled graphs stay in memory: a network has one for each size, and MindSpore would keep them all."""
+"""Bounding the compiled graphs in memory: a network has one per input shape, and MindSpore would keep them all."""
 
 from mindspore import nn
 
@@ -8,15 +8,15 @@ except ImportError:  # before MindSpore 2.9
     from mindspore.common.api import _cell_graph_executor
 
 MOST = 8
-"""Graphs of a network at a time: a video takes two of the UNet where guidance has an interval, and one of the rest."""
+"""Graphs per network: a video needs two of the UNet with a guidance interval, and one of each other network."""
 
 
 def keep_latest(cell: nn.Cell, most: int = MOST) -> None:
-    """Release the graphs of a cell that were not used for the longest, so that no more than so many are in memory.
+    """Keep at most `most` compiled graphs of a cell in memory, and release the least recently used.
 
-    One that is wanted again is compiled again.
+    A released graph is compiled again when it is needed.
     """
-    compile_graph, used = cell.compile, []  # phases, as MindSpore calls its graphs; the latest is the last
+    compile_graph, used = cell.compile, []  # phases (MindSpore's keys of graphs), least recently used first
 
     def compile_within(*args, **kwargs):  # MindSpore calls it before every run
         result = compile_graph(*args, **kwargs)

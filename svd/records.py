@@ -1,4 +1,4 @@
-"""JSON that others may have written, and the dataclasses that it becomes: bounded, and with checked types."""
+"""Untrusted JSON, and dataclasses parsed from it: bounded, with checked types."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from svd.errors import UserError
 
 Record = TypeVar("Record")
 LARGEST = 64 << 20
-"""Bytes of JSON that are read unless something else is said."""
+"""Bytes of a JSON file by default."""
 DEEPEST = 64
-"""Lists and mappings within one another."""
+"""Nesting depth of lists and mappings."""
 _DIGITS = 20
-"""Of whole numbers; those of this project fit 64 bits."""
+"""Of integers; those of this project fit 64 bits."""
 
 
 class RecordError(UserError, ValueError):
-    """Text that is not what the program writes; the message is one line that says where and why."""
+    """JSON or a record that is invalid; the message says in one line where and why."""
 
 
 def read_json(path: str | Path, largest: int = LARGEST) -> Any:
     """The content of a JSON file.
 
     Raises:
-        RecordError: it is no ordinary file, larger than so many bytes, not JSON, or nested too deeply.
+        RecordError: it is no regular file, larger than `largest` bytes, not JSON, or nested too deeply.
         OSError: it cannot be read.
     """
     path = Path(path)
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would block
         raise RecordError(f"{path} is no ordinary file")
     if status.st_size > largest:
         raise RecordError(f"{path} has {status.st_size:,} bytes, more than the {largest:,} that are read")
@@ -42,9 +42,9 @@ def read_json(path: str | Path, largest: int = LARGEST) -> Any:
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """The value that JSON text stands for. Raises RecordError, which begins with `where`."""
+    """Parse JSON text. Raises RecordError, whose message begins with `where`."""
     try:
-        value = json.loads(text, parse_int=_whole_number, object_pairs_hook=_without_repeats)
+        value = json.loads(text, parse_int=_integer, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         what = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise RecordError(f"{where} is no JSON that can be used: {what}") from error
@@ -57,13 +57,12 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 def record(kind: type[Record], data: Any, where: str) -> Record:
-    """A dataclass of simple fields (numbers, texts, lists, mappings, dataclasses) from parsed JSON.
+    """A dataclass of simple fields (numbers, strings, lists, mappings, dataclasses) from parsed JSON.
 
-    A field may be left out if it has a default. The class checks bounds in its `__post_init__`, by a ValueError.
+    Fields with a default are optional. The class checks bounds in its `__post_init__` and raises ValueError.
 
     Raises:
-        RecordError: a field is missing, unknown, or of another type; whole numbers are not taken for truth values, nor
-            numbers with a point for whole ones.
+        RecordError: a field is missing, unknown, or of another type; integers are no booleans, and floats no integers.
     """
     if not isinstance(data, Mapping):
         raise RecordError(f"{where} has to be a mapping of names to values, not {_shown(data)}")
@@ -72,8 +71,8 @@ def record(kind: type[Record], data: Any, where: str) -> Record:
     if unknown:
         raise RecordError(f"{where} has an unknown field {_shown(unknown[0])}")
     for name, field in fields.items():
-        left_out = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if left_out and name not in data:
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in data:
             raise RecordError(f"{where} has no field {name}")
     values = {name: _value(hints[name], value, f"{where}: {name}") for name, value in data.items()}
     try:
@@ -85,7 +84,7 @@ def record(kind: type[Record], data: Any, where: str) -> Record:
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Name, old and new value of all that differs; `part.name` within mappings, and None for what is not there."""
+    """Name, old and new value of all differences; `part.name` within mappings, None for a missing value."""
     for name in dict.fromkeys((*old, *new)):
         a, b = old.get(name), new.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
@@ -126,13 +125,13 @@ def _inside(value: Any) -> list:
     return value if isinstance(value, list) else []
 
 
-def _whole_number(text: str) -> int:
+def _integer(text: str) -> int:
     if len(text) > _DIGITS:
         raise ValueError(f"a number of {len(text)} digits")
     return int(text)
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name stands twice in one mapping")

@@ -1,6 +1,6 @@
-"""The files that come with the project: configurations, the model of moving digits, golden values.
+"""Files shipped with the project: configurations, the model of moving digits, golden values.
 
-A clone has them in its root. A wheel has them in the package `svd`, under the same names (setup.py).
+A clone has them in its root, a wheel in the package `svd`, under the same names (setup.py).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ _PACKAGE = Path(__file__).parent
 
 
 def own_file(name: str) -> Path:
-    """The path of a file or folder that comes with the project, such as configs/svd.yaml."""
+    """The path of a file or folder shipped with the project, such as configs/svd.yaml."""
     installed = _PACKAGE / name
-    # unlike Path.exists, os.path.exists is false for what cannot be a name
+    # unlike Path.exists, os.path.exists is false for invalid names
     return installed if os.path.exists(installed) else _PACKAGE.parent / name
 
 
 def find_file(name: str | Path) -> str | Path:
-    """The name as it is, or the path of the project's own file where only that exists: configs/... works anywhere."""
+    """The name itself, or the path of the shipped file if only that exists: configs/... works in any folder."""
     if os.path.exists(name) or os.path.isabs(name):
         return name
     own = own_file(str(name))

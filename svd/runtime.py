@@ -16,12 +16,12 @@ from pathlib import Path
 from svd.errors import UserError
 
 SUPPORTED = ((2, 7), (2, 10))
-"""Oldest and newest MindSpore that the tests pass on."""
+"""Oldest and newest supported MindSpore."""
 DEVICE_TARGETS = ("Ascend", "GPU", "CPU")
 
 
 class RuntimeSetupError(UserError, RuntimeError):
-    """The installation does not fit; the message says in one sentence what is wrong and what to do."""
+    """The installation or device cannot be used; the message says in one sentence what is wrong and what to do."""
 
 
 def _version(package: str) -> tuple[int, ...]:
@@ -34,7 +34,7 @@ def _version(package: str) -> tuple[int, ...]:
 
 
 def check_versions() -> None:
-    """Raise RuntimeSetupError unless MindSpore and NumPy are of versions that work together."""
+    """Raise RuntimeSetupError unless the versions of MindSpore and NumPy are supported."""
     oldest, newest = (".".join(map(str, v)) for v in SUPPORTED)
     mindspore = _version("mindspore")
     if not SUPPORTED[0] <= mindspore <= SUPPORTED[1]:
@@ -48,8 +48,8 @@ def avoid_slow_convolution(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Set ONEDNN_MAX_CPU_ISA=AVX2 where MindSpore's Conv2D would otherwise be a hundred times slower.
 
     MindSpore 2.9 and 2.10 run Conv2D through oneDNN's reference kernel on processors with AVX-512. oneDNN reads the
-    variable when it is loaded, so this comes before `import mindspore`. A variable that the user has set is kept.
-    Returns whether the variable was set here.
+    variable when it is loaded, so this is called before `import mindspore`. A value set by the user is kept. Returns
+    whether the variable was set here.
     """
     if not (2, 9) <= _version("mindspore") <= (2, 10) or "ONEDNN_MAX_CPU_ISA" in os.environ:
         return False
@@ -68,9 +68,9 @@ def avoid_slow_convolution(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def quiet_compiler() -> None:
-    """Ask MindSpore for nothing but errors of its compiler, unless the user has said how much of its log is wanted.
+    """Log errors of MindSpore's compiler alone, unless the user has chosen a log level.
 
-    For every kept graph it would warn that the graph may be of another network, which `svd.compile_cache` rules out. It
+    It would warn for every cached graph that it may be of another network, which `svd.compile_cache` rules out. It
     reads the variable when it is imported.
     """
     if "GLOG_v" not in os.environ:
@@ -78,21 +78,21 @@ def quiet_compiler() -> None:
 
 
 def available_device() -> str:
-    """The best device that is there: Ascend, GPU or CPU (MindSpore's own default, by the plugins it could load)."""
+    """The best available device: Ascend, GPU or CPU (MindSpore's default, by the plugins that it could load)."""
     import mindspore as ms
 
     return ms.get_context("device_target")
 
 
 def setup(device_target: str = "auto", mode: int = 0) -> str:
-    """Choose the device and the mode for this process; returns the device's name.
+    """Set the device and the mode of this process; returns the device's name.
 
     Args:
-        device_target: Ascend, GPU, CPU, or auto for the best one that is there.
+        device_target: Ascend, GPU, CPU, or auto for the best available one.
         mode: 0 for graph mode, 1 for pynative.
 
     Raises:
-        RuntimeSetupError: the versions do not fit, or the device is not there.
+        RuntimeSetupError: versions are not supported, or the device is not available.
     """
     check_versions()
     if mode not in (0, 1):
@@ -106,12 +106,12 @@ def setup(device_target: str = "auto", mode: int = 0) -> str:
         _set_device(device)
     ms.set_context(mode=mode)
     if device == "CPU" and mode == ms.PYNATIVE_MODE:
-        ms.runtime.launch_blocking()  # ten times faster here: operators are small, and threads wait for one another
+        ms.runtime.launch_blocking()  # ten times faster here: operators are small, and synchronisation dominates
     return device
 
 
 def _set_device(device: str) -> None:
-    """Select the device, or say what is missing; MindSpore's own lines about it are kept from the terminal."""
+    """Select the device, or raise what is missing; MindSpore's own log lines about it are suppressed."""
     import mindspore as ms
 
     remedy = {
@@ -132,8 +132,7 @@ def _set_device(device: str) -> None:
         raise RuntimeSetupError(f"MindSpore cannot use {device} ({reason}): {remedy}", setting) from error
     finally:
         logging.disable(logging.NOTSET)
-    # float32 convolutions would otherwise run with ten bits of mantissa; the networks that are not float16 are float32
-    # for a reason.
+    # Otherwise float32 convolutions would run with ten bits of mantissa; what is not float16 is float32 for a reason.
     if device == "Ascend":
         ms.device_context.ascend.op_precision.conv_allow_hf32(False)
     elif device == "GPU":
@@ -142,15 +141,15 @@ def _set_device(device: str) -> None:
 
 @contextlib.contextmanager
 def graph_cache(folder: Path) -> Iterator[None]:
-    """What is compiled meanwhile is loaded from this folder if it is there, or else written to it.
+    """A block in which compiled graphs are loaded from this folder, or else written to it.
 
-    MindSpore keeps to the first folder that a process has told it, and does not look whether what it finds there is of
-    the same graph: that is the caller's part.
+    MindSpore uses the first folder of a process for good, and does not check that a graph found there is the same: that
+    is up to the caller.
     """
     ours = {
         "MS_COMPILER_CACHE_ENABLE": "1",
         "MS_COMPILER_CACHE_PATH": str(folder),
-        # Otherwise it looks at the entry script and what that imports, and loads nothing more after the first miss.
+        # Otherwise it hashes the entry script and its imports, and loads nothing more after the first miss.
         "MS_DEV_FORCE_USE_COMPILE_CACHE": "1",
     }
     before = {name: os.environ.get(name) for name in ours}
@@ -165,16 +164,16 @@ def graph_cache(folder: Path) -> Iterator[None]:
 
 
 def join_ranks() -> tuple[int, int]:
-    """This process's number and how many there are: under msrun those of the run, whose processes meet here.
+    """Initialise collectives under msrun; returns (rank, number of ranks), (0, 1) without msrun.
 
-    Comes after `setup`. Raises RuntimeSetupError when they cannot meet.
+    Called after `setup`. Raises RuntimeSetupError when the processes cannot meet.
     """
-    if "MS_ROLE" not in os.environ:  # msrun sets it, also for a process that introduces the others and ends in `init`
+    if "MS_ROLE" not in os.environ:  # msrun sets it, also for its scheduler, which ends in `init`
         return 0, 1
     from mindspore import communication
 
     if os.environ["MS_ROLE"] == "MS_SCHED":
-        # It ends when the others have; a signal that is meant for all would leave them without it.
+        # The scheduler ends after the others; a signal sent to all must not end it first.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         communication.init()
@@ -187,7 +186,7 @@ def join_ranks() -> tuple[int, int]:
 
 
 def peak_memory(device: str) -> int:
-    """The most bytes that were in use on the device (on CPU: by this process)."""
+    """Peak memory in bytes on the device (on CPU: of this process)."""
     import mindspore as ms
 
     if device == "CPU":
@@ -196,7 +195,7 @@ def peak_memory(device: str) -> int:
 
 
 def free_memory(device: str) -> int:
-    """Bytes that are free on the device now."""
+    """Free memory in bytes on the device."""
     import mindspore as ms
     import psutil
 
@@ -207,7 +206,7 @@ def free_memory(device: str) -> int:
 
 
 def describe(mode: int) -> dict[str, str]:
-    """Device, mode and versions, as the side file of a video records them."""
+    """Device, mode and versions, for the side file of a video."""
     import mindspore as ms
 
     return {

@@ -1,8 +1,8 @@
-"""Signals that ask a program to end: answered at any moment, in one line, with nothing half-written.
+"""Termination signals: handled at any moment, with one line of output and no half-written files.
 
-Python answers signals between its own instructions, and so not while MindSpore compiles or computes; and MindSpore puts
-a handler of its own, which turns SIGINT into SIGTERM, in the place of Python's whenever it compiles. Hence the signals
-are blocked for all threads, so that no handler is called, and one thread waits for them.
+Python runs signal handlers between bytecodes, and so not while MindSpore compiles or computes; and MindSpore replaces
+Python's handler by its own, which turns SIGINT into SIGTERM, whenever it compiles. Hence the signals are blocked in all
+threads, so that no handler is called, and one thread waits for them.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ import psutil
 from svd import console, files
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends a program. One that is ignored (nohup) stays ignored."""
+"""Signals that end a program. An ignored one (nohup) stays ignored."""
 _MEANING = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}
 
 _guarded = False
 _requests: Optional[list[int]] = None
-"""Where signals are noted while they are deferred."""
+"""Signals received while they are deferred; None while they are not."""
 
 
 def exit_code(number: int) -> int:
-    """That of a process which a signal has ended, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
+    """Exit code of a process ended by a signal, as in shells: 130 for SIGINT, 143 for SIGTERM."""
     return 128 + number
 
 
 def guard(program: str, hint: str = "") -> None:
     """From now on, a signal of ENDING ends this process at once; for programs, at their start, in the main thread.
 
-    Its child processes are killed and its unfinished files removed; finished ones are kept.
+    Its child processes are killed and its temporary files removed; finished ones are kept.
 
     Args:
-        program: name in the line that is written to standard error.
-        hint: what that line ends with, such as "the same command continues".
+        program: name in the line on standard error.
+        hint: end of that line, such as "the same command continues".
     """
     global _guarded
     _guarded = True
-    answered = {number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN}
-    signal.pthread_sigmask(signal.SIG_BLOCK, answered)  # what is started from here on inherits it
+    handled = {number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN}
+    signal.pthread_sigmask(signal.SIG_BLOCK, handled)  # inherited by all threads and processes started later
     line = f"{program}: {{}}{'; ' if hint else ''}{hint}"
-    threading.Thread(target=_watch, args=(answered, line), name="signals", daemon=True).start()
+    threading.Thread(target=_watch, args=(handled, line), name="signals", daemon=True).start()
 
 
 @contextmanager
 def deferred() -> Iterator[list[int]]:
-    """A list to which the signals of ENDING are added meanwhile, for work that comes to an end by itself.
+    """Collect the signals of ENDING in a list, for work that polls it and stops by itself.
 
     A second SIGINT ends the program at once.
     """
     global _requests
     _requests = requests = []
-    old = {} if _guarded else {number: signal.signal(number, _note) for number in ENDING}
+    old = {} if _guarded else {number: signal.signal(number, _record) for number in ENDING}
     try:
         yield requests
     finally:
@@ -67,17 +67,17 @@ def deferred() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _note(number: int, _) -> None:
-    """The handler where no thread watches: in a program that has this one as a part."""
+def _record(number: int, _) -> None:
+    """The handler without the watching thread: in a program that embeds this one."""
     if number == signal.SIGINT and signal.SIGINT in _requests:
         raise KeyboardInterrupt
     _requests.append(number)
 
 
-def _watch(answered: set[int], line: str) -> NoReturn:
+def _watch(handled: set[int], line: str) -> NoReturn:
     while True:
-        number = int(signal.sigwait(answered))
-        requests = _requests  # the main thread may put None there at any moment
+        number = int(signal.sigwait(handled))
+        requests = _requests  # the main thread may reset it at any moment
         if signal.getsignal(number) == signal.SIG_IGN:
             continue
         if requests is None or (number == signal.SIGINT and signal.SIGINT in requests):
@@ -91,9 +91,9 @@ def _end(number: int, line: str) -> NoReturn:
         bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
         gap = "\n" if getattr(bars, "_instances", None) else ""  # below a progress bar
         print(gap + line.format(_MEANING[number]), file=sys.stderr, flush=True)
-        console.silence(1, 2)  # the main thread goes on for a moment, and would tell how its children ended
+        console.silence(1, 2)  # the main thread runs on for a moment, and would report how its children ended
         for child in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):  # it may have ended by itself
+            with suppress(psutil.Error):  # it may have exited by itself
                 child.kill()
     finally:
         os._exit(exit_code(number))

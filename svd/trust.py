@@ -1,4 +1,4 @@
-"""What is loaded and executed must be ours alone to write: compiled kernels and graphs are programs."""
+"""Compiled kernels and graphs are code: they are loaded only if no other user can write them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Optional
 
 
 def why_not_trusted(found: os.stat_result) -> Optional[str]:
-    """What is against executing a file, or what is in a folder, in words; None if it is this user's (or root's)."""
+    """Why a file, or the contents of a folder, must not be executed; None if only this user (or root) can write it."""
     if found.st_uid not in (os.geteuid(), 0):
         return f"it belongs to another user (uid {found.st_uid})"
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -18,7 +18,7 @@ def why_not_trusted(found: os.stat_result) -> Optional[str]:
 
 
 def private_folder(folder: Path) -> Path:
-    """Make the folder, if it is not there, for this user alone to write; raises OSError where it is not."""
+    """Create the folder if needed, writable by this user alone; raises OSError if others can write an existing one."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if fault := why_not_trusted(folder.stat()):
         raise PermissionError(f"{folder} is not used: {fault}")
@@ -26,13 +26,13 @@ def private_folder(folder: Path) -> Path:
 
 
 def read_trusted(path: Path) -> Optional[bytes]:
-    """What the file holds; None if it is not there. Raises OSError where it is no file, or not this user's alone."""
+    """The content of a file, None if there is none. Raises OSError if it is no regular file or others can write it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)  # of what has been opened: a name may come to mean another file
+        found = os.fstat(descriptor)  # of the open file: its name may be reassigned
         if not stat.S_ISREG(found.st_mode):
             raise PermissionError(f"{path} is not used: it is no file")
         if fault := why_not_trusted(found):

@@ -1,7 +1,7 @@
-"""YAML that others may have written: looked through before anything is made of it, so that none takes time or memory.
+"""Untrusted YAML: its events are checked before anything is built, so that none exhausts time or memory.
 
-A few lines of YAML can stand for billions of values (aliases of aliases), for values within themselves, or for nesting
-that ends the interpreter; a name that stands twice in one mapping loses a setting in silence.
+A few lines of YAML can expand to billions of values (aliases of aliases), recursive values, or nesting that crashes the
+interpreter; a duplicate key in a mapping silently drops a setting.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from svd.console import one_line
 LARGEST = 2**17
 """Bytes of a file; a thousand paths of images fit."""
 MOST_VALUES = 10_000
-"""Scalars, lists and mappings, each as often as aliases repeat it."""
+"""Scalars, lists and mappings, counted as often as aliases repeat them."""
 DEEPEST = 32
-"""Lists and mappings within one another."""
+"""Nesting depth of lists and mappings."""
 LONGEST_NUMBER = 40
 """Digits; no setting has more."""
 
@@ -33,13 +33,13 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def loader(text: str) -> type:
     """The faster of PyYAML's safe loaders that can read the text.
 
-    Names of files that are no UTF-8 are written with surrogates, which the one in C refuses.
+    File names that are not UTF-8 are written with surrogates, which the loader in C refuses.
     """
     return yaml.SafeLoader if _SURROGATE.search(text) else getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_yaml(text: str) -> Any:
-    """The values of a text that `checked_yaml` has passed; raises yaml.YAMLError for what is no date, say."""
+    """Load text that `checked_yaml` has passed; raises yaml.YAMLError, for an invalid date for example."""
     try:
         return yaml.load(text, loader(text))
     except (ValueError, OverflowError) as error:
@@ -47,14 +47,14 @@ def load_yaml(text: str) -> Any:
 
 
 def read_yaml(path: str | Path) -> str:
-    """The text of a YAML file, looked through by `checked_yaml`.
+    """The text of a YAML file, checked by `checked_yaml`.
 
     Raises:
-        yaml.YAMLError: it is no ordinary file, too large, no text in UTF-8, or nothing that may be loaded.
+        yaml.YAMLError: it is no regular file, too large, not UTF-8, or refused by `checked_yaml`.
         OSError: it cannot be read.
     """
     status = Path(path).stat()
-    if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would block
         raise yaml.YAMLError("it is no ordinary file")
     if status.st_size > LARGEST:
         raise yaml.YAMLError(f"it has {status.st_size:,} bytes, more than the {LARGEST:,} that are read")
@@ -67,7 +67,7 @@ def read_yaml(path: str | Path) -> str:
 
 @dataclass
 class _Open:
-    """A list or mapping whose end has not come yet."""
+    """A list or mapping that is not closed yet."""
 
     anchor: str | None
     mapping: bool
@@ -89,7 +89,7 @@ class _Open:
 
 
 def checked_yaml(text: str) -> str:
-    """The text itself; raises yaml.YAMLError where it is no YAML, or may not be loaded. Nothing is built of it."""
+    """Return the text itself; raises yaml.YAMLError if it is no YAML or exceeds a limit. Nothing is built."""
     if len(text) > LARGEST:
         raise yaml.YAMLError(f"it has {len(text):,} characters, more than the {LARGEST:,} that are read")
     anchors: dict[str, tuple[int, int]] = {}
