@@ -1,4 +1,4 @@
-"""What svd_tools/check_device.py checks: a module for each group of checks, which run in processes of their own.
+"""The checks of svd_tools/check_device.py: a module per group, each run in a process of its own.
 
-A group's `checks(settings)` gives its checks by name, in their order. A check compares, and returns an Outcome.
+`checks(settings)` of a group returns its checks by name, in order. A check returns an Outcome.
 """

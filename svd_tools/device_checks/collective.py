@@ -1,6 +1,6 @@
-"""The sum over all cards of this machine (AllReduce), which training on several needs; on CPU over two processes.
+"""AllReduce over all cards of this machine, which distributed training needs; on CPU over two processes.
 
-A process of msrun's runs this file.
+msrun runs this file in every process.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from svd_tools.device_checks.environment import count_cards
 from svd_tools.device_checks.outcome import Outcome, Settings, Skipped
 
 NUMBERS = 2**22
-"""That are added up, 16 MB in float32."""
+"""Size of the reduced array, 16 MB in float32."""
 CALLS = 5
 
 
 def sum_over_cards(settings: Settings) -> Outcome:
-    """Every process adds its number, from 1: the sum is exact in float32."""
+    """Reduce arrays of rank + 1, whose sum is exact in float32."""
     from svd import runtime
 
     device = runtime.setup(settings.device, settings.mode)
@@ -43,7 +43,7 @@ def sum_over_cards(settings: Settings) -> Outcome:
 
 
 def run_ranks(cards: int, folder: Path, settings: Settings) -> None:
-    """Start the processes and wait for them; what they print is printed, if they fail."""
+    """Run the processes; their output is printed if they fail."""
     msrun = shutil.which("msrun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if msrun is None:
         raise FileNotFoundError("msrun, which comes with MindSpore, is not beside Python, and not on the PATH")
@@ -61,7 +61,7 @@ def run_ranks(cards: int, folder: Path, settings: Settings) -> None:
 
 
 def rank(device: str, mode: str, folder: str) -> None:
-    """What one process does: the sum, how far off it is, and the time that it takes."""
+    """One process: the reduction, its error and its time."""
     import numpy as np
     from mindspore import Tensor
 

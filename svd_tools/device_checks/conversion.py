@@ -1,4 +1,4 @@
-"""The golden weights in Stability's layout -> this project's -> Stability's: the same bits."""
+"""Round trip of the golden weights: Stability's layout -> this project's -> Stability's, bit for bit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svd_tools.device_checks import golden
 from svd_tools.device_checks.outcome import Outcome, Settings
 
 
-def there_and_back() -> Outcome:
+def round_trip() -> Outcome:
     source, config = golden.FOLDER / "weights.safetensors", golden.FOLDER / "config.yaml"
     with golden.converted() as ours, tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         back = load_file(convert(ours, config, folder, to="sgm"))
@@ -32,4 +32,4 @@ def there_and_back() -> Outcome:
 
 
 def checks(settings: Settings) -> dict[str, Callable[[], Outcome]]:
-    return {"conversion, there and back": there_and_back}
+    return {"conversion, there and back": round_trip}

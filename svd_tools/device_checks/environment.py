@@ -1,4 +1,4 @@
-"""Versions and the device, without anything private; and whether the device computes at all."""
+"""Versions and the device, without private data; and whether the device computes at all."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PACKAGES = ("mindspore", "numpy", "safetensors", "nvidia-cudnn-cu11", "nvidia-cu
 
 
 def facts(settings: Settings) -> Iterator[dict[str, str]]:
-    """What a report says of the machine, as far as one gets: versions, the device once it is set up, and its card.
+    """Facts about the machine, in the order they become known: versions, the device once it is set up, and its card.
 
-    Raises RuntimeSetupError where the device is not there.
+    Raises RuntimeSetupError if the device is not available.
     """
     yield {
         "project": f"{svd.__version__}{_commit(Path(svd.__file__).parents[1])}",
@@ -35,17 +35,17 @@ def facts(settings: Settings) -> Iterator[dict[str, str]]:
 
     device = runtime.setup(settings.device, settings.mode)
     yield {"device": device, "mode": f"{settings.mode} ({'pynative' if settings.mode else 'graph'})"}
-    yield _known({"Ascend": _cann, "GPU": _cuda, "CPU": _processor}[device]())
+    yield _non_empty({"Ascend": _cann, "GPU": _cuda, "CPU": _processor}[device]())
     if device != "CPU":
-        yield _known(_card(device))
+        yield _non_empty(_card(device))
 
 
-def _known(found: dict[str, str]) -> dict[str, str]:
+def _non_empty(found: dict[str, str]) -> dict[str, str]:
     return {name: fact for name, fact in found.items() if fact}
 
 
 def _commit(root: Path) -> str:
-    """The commit of a clone, and whether files differ from it; nothing where there is none."""
+    """The commit of a clone, and whether files differ from it; empty outside of a clone."""
     if not (root / ".git").exists() or shutil.which("git") is None:
         return ""
     git = ["git", "-C", str(root)]
@@ -62,7 +62,7 @@ def _installed(package: str) -> Optional[str]:
 
 
 def _processor() -> dict[str, str]:
-    """Of a CPU: its name, what decides about the speed and the rounding, and which kernels are used."""
+    """Name of a CPU, what determines its speed and rounding, and which kernels are used."""
     import psutil
 
     from svd.operators.library import library
@@ -86,7 +86,7 @@ def _processor() -> dict[str, str]:
 def _card(device: str) -> dict[str, str]:
     import mindspore as ms
 
-    (ms.Tensor(1.0) + 1).asnumpy()  # Ascend tells its memory only once it is used
+    (ms.Tensor(1.0) + 1).asnumpy()  # Ascend reports its memory only after first use
     properties = ms.hal.get_device_properties(0)
     return {
         "card": str(properties.name),
@@ -96,14 +96,14 @@ def _card(device: str) -> dict[str, str]:
 
 
 def count_cards(device: str) -> int:
-    """How many cards of this kind the machine has."""
+    """Number of cards of this kind in the machine."""
     import mindspore as ms
 
     return getattr(ms.device_context, device.lower()).device_count()
 
 
 def cann_version(ascend: Path = ASCEND) -> str:
-    """Versions of CANN and of the driver, from the files that their installers write; empty where there are none."""
+    """Versions of CANN and of the driver, from the files of their installers; empty if there are none."""
     home = os.environ.get("ASCEND_TOOLKIT_HOME") or os.environ.get("ASCEND_HOME_PATH")
     toolkit = Path(home) if home else ascend / "ascend-toolkit" / "latest"
     files = {
@@ -131,7 +131,7 @@ def _cuda() -> dict[str, str]:
 
 
 def _first_line(pattern: str, command: list[str]) -> str:
-    """What a pattern finds in what a command prints; empty where there is no such command."""
+    """The first match of a pattern in a command's output; empty if there is no such command."""
     if shutil.which(command[0]) is None:
         return ""
     try:
@@ -143,7 +143,7 @@ def _first_line(pattern: str, command: list[str]) -> str:
 
 
 def product() -> Outcome:
-    """A product of matrices of whole numbers, which is exact in float32, and one of random numbers."""
+    """A matrix product of integers, which is exact in float32, and one of random numbers."""
     import numpy as np
     from mindspore import Tensor, ops
 
@@ -164,8 +164,8 @@ def checks(settings: Settings) -> dict[str, Callable[[], Outcome]]:
 _PATH = re.compile(r"(?<![\w.>])/(?:[^\s/:'\",()\[\]]+/)+")
 
 
-def without_private(text: str) -> str:
-    """What a program printed, without the names of user and host, and without paths but those inside the project."""
+def redacted(text: str) -> str:
+    """A program's output without names of user and host, and with paths inside the project alone."""
     roots = {str(Path(svd.__file__).parents[1]): "<project>", sys.prefix: "<python>", sys.base_prefix: "<python>"}
     for root, name in sorted(roots.items(), key=lambda pair: -len(pair[0])):
         text = text.replace(root + "/", f"{name}/")

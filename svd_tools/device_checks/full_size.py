@@ -1,4 +1,4 @@
-"""The networks of the published size with random weights: do they compile, in which time and memory do they run."""
+"""The full-size networks with random weights: whether they compile, and their time and memory."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ SIZES = {
     "autoencoder.encoder": [(1, 256, 256), (1, 576, 1024)],
     "autoencoder.decoder": [(2, 128, 128), (4, 320, 576), (4, 576, 1024), (14, 576, 1024)],
 }
-"""Frames, height and width, smaller ones first: a larger one is tried when the one before says that it will fit."""
+"""Frames, height and width, smaller ones first: a larger one is tried if the one before predicts that it fits."""
 CALLS = 3
 LONGEST = 60
-"""Seconds of a call; larger sizes that would take longer are left out (on CPU they are beside the point)."""
-SPARE = 0.8
-"""The part of the free memory that may be used."""
+"""Seconds of a call; on CPU, larger sizes that would take longer are skipped."""
+USABLE = 0.8
+"""Fraction of the free memory that may be used."""
 
 
 @dataclass
 class Measured:
-    """What a size took."""
+    """Time per call and peak memory at a size."""
 
     size: tuple[int, int, int]
     seconds: float
@@ -44,7 +44,7 @@ class Measured:
 
 
 class Network:
-    """One network with its weights on the device, in the type that it is used in there."""
+    """One network with its weights on the device, in the default compute type of that device."""
 
     def __init__(self, prefix: str, device: str):
         self.prefix, self.device = prefix, device
@@ -55,16 +55,16 @@ class Network:
         place(self.cell, device, self.dtype)
         self.bytes = sum(p.size * (2 if p.dtype != ms.float32 else 4) for p in self.cell.get_parameters())
         free = _free_memory(device)
-        if 1.25 * self.bytes > SPARE * free:
+        if 1.25 * self.bytes > USABLE * free:
             raise Skipped(f"its weights take {self.bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
         fill(self.cell)
-        # What is beyond this grows with the size; on a card, weights that are not there yet are counted too.
+        # Memory beyond this grows with the size; on a card, weights that are not uploaded yet are counted too.
         self.base = max(runtime.peak_memory(device), self.bytes)
         self.largest: Optional[Measured] = None
 
     def check(self, size: tuple[int, int, int]) -> Outcome:
-        """Compile and call it at this size."""
-        self._check_room(size)
+        """Compile and call the network at this size."""
+        self._check_fits(size)
         inputs = network_inputs(self.prefix, self.config, size)
         times = []
         for _ in range(1 + CALLS):
@@ -78,14 +78,14 @@ class Network:
             raise FloatingPointError("its results are not finite")
         return Outcome(note=f"first call {first:.1f} s, then {again:.3g} s", memory=memory)
 
-    def _check_room(self, size: tuple[int, int, int]) -> None:
-        """Raise Skipped where a size would not fit, going by the last; what is beyond the weights grows with it."""
+    def _check_fits(self, size: tuple[int, int, int]) -> None:
+        """Raise Skipped if a size would not fit, extrapolating memory beyond the weights from the last size."""
         if self.largest is None:
             return
         ratio = prod(size) / prod(self.largest.size)
         beyond = max(self.largest.memory - self.base, 0)
         more, free = beyond * ratio, _free_memory(self.device)
-        if more > SPARE * free:
+        if more > USABLE * free:
             raise Skipped(f"would take about {more / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
         if self.device == "CPU" and ratio * self.largest.seconds > LONGEST:
             raise Skipped(f"a call would take about {ratio * self.largest.seconds:.0f} s on this CPU")
@@ -93,12 +93,12 @@ class Network:
 
 def _free_memory(device: str) -> int:
     if device != "CPU":
-        (Tensor(np.ones(1, np.float32)) + 1).asnumpy()  # an Ascend card says its size only once it is used
+        (Tensor(np.ones(1, np.float32)) + 1).asnumpy()  # Ascend reports its memory only after first use
     return runtime.free_memory(device)
 
 
 def fill(cell: nn.Cell) -> None:
-    """Random weights that keep activations near 1: one block of random numbers, over and over."""
+    """Set random weights that keep activations near 1, from one repeated block of random numbers."""
     block = np.random.default_rng(0).standard_normal(2**20, np.float32)
     for parameter in cell.get_parameters():
         if parameter.ndim > 1:
@@ -109,7 +109,7 @@ def fill(cell: nn.Cell) -> None:
 
 
 def network_inputs(prefix: str, config: ModelConfig, size: tuple[int, int, int]) -> tuple[Tensor, ...]:
-    """Random inputs for this many frames of this size; the UNet's are two clips, as with guidance."""
+    """Random inputs for frames of this size; the UNet's are two clips, as with guidance."""
     frames, height, width = size
     scale, channels = config.autoencoder.downsampling, config.autoencoder.latent_channels
     latents = height // scale, width // scale
@@ -129,7 +129,7 @@ def network_inputs(prefix: str, config: ModelConfig, size: tuple[int, int, int])
 
 
 def checks(settings: Settings) -> dict[str, Callable[[], Outcome]]:
-    """Of one network: the sizes. Where one has ended its process, larger ones are not tried."""
+    """A check per size of one network. After one that has ended its process, larger ones are skipped."""
     if settings.done:
         raise Skipped("larger sizes, after one that failed")
     device = runtime.setup(settings.device, settings.mode)

@@ -1,4 +1,4 @@
-"""Groups of checks in processes of their own: one that crashes, hangs or has no memory ends by itself."""
+"""Groups of checks in processes of their own: a crash, a hang or lack of memory ends that process alone."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ import psutil
 
 import svd
 from svd.runtime import RuntimeSetupError
-from svd_tools.device_checks.environment import without_private
+from svd_tools.device_checks.environment import redacted
 from svd_tools.device_checks.outcome import Result, Settings
 
 TAIL = 15
-"""Lines of what a failed check printed that the report has."""
+"""Lines of a failed check's output in the report."""
 
 
 @dataclasses.dataclass
 class Found:
-    """What the processes of a group told."""
+    """Results and facts that the processes of a group have reported."""
 
     results: list[Result] = dataclasses.field(default_factory=list)
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def run_group(settings: Settings, time_limit: float, tell: Callable[[str, Optional[Result]], object]) -> Found:
-    """Do the checks of a group; where its process ends in one of them, another goes on with the rest.
+def run_group(settings: Settings, time_limit: float, report: Callable[[str, Optional[Result]], object]) -> Found:
+    """Run the checks of a group; if its process dies in one of them, another continues with the rest.
 
     Args:
         time_limit: seconds for a check; a process that takes longer is killed.
-        tell: called with the name of a check that begins, and again with its result.
+        report: called with the name of a check that begins, and again with its result.
 
     Raises:
-        RuntimeSetupError: the device is not there.
+        RuntimeSetupError: the device is not available.
     """
     found = Found()
     while True:
         done = tuple(result.check for result in found.results)
-        ended = _run_process(dataclasses.replace(settings, done=done), time_limit, tell, found)
-        if ended or len(found.results) == len(done):  # a process that did nothing would do nothing again
+        ended = _run_process(dataclasses.replace(settings, done=done), time_limit, report, found)
+        if ended or len(found.results) == len(done):  # no progress: another process would make none either
             return found
 
 
-def _run_process(settings: Settings, time_limit: float, tell, found: Found) -> bool:
-    """Run one process and add what it tells; returns whether it came to its end."""
+def _run_process(settings: Settings, time_limit: float, report, found: Found) -> bool:
+    """Run one process and collect its events; returns whether the group is done."""
     current, start = "", time.perf_counter()
     with tempfile.TemporaryFile() as printed, _Worker(settings, printed) as (process, events):
         for event in _events(events, time_limit):
@@ -65,31 +65,31 @@ def _run_process(settings: Settings, time_limit: float, tell, found: Found) -> b
             elif "skipped" in event:
                 result = Result(settings.group, "all", "", "skipped", note=event["skipped"])
                 found.results.append(result)
-                tell("", result)
+                report("", result)
                 return True
             elif "begins" in event:
                 current, start = event["begins"], time.perf_counter()
-                tell(current, None)
+                report(current, None)
             else:
                 result = Result(**event["result"])
                 result.error = _tail(result.error)
                 found.results.append(result)
-                tell(current, result)
+                report(current, result)
                 current = ""
         why = _why(process, time_limit, time.perf_counter() - start)
         if not why:
             return True
-        if current or len(found.results) == len(settings.done):  # it died of a check, or before the first
+        if current or len(found.results) == len(settings.done):  # it died in a check, or before the first
             result = Result(settings.group, current or "preparation", settings.precision, "failed")
             result.seconds = time.perf_counter() - start
             result.error = f"{why}\n{_tail(_read(printed))}".strip()
             found.results.append(result)
-            tell(current, result)
+            report(current, result)
         return found.results[-1].check == "preparation"
 
 
 class _Worker:
-    """A worker with the pipe that it tells its events by; whatever happens, it and its children are gone at the end."""
+    """A worker process with the pipe of its events; it and its children are killed at the end, whatever happens."""
 
     def __init__(self, settings: Settings, printed):
         reader, writer = os.pipe()
@@ -115,7 +115,7 @@ class _Worker:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """End a process and its children, at once."""
+    """Kill a process and its children."""
     try:
         family = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -128,7 +128,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def _events(reader: int, time_limit: float) -> Iterator[dict]:
-    """What a worker tells, until it ends or takes too long for the next."""
+    """Events of a worker, until it ends or exceeds the time limit for the next."""
     with selectors.DefaultSelector() as selector:
         selector.register(reader, selectors.EVENT_READ)
         rest = b""
@@ -141,7 +141,7 @@ def _events(reader: int, time_limit: float) -> Iterator[dict]:
 
 
 def _why(process: subprocess.Popen, time_limit: float, seconds: float) -> str:
-    """How a process ended that told nothing more."""
+    """Why a process has stopped sending events; empty if it exited normally."""
     if seconds >= time_limit:
         kill(process)
         return f"ended after {seconds:.0f} s, the time limit"
@@ -158,4 +158,4 @@ def _read(printed) -> str:
 
 
 def _tail(text: str) -> str:
-    return "\n".join(without_private(text).strip().splitlines()[-TAIL:])
+    return "\n".join(redacted(text).strip().splitlines()[-TAIL:])

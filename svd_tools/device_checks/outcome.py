@@ -1,4 +1,4 @@
-"""What a check is told, what it finds, and how far off a result may be."""
+"""Settings, outcomes and limits of checks."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ NETWORKS = {
 }
 """Networks, by the prefix of their parameters in a checkpoint."""
 NETWORK = 2e-5
-"""Limit of one network in float32, as a part of the reference's largest absolute value."""
+"""Limit of one network in float32, relative to the reference's largest absolute value."""
 CHAIN = 2e-4
 """Limit of several networks and steps, one after the other, in float32."""
 ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
-"""The largest relative error of a number that is rounded to a type, of 11 and 8 significant bits."""
+"""Unit roundoff of types with 11 and 8 significant bits."""
 GUIDED = 3
-"""By how much more a chain may be off than a network, in 16 bits: guidance of 2.5 takes 2.5 times one result and 1.5
-times another, whose errors have a root of squares of 2.9; the steps of a sampler average theirs."""
+"""Factor of a chain's limit over a network's, in 16 bits: guidance of 2.5 takes 2.5 times one result minus 1.5 times
+another, whose errors combine to 2.9 (root of squares); the steps of a sampler average theirs."""
 
 
 def limit_16_bits(precision: str, layers: int, chain: bool = False) -> float:
-    """How far off a network of so many convolutions and linear layers may be, as a part of the largest value.
+    """Limit of a network of `layers` convolutions and linear layers, relative to the largest value.
 
-    Each of them rounds its input, its weights and its result; errors of one size that know nothing of each other add
-    up by their squares. Not all layers follow one another, but attention rounds too, and the largest of many errors is
-    compared: twice that.
+    Each of them rounds its input, its weights and its result; independent errors of equal size add up by their squares.
+    Not all layers are in sequence, but attention rounds too, and the largest of many errors is compared: twice that.
     """
     return 2 * ROUNDING[precision] * sqrt(3 * layers) * (GUIDED if chain else 1)
 
@@ -50,7 +49,7 @@ LIMITS = f"""Differences are the largest absolute ones, as parts of the referenc
 
 @dataclass(frozen=True)
 class Settings:
-    """What a group of checks is told."""
+    """Settings of a group of checks."""
 
     device: str
     """auto, Ascend, GPU or CPU."""
@@ -59,11 +58,11 @@ class Settings:
     group: str
     """The module of the group, in this package if there is no dot in it."""
     variant: str = ""
-    """A precision, or a network's prefix: what makes several groups of a module."""
+    """A precision, or a network's prefix, where a module has several groups."""
     quick: bool = False
-    """Leave out what takes long, of checks that others stand for."""
+    """Skip slow checks that others cover."""
     done: tuple[str, ...] = ()
-    """Checks that an earlier process has done, or died of."""
+    """Checks that an earlier process has finished, or died in."""
 
     @property
     def module(self) -> str:
@@ -76,19 +75,19 @@ class Settings:
 
 @dataclass
 class Outcome:
-    """What a check found."""
+    """Outcome of a check."""
 
     difference: Optional[float] = None
-    """From the reference, relative; None where there is none."""
+    """Relative difference from the reference; None without a reference."""
     limit: Optional[float] = None
     note: str = ""
     """Times and sizes, in words."""
     memory: Optional[int] = None
-    """Most bytes in use on the device; on CPU, by the process."""
+    """Peak memory in bytes on the device; on CPU, of the process."""
 
 
 class Skipped(Exception):
-    """A check that cannot be done here; the message says why."""
+    """A check that cannot run here; the message says why."""
 
 
 @dataclass
@@ -105,13 +104,13 @@ class Result:
     memory: Optional[int] = None
     note: str = ""
     error: str = ""
-    """Tail of what was printed by a check that failed."""
+    """Tail of the output of a failed check."""
 
 
 def relative_error(result, reference: np.ndarray) -> float:
-    """The largest absolute difference, as a part of the reference's largest absolute value; infinite where it is NaN.
+    """The largest absolute difference, relative to the reference's largest absolute value; infinite for NaN.
 
-    Raises ValueError where the shapes differ.
+    Raises ValueError if the shapes differ.
     """
     result = np.asarray(result.asnumpy() if hasattr(result, "asnumpy") else result, np.float64)
     if result.shape != reference.shape:

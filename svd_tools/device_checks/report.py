@@ -1,4 +1,4 @@
-"""The report that people can post: report.md to read, report.json to compare."""
+"""The report, made to be posted: report.md to read, report.json to compare."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svd_tools.device_checks.outcome import LIMITS, Result
 
 @dataclasses.dataclass
 class Report:
-    """What was found so far."""
+    """Results so far."""
 
     facts: dict[str, str]
     options: dict[str, object]
@@ -28,12 +28,12 @@ class Report:
         return ", ".join(parts) + ("" if self.complete else "; not all were done")
 
     def write(self, folder: Path) -> None:
-        """Write both files, each whole or not at all."""
+        """Write both files, each atomically."""
         write_text(folder / "report.json", json.dumps(dataclasses.asdict(self), indent=1) + "\n")
         write_text(folder / "report.md", self.markdown())
 
     def markdown(self) -> str:
-        """The report to read."""
+        """The report in Markdown."""
         head = ["# Device report", "", f"**{self.summary}**", ""]
         facts = {**self.facts, "options": ", ".join(f"{name} {value}" for name, value in self.options.items())}
         lines = [*head, "| | |", "|---|---|", *(f"| {name} | {_cell(fact)} |" for name, fact in facts.items()), ""]
@@ -55,7 +55,7 @@ def _row(result: Result) -> str:
 
 
 def number(value: Optional[float]) -> str:
-    """Of a difference or a limit: two digits."""
+    """Format a difference or a limit with two digits."""
     return "" if value is None else f"{value:.1e}" if value else "0"
 
 
@@ -64,7 +64,7 @@ def _cell(text: str) -> str:
 
 
 def line(result: Result) -> str:
-    """A result in one line, for the terminal."""
+    """A result as one line for the terminal."""
     parts = [result.verdict]
     if result.difference is not None:
         parts.append(f"{number(result.difference)} of {number(result.limit)}")

@@ -1,6 +1,6 @@
-"""The process of a group of checks: it does them one after the other, and tells each in a line of JSON.
+"""The process of a group of checks: it runs them in order, and sends events as lines of JSON.
 
-python -m svd_tools.device_checks.worker EVENTS SETTINGS, with the number of an open file that is told, and JSON.
+python -m svd_tools.device_checks.worker EVENTS SETTINGS, a file descriptor for the events, and settings as JSON.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ def main(arguments: list[str]) -> None:
     settings = Settings(**json.loads(arguments[1]))
     with os.fdopen(int(arguments[0]), "w", buffering=1) as events:
 
-        def tell(**event) -> None:
+        def send(**event) -> None:
             events.write(json.dumps(event) + "\n")
 
         group = importlib.import_module(settings.module)
         try:
             if settings.group == "environment":
                 for facts in group.facts(settings):
-                    tell(facts=facts)
+                    send(facts=facts)
             checks = group.checks(settings)
         except Skipped as reason:
-            tell(skipped=str(reason))
+            send(skipped=str(reason))
             return
         except RuntimeSetupError as error:
-            tell(refused=str(error))
+            send(refused=str(error))
             return
         left = [name for name in checks if name not in settings.done]
         for name in left:
-            tell(begins=name)
+            send(begins=name)
             result = run(settings, name, checks[name])
-            tell(result=dataclasses.asdict(result))
+            send(result=dataclasses.asdict(result))
             if result.error and name != left[-1]:
-                os._exit(1)  # a device that has failed once may fail in all that follows: the rest begins anew
-    os._exit(0)  # what MindSpore does at its end is not checked
+                os._exit(1)  # a device that has failed once may fail in all later checks: they run in a new process
+    os._exit(0)  # MindSpore's teardown is not checked
 
 
 def run(settings: Settings, name: str, check: Callable[[], Outcome]) -> Result:
-    """The result of a check, whatever it raises."""
+    """Run a check; returns its result, whatever it raises."""
     result = Result(settings.group, name, settings.precision, "passed")
     start = time.perf_counter()
     try:
@@ -70,14 +70,14 @@ def run(settings: Settings, name: str, check: Callable[[], Outcome]) -> Result:
 
 
 def _peak_memory() -> Optional[int]:
-    """The most that was in use on the device, if there was one in use."""
+    """Peak memory of the device, if MindSpore is in use."""
     if "mindspore" not in sys.modules:
         return None
     from svd import runtime
 
     try:
         return runtime.peak_memory(runtime.available_device())
-    except RuntimeError:  # a device that does not work, and was not needed
+    except RuntimeError:  # a device that fails, and was not needed
         return None
 
 

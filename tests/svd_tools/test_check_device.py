@@ -215,7 +215,7 @@ def test_nothing_private_is_in_a_report(monkeypatch):
     monkeypatch.setattr(platform, "node", lambda: "gpu-box-17")
     root = Path(svd.__file__).parents[1]
     text = "/home/jane.doe/models/x.safetensors on gpu-box-17, and/or 3 / 4 by jane.doe"
-    found = environment.without_private(f'File "{root}/svd/build.py", line 3\n{text}')
+    found = environment.redacted(f'File "{root}/svd/build.py", line 3\n{text}')
     assert 'File "<project>/svd/build.py", line 3' in found
     assert found.endswith(".../x.safetensors on <name>, and/or 3 / 4 by <name>")
 
