@@ -32,7 +32,8 @@ from svd.graphs import keep_latest
 from svd.networks.one_video import PerVideo
 from svd.networks.video_unet import VideoUNet
 from svd.pipelines.image_to_video import ImageToVideo
-from svd.placement import AmpLevel, compute_dtype, place
+from svd.placement import compute_dtype, place
+from svd.runtime import AmpLevel
 from svd.training.config import LossConfig
 
 ENCODERS = ("conditioner.image_encoder", "conditioner.autoencoder.encoder", "autoencoder.encoder")

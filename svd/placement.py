@@ -1,7 +1,7 @@
 """The compute type of a network, and the operators that go with it: applied once, before its first compilation."""
 
 from collections.abc import Collection
-from typing import Literal, get_args
+from typing import get_args
 
 import mindspore as ms
 from mindspore import Parameter, nn
@@ -9,9 +9,7 @@ from mindspore import Parameter, nn
 from svd.config import ConfigError
 from svd.layers.basic import Geglu, Linear
 from svd.operators.table import operators_for
-
-AmpLevel = Literal["auto", "O0", "O2", "bf16"]
-"""O0: float32. O2: float16 inside the networks. bf16: bfloat16 instead. auto: O2 on Ascend, O0 elsewhere."""
+from svd.runtime import AmpLevel
 
 
 def compute_dtype(device: str, amp_level: AmpLevel) -> ms.Type:

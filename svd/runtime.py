@@ -12,12 +12,18 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, get_args
 
 from svd.errors import UserError
 
 SUPPORTED = ((2, 7), (2, 10))
 """Oldest and newest supported MindSpore."""
-DEVICE_TARGETS = ("Ascend", "GPU", "CPU")
+DeviceTarget = Literal["auto", "Ascend", "GPU", "CPU"]
+"""auto: the best device that is there."""
+Mode = Literal[0, 1]
+"""0: compiled graph, 1: pynative."""
+AmpLevel = Literal["auto", "O0", "O2", "bf16"]
+"""O0: float32. O2: float16 inside the networks. bf16: bfloat16 instead. auto: O2 on Ascend, O0 elsewhere."""
 
 
 class RuntimeSetupError(UserError, RuntimeError):
@@ -97,8 +103,8 @@ def setup(device_target: str = "auto", mode: int = 0) -> str:
     check_versions()
     if mode not in (0, 1):
         raise RuntimeSetupError(f"mode must be 0 (graph) or 1 (pynative), got {mode}")
-    if device_target not in ("auto", *DEVICE_TARGETS):
-        raise RuntimeSetupError(f"device_target must be auto, {', '.join(DEVICE_TARGETS)}, got {device_target}")
+    if device_target not in get_args(DeviceTarget):
+        raise RuntimeSetupError(f"device_target must be {', '.join(get_args(DeviceTarget))}, got {device_target}")
     import mindspore as ms
 
     device = available_device() if device_target == "auto" else device_target

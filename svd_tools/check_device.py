@@ -11,12 +11,13 @@ if __name__ == "__main__":  # signals are answered from here on, also while all 
     start("check-device")
 
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Optional
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat
 
-from svd import cli, runtime
+from svd import cli
+from svd.cli.options import add_device
 from svd.console import log
 from svd.files import check_folder
 from svd_tools.device_checks.isolation import run_group
@@ -37,9 +38,7 @@ def build_parser(program: str) -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog=program, description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--device_target", choices=("auto", *runtime.DEVICE_TARGETS), default="auto", help="What to check; auto takes "
-        "the best device that is there.")  # fmt: skip
-    add("--mode", type=Literal[0, 1], default=0, help="0: compiled graph, 1: pynative.")
+    add_device(parser, "What to check")
     add("--out", type=str, default="outputs/check_device", help="Folder of the report; an earlier one is replaced.")
     add("--quick", action="store_true", help="Leave out the networks of full size, and what takes long in 16 bits.")
     add("--checks", nargs="+", choices=tuple(GROUPS), default=list(GROUPS), help="Only these groups of checks.")

@@ -12,31 +12,23 @@ if __name__ == "__main__":  # signals are answered from here on, also while all 
     start("image-to-video")
 
 import dataclasses
-import shlex
-import sys
 import time
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Optional
 
-import numpy as np
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import NonNegativeInt
 from PIL import Image
 
-from svd import __version__, cli, runtime
-from svd.checkpoints.model_file import read_config
+from svd import cli
 from svd.cli import options
-from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
-from svd.console import log, printable
+from svd.cli.outputs import add_outputs, describe, side_file, write_results
+from svd.config import ConfigError, ModelConfig, SamplingConfig
+from svd.console import log
 from svd.data.image_files import ImageError, UnknownImageError, check_image
 from svd.data.images import RESIZES, find_images, load_image, prepared_size
 from svd.data.noise_file import read_noise
-from svd.data.videos import write_frames, write_video
-from svd.files import LONGEST_NAME, check_folder, free_name, sha256, shortened, write_text
+from svd.files import check_folder, sha256
 from svd.resources import DIGITS
-
-ROOM = 24
-"""Bytes of a name that are left for suffixes, and for the number of a video that is not the first of its name."""
 
 
 def build_parser(program: str) -> ArgumentParser:
@@ -47,28 +39,18 @@ def build_parser(program: str) -> ArgumentParser:
     add("--resize", choices=RESIZES, default="crop", help="How an image of another size is brought to "
         "the video's: crop fills it, pad shows all of the image on black, fit gives the video the image's "
         "shape.")  # fmt: skip
-    add("--output_dir", type=str, default="outputs", help="Folder to write to; nothing in it is overwritten.")
-    add("--format", nargs="+", choices=("mp4", "gif", "png"), default=["mp4", "gif"], help="What to write; png is a "
-        "folder of frames.")  # fmt: skip
-    add("--seed", type=NonNegativeInt, default=0, help="Seed of the noise: the same seed gives the same video on every "
-        "device.")  # fmt: skip
+    add_outputs(parser)
     add("--noise", type=Optional[str], help="Noise to start from instead of the seed's: an .npz file with `noise` "
         "[b t c h/8 w/8] and `aug_noise` [b 3 h w], both of unit variance.")  # fmt: skip
-    add("--device_target", choices=("auto", *runtime.DEVICE_TARGETS), default="auto", help="Where to run; auto takes "
-        "the best device that is there.")  # fmt: skip
-    add("--mode", type=Literal[0, 1], default=0, help="0: compiled graph, 1: pynative.")
+    options.add_device(parser)
     add("--compile_cache", type=Optional[str], help="Folder in which compiled graphs are kept, so that later runs of "
         "the same model and sizes start sooner.")  # fmt: skip
-    add("--SVD.config", type=Optional[str], help="Model, such as configs/svd.yaml; if it is not given, what the "
-        "checkpoint says of itself.")  # fmt: skip
-    add("--SVD.checkpoint", type=Optional[str], help="Weights, as svd_tools/convert.py writes them; without them "
-        "and without a model, the small model of moving digits that comes with the project.")  # fmt: skip
+    options.add_model(parser, "Weights, as svd_tools/convert.py writes them; without them and without a model, the "
+        "small model of moving digits that comes with the project.")  # fmt: skip
     add("--SVD.lora", type=Optional[str], help="Adapters to merge into the weights: lora.safetensors, as train.py "
         "writes it with --train.lora.rank.")  # fmt: skip
     add("--SVD.lora_scale", type=float, default=1.0, help="How much of what the adapters add; 0 leaves the model as it "
         "is.")  # fmt: skip
-    add("--SVD.amp_level", choices=("auto", "O0", "O2", "bf16"), default="auto", help="O0: float32. O2: float16 inside "
-        "the networks. bf16: bfloat16 (Ascend). auto: O2 on Ascend, O0 elsewhere.")  # fmt: skip
     options.add_sampling(parser)
     return parser
 
@@ -89,11 +71,7 @@ def resolve(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
         raise ConfigError("--compile_cache keeps compiled graphs, and --mode=1 compiles none: leave one of them out")
     if args.seed >= 2**64:
         raise ConfigError("--seed must be below 2^64")
-    model = load_config(args.SVD.config) if args.SVD.config else read_config(args.SVD.checkpoint)
-    names = [field.name for field in dataclasses.fields(SamplingConfig)]
-    given = {name: args.SVD[name] for name in names if args.SVD[name] is not None}
-    sampling = dataclasses.replace(model.sampling, **given)
-    model.check_size(sampling.height, sampling.width)
+    model, sampling = options.resolve_sampling(args)
     for name, value in dataclasses.asdict(sampling).items():
         args.SVD[name] = value
     return model, sampling
@@ -153,7 +131,7 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
     choices = (args.device_target, args.mode, args.SVD.amp_level, *lora, args.compile_cache)
     pipe = load_pipeline(model, args.SVD.checkpoint, *choices)
     log(f"loaded {args.SVD.checkpoint} in {time.perf_counter() - start:.1f} s")
-    facts = describe(args)
+    facts = describe(args.mode, args.SVD.checkpoint, args.SVD.lora)
     for path in paths:
         start = time.perf_counter()
         try:
@@ -162,60 +140,15 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
             log(f"warning: {error}")
             damaged.append(path)
             continue
-        beside = side_file(parser, args, path, facts)
+        beside = side_file(parser, args, {**facts, "image sha256": sha256(path)}, image=[str(path)])
         frames = pipe(image, seed=args.seed, resize=args.resize, **noise, **dataclasses.asdict(sampling))
-        written = write_results(args, path, frames, beside)
+        written = write_results(args, path.stem, frames, args.SVD.fps, beside)
         log(f"{path}: {len(frames)} frames in {time.perf_counter() - start:.1f} s")
         for result in written:
             print(result)
     if damaged:
         some = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
         raise ImageError(f"{len(damaged)} images could not be used ({some}); the videos of all others are written")
-
-
-def write_results(args: Namespace, image: Path, frames: np.ndarray, beside: str) -> list[Path]:
-    """Write the frames in every format, and the text beside them; returns the paths.
-
-    What is finished stays, whatever happens to the rest.
-    """
-    suffixes = {"mp4": ".mp4", "gif": ".gif", "png": "_frames"}
-    chosen = [suffixes[name] for name in dict.fromkeys(args.format)]
-    folder, ending = Path(args.output_dir), f"_seed{args.seed}"
-    stem = shortened(image.stem, LONGEST_NAME - len(ending) - ROOM) + ending
-    try:
-        with free_name(folder, stem, [".yaml", *chosen]) as name:
-            for suffix in chosen:
-                if suffix == "_frames":
-                    write_frames(folder / (name + suffix), frames)
-                else:
-                    write_video(folder / (name + suffix), frames, args.SVD.fps)
-            write_text(folder / f"{name}.yaml", beside)
-    except OSError as error:
-        raise OSError(f"--output_dir {folder}: {error}; make room there, or choose another folder") from error
-    return [folder / (name + suffix) for suffix in [*chosen, ".yaml"]]
-
-
-def describe(args: Namespace) -> dict[str, str]:
-    """What the options of a run do not say, and all its videos share."""
-    lora = {"lora sha256": sha256(args.SVD.lora)} if args.SVD.lora else {}
-    return {
-        "svd": __version__,
-        **runtime.describe(args.mode),
-        "checkpoint bytes": str(Path(args.SVD.checkpoint).stat().st_size),
-        **lora,
-        "command": shlex.join(sys.argv),
-    }
-
-
-def side_file(parser: ArgumentParser, args: Namespace, image: Path, facts: dict[str, str]) -> str:
-    """The options of one video as a file for --config, headed by what they do not say."""
-    chosen = args.clone()
-    chosen.image = [str(image)]
-    chosen.config = None
-    lines = ["# Repeat this video with: python image_to_video.py --config THIS_FILE"]
-    for name, value in {**facts, "image sha256": sha256(image)}.items():
-        lines.append(f"# {name}: {printable(value)}".replace("\n", "\\n"))
-    return "\n".join([*lines, parser.dump(chosen)])
 
 
 def main(argv: Optional[list[str]] = None, program: str = "image_to_video.py") -> int:

@@ -1,4 +1,4 @@
-"""What holds for every program: `--help` at once, and signals answered at any moment."""
+"""What holds for every program, however it is started: `--help` at once, and signals answered at any moment."""
 
 import os
 import signal
@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from svd.cli.commands import COMMANDS
+
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ["image_to_video.py", "train.py", *sorted(f"svd_tools/{path.name}" for path in ROOT.glob("svd_tools/*.py"))]
-PROGRAMS = [path for path in PROGRAMS if "def main(" in (ROOT / path).read_text()]
+FILES = ["image_to_video.py", "train.py", *sorted(f"svd_tools/{path.name}" for path in ROOT.glob("svd_tools/[!_]*.py"))]
+PROGRAMS = {path: Path(path).name for path in FILES} | {f"-m svd {name}": f"svd {name}" for name in COMMANDS}
+"""What starts each, and what it calls itself."""
 HEAVY = ("mindspore", "matplotlib", "sklearn", "torch")
 """What takes a second or more to import."""
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -24,32 +27,28 @@ def start(*command, **options) -> subprocess.Popen:
     )
 
 
-def test_the_programs_are_found():
-    assert {"svd_tools/convert.py", "svd_tools/motion_bucket.py"} < set(PROGRAMS)
-
-
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_waits_for_nothing_heavy(program):
-    process = start("-X", "importtime", program, "--help", stdout=subprocess.PIPE)
+    process = start("-X", "importtime", *program.split(), "--help", stdout=subprocess.PIPE)
     out, errors = process.communicate(timeout=60)
-    assert process.returncode == 0 and out.startswith("usage: ")
+    assert process.returncode == 0 and out.startswith(f"usage: {PROGRAMS[program]} ")
     imported = {line.split("|")[-1].strip().split(".")[0] for line in errors.splitlines() if "|" in line}
     assert "jsonargparse" in imported and not imported & set(HEAVY)
 
 
 @pytest.mark.parametrize("number", CODES)
-@pytest.mark.parametrize("program", ["image_to_video.py", "train.py", "svd_tools/encode_latents.py"])
+@pytest.mark.parametrize("program", ["image_to_video.py", "train.py", "-m svd encode-latents"])
 def test_a_signal_while_modules_are_imported(program, number):
     for seconds in (0.2, 0.5, 0.8):
         # Python tells of each import; the first that comes after the signals are answered
-        process = start("-v", program, "--help", stdout=subprocess.DEVNULL)
+        process = start("-v", *program.split(), "--help", stdout=subprocess.DEVNULL)
         for line in process.stderr:
             if line.startswith("import 'jsonargparse"):
                 break
         time.sleep(seconds / 10)
         process.send_signal(number)
         errors = process.communicate(timeout=60)[1]
-        told = errors.count(f"{Path(program).name}: {'interrupted' if number == signal.SIGINT else 'terminated'}")
+        told = errors.count(f"{PROGRAMS[program]}: {'interrupted' if number == signal.SIGINT else 'terminated'}")
         assert (process.returncode, told) in ((CODES[number], 1), (0, 0)), errors[-1000:]
         assert "Traceback" not in errors and "Fatal" not in errors
 

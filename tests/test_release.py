@@ -99,6 +99,13 @@ def test_configurations_are_found_by_their_names_in_the_project(command):
     assert command("python", "-c", load).stdout == "25\n"
 
 
+def test_the_command_of_all_programs(command):
+    assert "image-to-video" in command("svd", "--help").stdout
+    assert command("svd", "convert", "--help").stdout.startswith("usage: svd convert ")
+    assert command("svd-convert", "--help").stdout.startswith("usage: svd-convert ")
+    assert command("python", "-m", "svd", "train", "--help").stdout.startswith("usage: svd train ")
+
+
 def test_a_device_can_be_checked(command, tmp_path):
     """With the golden values, which are in the wheel."""
     command("svd-check-device", "--checks", "conversion", "--mode=1", "--out=report", f"--device_target={DEVICE}")

@@ -68,8 +68,7 @@ def main() -> NoReturn:
         epilog=f"commands (svd COMMAND --help says more):\n{rows}",
         formatter_class=RawDescriptionHelpFormatter,
     )
-    if words:
-        parser.parse_args(words[:1])
+    if words and words[0] not in ("-h", "--help"):
         parser.error(f"there is no command {words[0]!r}; svd --help lists them")
     parser.print_help()
     sys.exit(0)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Optional, Union, get_args
 
 import jsonargparse
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from svd.checkpoints.model_file import read_config
 from svd.cli.program import is_users
-from svd.config import ConfigError, SamplingConfig
+from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
 from svd.console import one_line
 from svd.resources import find_file
+from svd.runtime import AmpLevel, DeviceTarget, Mode
 from svd.yaml_files import checked_yaml, load_yaml, loader, read_yaml
 
 _ABSENT = object()
@@ -67,6 +69,23 @@ class OptionsFile(ActionConfigFile):
         super().__call__(parser, cfg, values, option_string)
 
 
+def add_device(parser: ArgumentParser, what: str = "Where to run") -> None:
+    """Add `--device_target` and `--mode`; `what` the device is for."""
+    parser.add_argument("--device_target", choices=get_args(DeviceTarget), default="auto", help=f"{what}; auto takes "
+        "the best device that is there.")  # fmt: skip
+    parser.add_argument("--mode", type=Mode, default=0, help="0: compiled graph, 1: pynative.")
+
+
+def add_model(parser: ArgumentParser, weights: str, default: Optional[str] = None) -> None:
+    """Add `--SVD.config`, `--SVD.checkpoint`, of which the help is `weights`, and `--SVD.amp_level`."""
+    add = parser.add_argument
+    add("--SVD.config", type=Optional[str], help="Model, such as configs/svd.yaml; if it is not given, what the "
+        "checkpoint says of itself.")  # fmt: skip
+    add("--SVD.checkpoint", type=Optional[str], default=default, help=weights)
+    add("--SVD.amp_level", choices=get_args(AmpLevel), default="auto", help="O0: float32. O2: float16 inside the "
+        "networks. bf16: bfloat16 (Ascend). auto: O2 on Ascend, O0 elsewhere.")  # fmt: skip
+
+
 def add_sampling(parser: ArgumentParser, skip: Collection[str] = ()) -> None:
     """Add the fields of SamplingConfig as `--SVD.<field>`, but those to skip.
 
@@ -78,6 +97,20 @@ def add_sampling(parser: ArgumentParser, skip: Collection[str] = ()) -> None:
     parser.add_class_arguments(SamplingConfig, "SVD", skip={"guidance", *skip}, help="sampling (what is not given is "
         "as the model's config says)")  # fmt: skip
     parser.set_defaults({f"SVD.{field.name}": None for field in fields(SamplingConfig) if field.name not in skip})
+
+
+def resolve_sampling(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
+    """The model, and how it samples: what was given, then what the model's configuration says.
+
+    Raises:
+        ConfigError: they cannot be used, alone or together.
+        CheckpointError: there is no `--SVD.config`, and the checkpoint does not say what it is.
+    """
+    model = load_config(args.SVD.config) if args.SVD.config else read_config(args.SVD.checkpoint)
+    given = {field.name: args.SVD.get(field.name) for field in fields(SamplingConfig)}
+    sampling = replace(model.sampling, **{name: value for name, value in given.items() if value is not None})
+    model.check_size(sampling.height, sampling.width)
+    return model, sampling
 
 
 def parse(parser: ArgumentParser, argv: Optional[list[str]]) -> Namespace:

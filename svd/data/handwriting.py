@@ -16,6 +16,7 @@ from svd.data.dataset import DatasetError
 
 SIDE = 28
 """Pixels of a digit's height and width, as in MNIST."""
+CLASSES = 10
 Part = Literal["train", "test"]
 
 

@@ -238,7 +238,7 @@ def _read_index(folder: str, videos: int, passes: int) -> pd.DataFrame:
         raise DatasetError(f"{folder}: {twice} clips are there twice; keep the files in {INDEX}/ that are of one run")
     if len(table) != videos * passes:
         missing = f"{videos * passes - len(table)} of {videos * passes} clips are missing"
-        raise DatasetError(f"{folder}: {missing}; end the run of encode_latents.py, with --shard all of its parts")
+        raise DatasetError(f"{folder}: {missing}; end the run of encode_latents.py, with all of its shards")
     table = table.sort_values(["row", "sample"], ignore_index=True)
     if not np.array_equal(table["row"].to_numpy(), np.repeat(np.arange(videos), passes)):
         raise DatasetError(f"{folder}: its index has not {passes} clips of each video; {_MAKE}")

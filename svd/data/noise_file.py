@@ -26,7 +26,7 @@ def read_noise(path: str | Path, shapes: dict[str, tuple[int, ...]]) -> dict[str
         ConfigError: the file is missing, damaged or encrypted, contains none of them, or one of another shape or
             type, or one that is not finite.
     """
-    where = f"--noise {path}"
+    where = f"the noise in {path}"
     try:
         status = Path(path).stat()
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # opening a pipe may block for ever
@@ -42,11 +42,11 @@ def read_noise(path: str | Path, shapes: dict[str, tuple[int, ...]]) -> dict[str
                     with archive.open(f"{name}.npy") as member:
                         found[name] = _read_array(member, name, shape)
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{where}: {error}", "noise") from error
     except Exception as error:  # zipfile and numpy raise anything on damaged files
-        raise ConfigError(f"{where} cannot be read as an .npz file ({one_line(error)}): {REMEDY}") from error
+        raise ConfigError(f"{where} cannot be read as an .npz file ({one_line(error)}): {REMEDY}", "noise") from error
     if not found:
-        raise ConfigError(f"{where} holds neither {' nor '.join(f'`{name}`' for name in shapes)}: {REMEDY}")
+        raise ConfigError(f"{where} holds neither {' nor '.join(f'`{name}`' for name in shapes)}: {REMEDY}", "noise")
     return found
 
 

@@ -10,6 +10,7 @@ from svd.config.checks import check_most
 from svd.data.dataset import Dataset
 from svd.data.workers import ITEM_SECONDS
 from svd.errors import check
+from svd.runtime import AmpLevel, DeviceTarget, Mode
 
 MOST_UPDATES = 10**8 - 1
 """The names of checkpoints have eight figures."""
@@ -24,11 +25,11 @@ TaskName = Literal["image_to_video", "image_model", "image_encoder", "autoencode
 class EnvironmentConfig:
     """Where and how the program runs."""
 
-    mode: Literal[0, 1] = 0
+    mode: Mode = 0
     """0: compiled graph, 1: pynative."""
-    device_target: Literal["auto", "Ascend", "GPU", "CPU"] = "auto"
+    device_target: DeviceTarget = "auto"
     """Where to run; auto takes the best device that is there."""
-    amp_level: Literal["auto", "O0", "O2", "bf16"] = "auto"
+    amp_level: AmpLevel = "auto"
     """O0: float32. O2: float16 inside the networks, with a dynamic loss scale. bf16: bfloat16 (Ascend). auto: O2 on
     Ascend, O0 elsewhere. The trained weights are float32 always."""
 

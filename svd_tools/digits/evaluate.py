@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from svd import __version__, cli, runtime
-from svd.checkpoints.model_file import read_config
-from svd.cli.options import add_sampling, new_parser
-from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
+from svd.cli.options import add_device, add_model, add_sampling, new_parser, resolve_sampling
+from svd.config import ConfigError, ModelConfig, SamplingConfig
 from svd.console import log
 from svd.data.moving_digits import MovingDigits
 from svd.data.videos import write_video
@@ -156,13 +155,8 @@ def build_parser(program: str) -> ArgumentParser:
     add("--seed", type=NonNegativeInt, default=0, help="Of the clips and of the noise.")
     add("--batch_size", type=PositiveInt, default=16, help="Videos made at a time; they do not depend on it.")
     add("--image_model", action="store_true", help="Switch the temporal layers off: what the image model does alone.")
-    add("--device_target", choices=("auto", *runtime.DEVICE_TARGETS), default="auto", help="Where to run; auto takes "
-        "the best device that is there.")  # fmt: skip
-    add("--mode", type=Literal[0, 1], default=0, help="0: compiled graph, 1: pynative.")
-    add("--SVD.config", type=Optional[str], help="Model; if it is not given, what the checkpoint says of itself.")
-    add("--SVD.checkpoint", default=str(DIGITS / "model.safetensors"), help="Weights of the model.")
-    add("--SVD.amp_level", choices=("auto", "O0", "O2", "bf16"), default="auto", help="O0: float32. O2: float16 inside "
-        "the networks. bf16: bfloat16 (Ascend). auto: O2 on Ascend, O0 elsewhere.")  # fmt: skip
+    add_device(parser)
+    add_model(parser, "Weights of the model.", default=str(DIGITS / "model.safetensors"))
     # each clip has its own motion bucket; all frames are decoded at once
     add_sampling(parser, skip={"motion_bucket_id", "decode_memory_gb"})
     skipped = {"clips", "frames", "size", "fps", "part", "seed"}  # follow from the others
@@ -174,11 +168,7 @@ def resolve(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
     """Model and sampling settings: what was given, then the model's configuration."""
     if args.clips < 2:
         raise ConfigError(f"--clips must be 2 or more, got {args.clips}: one has no covariance")
-    model = load_config(args.SVD.config) if args.SVD.config else read_config(args.SVD.checkpoint)
-    known = {field.name for field in dataclasses.fields(SamplingConfig)}
-    given = {name: value for name, value in args.SVD.as_dict().items() if name in known and value is not None}
-    sampling = dataclasses.replace(model.sampling, **given)
-    model.check_size(sampling.height, sampling.width)
+    model, sampling = resolve_sampling(args)
     if sampling.height != sampling.width:
         raise ConfigError(f"digits move in a square: give the same --SVD.height and --SVD.width, not {sampling.height} "
                           f"and {sampling.width}")  # fmt: skip

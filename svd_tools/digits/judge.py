@@ -15,13 +15,13 @@ from mindspore.common.initializer import initializer
 
 from svd.checkpoints.model_file import CheckpointError, load_parameters, open_checkpoint
 from svd.checkpoints.saving import save_tensors
+from svd.data.handwriting import CLASSES
 from svd.layers.basic import GELU, GroupNorm, Linear, SwapAxes, conv2d
 from svd.layers.resblock import ResBlock
 from svd.placement import place
 
 FORMAT = "svd-mindspore-digit-judge"
 """What the file of a judge calls itself, in its metadata."""
-CLASSES = 10
 MOTIONS = 6
 """Numbers about a clip's motion, all in pixels per frame: the speed of its digits, its parts along x and along y (means
 of |dx| and |dy|), the displacement of the digits' middle (x, y), and how much a step differs from the one before."""

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jsonargparse import ArgumentParser, Namespace
 
-from svd import cli, load_pipeline
+from svd import cli
 from svd.data.moving_digits import MovingDigits
 from svd.resources import DIGITS
 from svd_tools.digits.evaluate import VideoMaker
@@ -45,6 +45,8 @@ def build_parser(program: str) -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """Do what the command line asks for."""
+    from svd.build import load_pipeline  # MindSpore takes seconds to import
+
     data = MovingDigits(options.videos, digits=[1], speed=[0.5, 2.5], direction=0, part="test")
     pictures = np.stack([data.load(index).frames[0] for index in range(options.videos)])
     buckets = np.full(options.videos, options.motion_bucket_id)

@@ -11,7 +11,7 @@ INK = 4.0
 """Brightness of a frame, in white pixels, below which it shows no digit: the faintest has twenty times as much."""
 OFF_CENTRE = 6.0
 """Pixels that a digit's centre of brightness may lie off the middle of its square, on each axis."""
-FASTEST = 8.0
+FASTEST_PATH = 8.0
 """Pixels per frame up to which a path is fitted: a faster one would follow any path, back and forth between walls."""
 BEAM, REFINEMENTS = 32, 10
 """How many points of a fit's grid are refined, and how often: to thousandths of a pixel."""
@@ -57,7 +57,9 @@ def _axis_error(path: np.ndarray, low: float, high: float) -> float:
     room = high - low
     steps = np.array([1.0, 0.125])  # of p and v, in pixels
     # Beyond the upper wall, p is on its way back: no v has to be negative.
-    points = np.stack(np.meshgrid(np.arange(0, 2 * room, steps[0]), np.arange(0, FASTEST, steps[1])), -1).reshape(-1, 2)
+    points = np.stack(np.meshgrid(np.arange(0, 2 * room, steps[0]), np.arange(0, FASTEST_PATH, steps[1])), -1).reshape(
+        -1, 2
+    )
     around = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), -1).reshape(-1, 2)
     for _ in range(REFINEMENTS):
         p, v = points.T[..., None]

@@ -16,7 +16,6 @@ from typing import Any, Optional
 import pandas as pd
 import yaml
 from jsonargparse import ArgumentParser
-from matplotlib.figure import Figure
 
 from svd import cli, runtime
 from svd.errors import UserError
@@ -60,6 +59,8 @@ def read_evaluation(folder: Path, sums: dict[str, str]) -> dict[str, Any]:
 
 def plot(tables: list[pd.DataFrame], path: Path) -> None:
     """The losses of all stages over their updates, and their running means."""
+    from matplotlib.figure import Figure  # takes a second
+
     figure = Figure(figsize=(4 * len(tables), 3.2), layout="constrained")
     for axes, table in zip(figure.subplots(1, len(tables)), tables):
         axes.plot(table["update"], table["loss"], color="0.75", linewidth=0.8)

@@ -7,175 +7,21 @@ The same command continues a training that was stopped. The run is in a folder b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-import svd  # before MindSpore, whose slow convolutions it may have to cure
-
-# isort: split
-import cv2
-import mindspore as ms
 import numpy as np
 from jsonargparse import ArgumentParser, Namespace
-from mindspore import Tensor, nn, ops
 
-from svd import cli, runtime
+from svd import __version__, cli, runtime
+from svd.cli.options import add_device
 from svd.config import ConfigError
 from svd.console import log
 from svd.data.dataset import Dataset
-from svd.data.moving_digits import DigitsClip, MovingDigits
+from svd.data.moving_digits import MovingDigits
 from svd.files import atomic_write, check_folder
-from svd.placement import place
-from svd.seeds import LOSS, generator
 from svd.signals import exit_code
-from svd.training.checkpoint import begin_or_resume, load
 from svd.training.config import OptimizerConfig, TrainConfig
-from svd.training.distributed import Ranks
-from svd.training.tasks.image_encoder import cross_entropy
-from svd.training.trainer import Trainer
-from svd_tools.digits.judge import (
-    CELL,
-    CLASSES,
-    MOTIONS,
-    DigitJudge,
-    classes_present,
-    judge_videos,
-    write_judge,
-)
-from svd_tools.digits.motion import speed
-
-FRAMES = 7
-"""Of a clip for training: half of a model's, so that twice as many are seen in the same time."""
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """FRAMES frames to learn from: one clip, or as many clips of one frame."""
-
-    clips: list[DigitsClip]
-    path: str
-
-
-class Lessons(Dataset):
-    """Every second lesson is a clip; the others show more handwriting in the same number of frames."""
-
-    def __init__(self, lessons: int, **data):
-        self.clips = MovingDigits(lessons, frames=FRAMES, **data)
-        self.pictures = MovingDigits(lessons * FRAMES, frames=1, **data)
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def name(self, index: int) -> str:
-        return self.clips.name(index)
-
-    def load(self, index: int, rng: np.random.Generator) -> Lesson:
-        if index % 2 == 0:
-            return Lesson([self.clips.load(index)], self.name(index))
-        first = index * FRAMES
-        return Lesson([self.pictures.load(i) for i in range(first, first + FRAMES)], self.name(index))
-
-
-class JudgeLoss(nn.Cell):
-    """Cross-entropies of the digits in each cell, each frame and the clip; squared errors of the rest.
-
-    The cells are what teaches the trunk: who is told where a digit is need not find out which part of a frame it is.
-    """
-
-    def __init__(self, judge: DigitJudge):
-        super().__init__(auto_prefix=False)
-        self.judge = judge
-
-    def construct(self, video: Tensor, maps: Tensor, layout: Tensor, motion: Tensor, is_clip: Tensor) -> Tensor:
-        """video [b t 3 h w], where digits are, as 0 and 1, [b t 10 cells], the layout of frames [b t 4], the motion
-        [b 6], and 1 for what is a clip, or else 0, [b 1] -> a scalar, the mean over lessons
-        """
-        seen, places, _, clip = self.judge(video)
-        present = ops.minimum(ops.reduce_sum(maps, 3), 1.0)  # [b t 10]
-        cells = ops.mul(ops.mean(cross_entropy(seen, maps)), float(maps.shape[3]))
-        frames = ops.mean(cross_entropy(ops.logsumexp(seen, 3), present))
-        digits = ops.mean(is_clip * cross_entropy(clip[:, :CLASSES], present[:, 0]))
-        errors = ops.mean(ops.square(places - layout)) + ops.mean(is_clip * ops.square(clip[:, CLASSES:] - motion))
-        return cells + frames + digits + errors
-
-
-class JudgeTask:
-    """What the trainer asks of a task: `loss`, `trained` and `inputs`; every lesson is altered by its own generator."""
-
-    def __init__(self, judge: DigitJudge, seed: int):
-        self.trained = {f"judge.{parameter.name}": parameter for parameter in judge.get_parameters()}
-        self.loss, self.seed = JudgeLoss(judge), seed
-
-    def inputs(self, lessons: list[Lesson], samples: list[int]) -> tuple[Tensor, ...]:
-        """What `loss` takes for these lessons, which are the samples of these numbers."""
-        rows = [self._row(lesson, generator(self.seed, sample, LOSS)) for lesson, sample in zip(lessons, samples)]
-        return tuple(Tensor(np.stack(column).astype(np.float32)) for column in zip(*rows))
-
-    def _row(self, lesson: Lesson, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        parts = []
-        for clip in lesson.clips:
-            video, centres = altered(clip, rng)
-            size = video.shape[-1]
-            parts.append((video, digit_maps(clip.digits, centres, size), layout(centres, size)))
-        video, maps, places = (np.concatenate(arrays) for arrays in zip(*parts))
-        is_clip = len(lesson.clips) == 1
-        return video, maps, places, motion(centres) if is_clip else np.zeros(MOTIONS), np.array([is_clip])
-
-
-def altered(clip: DigitsClip, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The clip [t 3 h w] in [-1, 1] as other writers, or a generator of videos, might show it, and its centres [t n 2].
-
-    It is turned, slanted and stretched, so that 1,500 pictures stand for more; and blurred, darkened and made noisy, so
-    that an imperfect video is judged by what it shows. One clip in four shakes.
-    """
-    t, h, w, _ = clip.frames.shape
-    angle, slant = rng.uniform(-0.2, 0.2, 2)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = turn @ np.array([[1, slant], [0, 1]]) * rng.uniform(0.88, 1.12, 2)
-    middle = np.array([w - 1, h - 1]) / 2
-    shifts = rng.uniform(0, 2) * (rng.random() < 0.25) * rng.standard_normal((t, 2)) + middle - matrix @ middle
-    sigma, bright, noise = rng.uniform(0.05, 1.0), rng.uniform(0.7, 1.0), rng.uniform(0, 0.05)
-    warps = [np.column_stack([matrix, shift]) for shift in shifts]
-    moved = [cv2.warpAffine(frame, warp, (w, h)) for frame, warp in zip(clip.frames, warps)]
-    frames = [cv2.GaussianBlur(frame, (0, 0), sigma) for frame in moved]
-    light = np.stack(frames).astype(np.float32) * (bright / 255)
-    light += noise * rng.standard_normal(light.shape, dtype=np.float32)
-    return 2 * np.clip(light, 0, 1).transpose(0, 3, 1, 2) - 1, clip.centres @ matrix.T + shifts[:, None]
-
-
-def digit_maps(digits: tuple[int, ...], centres: np.ndarray, size: int) -> np.ndarray:
-    """Which digit has its centre in which cell, as 0 and 1: [t 10 cells]"""
-    side = size // CELL
-    maps = np.zeros((len(centres), CLASSES, side, side), np.float32)
-    column, row = np.clip(centres // CELL, 0, side - 1).astype(int).transpose(2, 0, 1)
-    maps[np.arange(len(centres))[:, None], digits, row, column] = 1
-    return maps.reshape(len(centres), CLASSES, -1)
-
-
-def layout(centres: np.ndarray, size: int) -> np.ndarray:
-    """What LAYOUT says of digits with these centres [t n 2], in parts of a cell: [t 4]"""
-    middle = centres.mean(1)
-    return np.concatenate([middle - size / 2, np.abs(centres - middle[:, None]).mean(1)], -1) / CELL
-
-
-def motion(centres: np.ndarray) -> np.ndarray:
-    """What MOTIONS says of digits with these centres [t n 2]: [6]"""
-    paths = centres.swapaxes(0, 1)
-    steps = np.diff(paths, axis=1)
-    change = np.linalg.norm(np.diff(steps, axis=1), axis=-1).mean()
-    return np.array([speed(paths).mean(), *np.abs(steps).mean((0, 1)), *steps.mean((0, 1)), change])
-
-
-def held_out_accuracy(judge: DigitJudge, data: MovingDigits) -> dict[str, float]:
-    """How often the judge sees exactly the digits in the last frames of clips, and its mean error of their speed."""
-    clips = [data.load(index) for index in range(len(data))]
-    seen = judge_videos(judge, np.stack([clip.frames for clip in clips]))
-    right = seen.shows(classes_present([clip.digits for clip in clips]), frame=-1)
-    count = np.array([len(clip.digits) for clip in clips])
-    rates = {f"last frames of {n} right": float(right[count == n].mean()) for n in sorted(set(count.tolist()))}
-    error = np.abs(seen.speed - [clip.speed for clip in clips]).mean()
-    return {**rates, "mean error of the speed, pixels per frame": float(error)}
 
 
 def build_parser(program: str) -> ArgumentParser:
@@ -190,43 +36,34 @@ def build_parser(program: str) -> ArgumentParser:
     add("--test_clips", type=int, default=1024, help="Clips of held-out handwriting that the judge is tested on.")
     add("--seed", type=int, default=0, help="Of the weights, the clips, their order and their changes.")
     add("--workers", type=int, default=0, help="Processes that make clips; with 0, this one does.")
-    add("--device_target", choices=("auto", *runtime.DEVICE_TARGETS), default="auto", help="Where to run.")
-    add("--mode", type=int, choices=(0, 1), default=0, help="0: compiled graph, 1: pynative.")
+    add_device(parser)
     return parser
 
 
-def run(options: Namespace) -> int:
+def run(args: Namespace) -> int:
     """Train, test and write the judge; returns the exit code: 0, or that of the signal that stopped the training."""
-    if options.size % CELL:
-        raise ConfigError(f"--size must be a multiple of {CELL}, got {options.size}")
-    check_folder(options.out.parent, "--out")
-    data = {"size": options.size, "source": options.source, "seed": options.seed}
-    config = TrainConfig(
-        dataset=Lessons(1_000_000, **data, part="train"),
-        output_dir=str(options.out.with_suffix("")) + "_run",
-        updates=options.updates,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        workers=options.workers,
-        resume="auto",
-        checkpoint_every=100,
-        optimizer=OptimizerConfig(
-            learning_rate=3e-3,
-            schedule="cosine",
-            warmup_updates=20,
-            betas=(0.9, 0.99),
-            weight_decay=0.02,
-            ema_decay=0.98,
-        ),
-    )
-    tested = MovingDigits(options.test_clips, **data, part="test")
-    device = runtime.setup(options.device_target, options.mode)
-    ms.set_seed(options.seed)
-    parameters = (judge := DigitJudge(options.size)).trainable_params()
+    import mindspore as ms  # takes seconds
+
+    from svd.placement import place
+    from svd.training.checkpoint import begin_or_resume, load
+    from svd.training.distributed import Ranks
+    from svd.training.trainer import Trainer
+    from svd_tools.digits.judge import CELL, DigitJudge, write_judge
+    from svd_tools.digits.lessons import JudgeTask, Lessons, held_out_accuracy
+
+    if args.size % CELL:
+        raise ConfigError(f"--size must be a multiple of {CELL}, got {args.size}")
+    check_folder(args.out.parent, "--out")
+    data = {"size": args.size, "source": args.source, "seed": args.seed}
+    settings = {**data, "batch_size": args.batch_size, "updates": args.updates}
+    config = training(args, Lessons(1_000_000, **data, part="train"))
+    tested = MovingDigits(args.test_clips, **data, part="test")
+    device = runtime.setup(args.device_target, args.mode)
+    ms.set_seed(args.seed)
+    parameters = (judge := DigitJudge(args.size)).trainable_params()
     place(judge, device, ms.float32, parameters)
-    task = JudgeTask(judge, options.seed)
+    task = JudgeTask(judge, args.seed)
     resume, state = begin_or_resume(config)
-    settings = {**data, "batch_size": options.batch_size, "updates": options.updates}
     if resume is not None and state.settings != settings:
         raise ConfigError(
             f"{config.output_dir} is a run of other options, {state.settings}: remove it, or change --out"
@@ -240,15 +77,37 @@ def run(options: Namespace) -> int:
         return exit_code(trainer.stopped_by)
     load(trainer.last_checkpoint, "ema", task.trained)
     for parameter in parameters:  # the judge is tested as it is written, in float16
-        parameter.set_data(Tensor(parameter.asnumpy().astype(np.float16).astype(np.float32)))
+        parameter.set_data(ms.Tensor(parameter.asnumpy().astype(np.float16).astype(np.float32)))
     accuracy = held_out_accuracy(judge.set_train(False), tested)
-    facts = {**settings, **accuracy, "svd": svd.__version__, **runtime.describe(options.mode)}
-    with atomic_write(options.out, need=0) as aside:
-        write_judge(aside, judge, options.size, facts)
+    facts = {**settings, **accuracy, "svd": __version__, **runtime.describe(args.mode)}
+    with atomic_write(args.out, need=0) as aside:
+        write_judge(aside, judge, args.size, facts)
     for name, value in accuracy.items():
         log(f"{name}: {value:.4f}")
-    print(options.out)
+    print(args.out)
     return 0
+
+
+def training(args: Namespace, lessons: Dataset) -> TrainConfig:
+    """How the judge is trained."""
+    return TrainConfig(
+        dataset=lessons,
+        output_dir=f"{args.out.with_suffix('')}_run",
+        updates=args.updates,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        workers=args.workers,
+        resume="auto",
+        checkpoint_every=100,
+        optimizer=OptimizerConfig(
+            learning_rate=3e-3,
+            schedule="cosine",
+            warmup_updates=20,
+            betas=(0.9, 0.99),
+            weight_decay=0.02,
+            ema_decay=0.98,
+        ),
+    )
 
 
 def main(argv: Optional[list[str]] = None, program: str = "train_judge.py") -> int:

@@ -25,7 +25,8 @@ def arrays() -> dict[str, np.ndarray]:
 def refused(path) -> str:
     with pytest.raises(ConfigError) as error:
         read_noise(path, SHAPES)
-    assert "\n" not in str(error.value) and str(error.value).startswith(f"--noise {path}")
+    assert "\n" not in str(error.value) and str(error.value).startswith(f"the noise in {path}")
+    assert error.value.setting == "noise"
     return str(error.value)
 
 

@@ -6,10 +6,9 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from svd.conditioning.clip_preprocess import clip_preprocess
+from svd.data.handwriting import CLASSES
 from svd.data.moving_digits import DigitsClip
 from svd.data.pixels import pixels
-
-CLASSES = 10
 
 
 def cross_entropy(logits: Tensor, present: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from small_model import fill
 
 from svd.checkpoints.model_file import CheckpointError
 from svd.data.moving_digits import MovingDigits
-from svd_tools.digits import train_judge as training
+from svd_tools.digits import lessons, train_judge
 from svd_tools.digits.judge import DigitJudge, Judgement, classes_present, judge_videos, load_judge, write_judge
 from svd_tools.digits.motion import brightness_centres
 
@@ -101,8 +101,8 @@ def test_what_is_no_judge_of_such_frames_is_told(judge, golden_source, tmp_path)
 def test_an_altered_clip_is_told_truly(seed):
     """One digit's centre of brightness goes where the alteration says: shaken with seed 12, smoothly with seed 3."""
     clip = MovingDigits(1, digits=[1], speed=[2.0, 2.0], direction=0).load(0)
-    video, centres = training.altered(clip, np.random.default_rng(seed))
-    again, _ = training.altered(clip, np.random.default_rng(seed))
+    video, centres = lessons.altered(clip, np.random.default_rng(seed))
+    again, _ = lessons.altered(clip, np.random.default_rng(seed))
     np.testing.assert_array_equal(video, again)
     assert video.shape == (14, 3, 64, 64) and video.min() >= -1 and video.max() <= 1
     found = brightness_centres(np.round((video.transpose(0, 2, 3, 1) + 1) * 127.5))
@@ -117,21 +117,21 @@ def test_what_is_said_of_the_motion():
     centres = np.zeros((6, 2, 2))
     centres[:, 0] = np.stack([20 + 2 * np.array([0, 1, 2, 3, 2, 1]), np.full(6, 30)], -1)
     centres[:, 1] = np.stack([np.full(6, 40), 20 + 2 * np.arange(6)], -1)
-    np.testing.assert_allclose(training.motion(centres), [2, 1, 1, 0.2, 1, 0.5])
-    np.testing.assert_allclose(training.layout(centres, 64)[0], [-0.25, -0.875, 1.25, 0.625])
-    maps = training.digit_maps((3, 8), centres, 64).reshape(6, 10, 8, 8)
+    np.testing.assert_allclose(lessons.motion(centres), [2, 1, 1, 0.2, 1, 0.5])
+    np.testing.assert_allclose(lessons.layout(centres, 64)[0], [-0.25, -0.875, 1.25, 0.625])
+    maps = lessons.digit_maps((3, 8), centres, 64).reshape(6, 10, 8, 8)
     assert maps.sum() == 12
     assert maps[3, 3, 3, 3] == 1 and maps[0, 3, 3, 2] == 1 and maps[5, 8, 3, 5] == 1  # [class, row, column]
 
 
 def test_lessons_are_clips_and_pictures_of_more_handwriting():
-    lessons = training.Lessons(40, part="train", size=SIZE)
-    items = [lessons.load(index, None) for index in range(8)]
+    data = lessons.Lessons(40, part="train", size=SIZE)
+    items = [data.load(index, None) for index in range(8)]
     assert [len(item.clips) for item in items] == [1, 7] * 4
     assert all(sum(len(clip.frames) for clip in item.clips) == 7 for item in items)
     pictures = {clip.path for item in items if len(item.clips) > 1 for clip in item.clips}
     assert len(pictures) == 4 * 7  # none is shown twice
-    video, maps, places, motion, is_clip = training.JudgeTask(DigitJudge(SIZE), seed=0).inputs(items[:2], [0, 1])
+    video, maps, places, motion, is_clip = lessons.JudgeTask(DigitJudge(SIZE), seed=0).inputs(items[:2], [0, 1])
     assert video.shape == (2, 7, 3, SIZE, SIZE) and places.shape == (2, 7, 4)
     present = np.repeat(classes_present([items[0].clips[0].digits]), 7, 0)
     np.testing.assert_array_equal(maps.asnumpy()[0].max(-1), present)
@@ -142,8 +142,8 @@ def test_lessons_are_clips_and_pictures_of_more_handwriting():
 
 def test_the_loss_is_that_of_its_parts(eager, judge):
     """Motion and digits of a clip count for clips alone."""
-    lessons = training.Lessons(40, part="train", size=SIZE)
-    inputs = training.JudgeTask(judge, seed=0).inputs([lessons.load(index, None) for index in range(2)], [0, 1])
+    data = lessons.Lessons(40, part="train", size=SIZE)
+    inputs = lessons.JudgeTask(judge, seed=0).inputs([data.load(index, None) for index in range(2)], [0, 1])
     maps, layout, _, clip = (x.asnumpy().astype(np.float64) for x in judge(inputs[0]))
     where, places, motion = (x.asnumpy() for x in inputs[1:4])
 
@@ -158,23 +158,23 @@ def test_the_loss_is_that_of_its_parts(eager, judge):
         np.mean((layout - places) ** 2),
         np.mean((clip[0, 10:] - motion[0]) ** 2) / 2,
     ]
-    assert float(training.JudgeLoss(judge)(*inputs)) == pytest.approx(sum(expected), rel=1e-4)
+    assert float(lessons.JudgeLoss(judge)(*inputs)) == pytest.approx(sum(expected), rel=1e-4)
 
 
 def test_a_training_writes_a_judge_and_is_not_mixed_with_another(eager, tmp_path, capsys):
     out = tmp_path / "judge.safetensors"
     flags = [f"--out={out}", f"--size={SIZE}", "--updates=2", "--batch_size=2", "--test_clips=4", "--mode=1"]
-    assert training.main(flags) == 0
+    assert train_judge.main(flags) == 0
     assert capsys.readouterr().out.splitlines() == [str(out)]
     with safe_open(out, framework="np") as file:
         facts = json.loads(file.metadata()["facts"])
     assert facts["updates"] == 2 and facts["size"] == SIZE and facts["mindspore"]
     assert 0 <= facts["last frames of 1 right"] <= 1 and facts["mean error of the speed, pixels per frame"] > 0
     first = {name: value.tobytes() for name, value in load_file(out).items()}
-    assert training.main(flags) == 0  # nothing is left to train: the same judge again
+    assert train_judge.main(flags) == 0  # nothing is left to train: the same judge again
     assert {name: value.tobytes() for name, value in load_file(out).items()} == first
     capsys.readouterr()
-    assert training.main([*flags, "--size=36"]) == 2
+    assert train_judge.main([*flags, "--size=36"]) == 2
     assert "--size must be a multiple of 8, got 36" in capsys.readouterr().err
-    assert training.main([*flags, "--seed=1"]) == 2
+    assert train_judge.main([*flags, "--seed=1"]) == 2
     assert "is a run of other options" in capsys.readouterr().err
