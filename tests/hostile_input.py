@@ -16,17 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from imageio.v2 import get_writer
+from PIL import Image
+from safetensors.numpy import save_file
+
+from svd import cli
+from svd.data.dataset import BadItem
+
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import numpy as np  # noqa: E402
-from imageio.v2 import get_writer  # noqa: E402
-from PIL import Image  # noqa: E402
-from safetensors.numpy import save_file  # noqa: E402
-
-from svd import cli  # noqa: E402
-from svd.data.dataset import BadItem  # noqa: E402
-
 SECONDS = 10
 """For one input, at most."""
 

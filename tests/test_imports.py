@@ -1,9 +1,10 @@
-"""The direction of imports, read from the sources.
+"""The rules of the house, read from the sources: who imports whom, and which words belong where.
 
-entry points -> build -> pipelines, training -> networks, autoencoder, conditioning -> layers -> operators
+entry points -> cli -> build -> pipelines, training -> networks, autoencoder, conditioning -> layers -> operators
 """
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,71 @@ def test_what_breaks_the_rules_is_found(path, source):
 )
 def test_what_keeps_the_rules_is_not(path, source):
     assert violations(source, path) == []
+
+
+ALL = [path for folder in ("svd", "svd_tools", "scripts", "tests") for path in (ROOT / folder).rglob("*.py")]
+ALL = sorted(str(path.relative_to(ROOT)) for path in [*ALL, *ROOT.glob("*.py")])
+FLAG = re.compile(r"(?<![\w-])--[A-Za-z]")
+FOREIGN_NAME = re.compile(
+    r"diffusion_model|first_stage_model|cond_stage|embedders|vision_model|model_ema|input_blocks|output_blocks|lora_unet"
+)
+"""In the names of parameters elsewhere."""
+FOREIGN_ROOMS = ("svd_tools/checkpoints/", "svd/checkpoints/foreign.py")
+COMPILERS_FLAGS = {"svd/operators/library.py": {"--version"}}
+NOT_YET = {
+    *("svd/build.py", "svd/build_training.py", "svd/checkpoints/lora.py", "svd/checkpoints/model_file.py"),
+    *("svd/pipelines/image_to_video.py", "svd_tools/device_checks/conversion.py", "svd_tools/device_checks/golden.py"),
+    *("svd_tools/digits/lora_direction.py", "svd_tools/export.py", "svd_tools/initialize.py", "svd_tools/train.py"),
+}
+"""Modules that do not keep all of the rules of words and programs yet."""
+
+
+def texts(source: str) -> list[str]:
+    """The string constants of a module, but for docstrings and what documents a constant."""
+    tree = ast.parse(source)
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [node.value for node in constants if id(node) not in documentation]
+
+
+def flags_named(source: str) -> list[str]:
+    return [text for text in texts(source) if FLAG.search(text)]
+
+
+@pytest.mark.parametrize("path", [path for path in modules() if re.match("svd/(?!cli/)", path) and path not in NOT_YET])
+def test_the_library_names_no_flags(path):
+    """An error names a setting, and the command line says its flag for it."""
+    assert set(flags_named((ROOT / path).read_text())) <= COMPILERS_FLAGS.get(path, set())
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in modules() if not path.startswith(FOREIGN_ROOMS) and path not in NOT_YET]
+)
+def test_names_of_other_projects_stay_in_their_room(path):
+    assert [text for text in texts((ROOT / path).read_text()) if FOREIGN_NAME.search(text)] == []
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_nobody_changes_where_modules_are_found(path):
+    tree = ast.parse((ROOT / path).read_text())
+    assert [ast.unparse(node) for node in ast.walk(tree) if ast.unparse(node) == "sys.path"] == []
+
+
+def module_name(path: str) -> str:
+    return path.removesuffix(".py").replace("/", ".")
+
+
+PROGRAMS = {module_name(path): path for path in ALL if re.match("svd_tools|scripts", path)}
+PROGRAMS = {name: path for name, path in PROGRAMS.items() if "\ndef main(" in (ROOT / path).read_text()}
+
+
+@pytest.mark.parametrize("path", [p for p in ALL if re.match("svd_tools|scripts", p) and p not in NOT_YET])
+def test_programs_are_imported_by_nobody(path):
+    """What two of them need is in a room below them."""
+    imported = imported_modules(ast.parse((ROOT / path).read_text()), "")
+    assert sorted(name for name in imported if {name, name.rpartition(".")[0]} & PROGRAMS.keys()) == []
+
+
+def test_the_rules_of_words_find_what_breaks_them():
+    assert flags_named('"""svd --help"""\nraise ValueError(f"{x}: try --SVD.amp_level=O0")') != []
+    assert flags_named('X = 1\n"""As --SVD.x."""\ndef f():\n    "--a"\n    return "-- a dash, x--y"') == []

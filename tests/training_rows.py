@@ -10,11 +10,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
-import svd  # noqa: F401 (before MindSpore)
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from training_runs import Outcome, train_here
+
+import svd  # noqa: F401 (before MindSpore)
 
 
 def train_row(row: list[str]) -> Outcome:
