@@ -26,7 +26,7 @@ from svd_tools import motion_bucket
 from svd_tools.jobs import work
 from svd_tools.jobs.journal import Journal
 from svd_tools.jobs.motion_score import COLUMNS, motion, score_row, score_video
-from svd_tools.jobs.work import Shard, find_files, work_off
+from svd_tools.jobs.work import Shard, find_files, process_pending
 
 ROOT = Path(__file__).parents[2]
 SPEEDS = [0, 0.1, 0.25, 0.5, 0.8, 1.2, 1.7, 2.4, 3.2, 4]
@@ -197,6 +197,10 @@ def test_what_is_known_is_not_scored_again(videos, expected, tmp_path):
 
 
 HELD = """
+if __name__ == "__main__":  # before the threads that libraries start when they are imported
+    from svd.cli import begin
+    begin("motion_bucket.py", "the same command continues")
+
 import os, sys, time
 from pathlib import Path
 from svd_tools.jobs import work
@@ -213,8 +217,6 @@ def held(path, folder):
 
 motion_bucket.score_row = held
 if __name__ == "__main__":
-    from svd.cli import begin
-    begin("motion_bucket.py", "the same command continues")
     sys.exit(motion_bucket.main(sys.argv[1:]))
 """
 
@@ -260,7 +262,7 @@ def test_a_process_that_dies_takes_one_video_with_it(tmp_path):
     """And that only if it dies again."""
     with Journal("", {"score": "REAL"}, "rows") as journal:
         journal.register((name, "") for name in ("a.mp4", "deadly.mp4", "once.mp4"))
-        work_off(journal, row_of_a_deadly_video, str(tmp_path), 1, "video")
+        process_pending(journal, row_of_a_deadly_video, str(tmp_path), 1, "video")
         assert [row["path"] for row in journal.rows()] == ["a.mp4", "once.mp4"]
         (row,) = journal.failures()
         assert row["path"] == "deadly.mp4" and "died, twice (signal 11" in row["why"]
@@ -358,7 +360,7 @@ def test_files_are_found_in_order(tmp_path, monkeypatch):
 
 def test_shards_share_the_paths_out():
     paths = [f"{number}.mp4" for number in range(400)]
-    parts = [[path for path in paths if Shard(index, 4).holds(path)] for index in range(4)]
+    parts = [[path for path in paths if Shard(index, 4).contains(path)] for index in range(4)]
     assert sorted(sum(parts, [])) == sorted(paths) and all(70 < len(part) < 130 for part in parts)
 
 
@@ -456,7 +458,7 @@ def test_videos_that_cannot_be_read_now_are_left_to_do(tmp_path, monkeypatch):
     score_row("a.mp4", str(tmp_path / "in"))
     with Journal("", {"score": "REAL"}, "rows") as journal:
         journal.register((name, "") for name in ("a.mp4", "b.mp4", "c.mp4"))
-        work_off(journal, row_of_a_disk_that_is_away, str(tmp_path), 1, "video")
+        process_pending(journal, row_of_a_disk_that_is_away, str(tmp_path), 1, "video")
         assert [row["path"] for row in journal.rows()] == ["a.mp4"] and list(journal.failures()) == []
         assert list(journal.pending()) == ["b.mp4", "c.mp4"]
         with pytest.raises(DatasetError, match="2 videos cannot be read now, such as b.mp4: .* the same command"):
