@@ -19,7 +19,7 @@ import numpy as np
 from svd.data.videos import write_video
 from svd_tools.jobs.journal import Journal
 from svd_tools.jobs.motion_score import COLUMNS, motion, score_row, score_video
-from svd_tools.jobs.work import find_files, work_off
+from svd_tools.jobs.work import find_files, process_pending
 
 SIZES = ((360, 640), (576, 1024), (1080, 1920))
 FPS, SECONDS = 24, 4
@@ -63,7 +63,7 @@ def clips_per_second(folder: str, processes: int) -> float:
     with Journal("", COLUMNS, "rows") as journal:
         journal.register(find_files(folder, {".mp4"}))
         start = time.perf_counter()
-        work_off(journal, score_row, folder, processes, "video")
+        process_pending(journal, score_row, folder, processes, "video")
         return journal.count() / (time.perf_counter() - start)
 
 

@@ -45,7 +45,7 @@ from svd.files import atomic_write, fsync, write_text
 from svd.seeds import DATA, SampleOrder, generator
 from svd.training.config import EnvironmentConfig, TrainConfig
 from svd_tools.jobs.journal import Journal, Row, report, write_csv
-from svd_tools.jobs.work import Shard, check_all_done, patiently, work_off
+from svd_tools.jobs.work import Shard, check_all_done, process_pending, with_retries
 
 VALUES = {"file": "TEXT", "entry": "INTEGER", **dict.fromkeys(NUMBERS[1:], "REAL")}
 """What the journal keeps of a clip, in SQL's types."""
@@ -109,7 +109,7 @@ class Plan:
         order = SampleOrder(self.train.seed, len(self.dataset))
         for sample in range(len(self.dataset) * self.options.passes):
             row = order.index(sample)
-            if self.part is None or self.part.holds(str(row)):
+            if self.part is None or self.part.contains(str(row)):
                 yield f"{row:012d}.{sample:012d}"
 
     def file(self, name: str) -> Path:
@@ -142,7 +142,7 @@ class ClipOf:
         row, sample = parse_key(key)
         try:
             # with random numbers that begin anew at each trial
-            clip = patiently(lambda: self._dataset.load(row, generator(self._seed, sample, DATA)))
+            clip = with_retries(lambda: self._dataset.load(row, generator(self._seed, sample, DATA)))
             return {"path": key, "why": "", "clip": clip}
         except BadItem as error:
             return {"path": key, "why": error.reason}
@@ -272,7 +272,7 @@ def encode_videos(plan: Plan) -> None:
         journal.register(((key, "") for key in plan.clip_keys()), plan.options.retry_failed)
         journal.forget_lost()
         try:
-            work_off(journal, ClipOf(plan.dataset, plan.train.seed), "", max(plan.train.workers, 1), "clip")
+            process_pending(journal, ClipOf(plan.dataset, plan.train.seed), "", max(plan.train.workers, 1), "clip")
         finally:
             journal.flush()
         check_all_done(journal, "clips")

@@ -25,7 +25,7 @@ from svd.data.csv_rows import CsvRows
 from svd.data.dataset import DatasetError
 from svd_tools.jobs.journal import Journal, Row, report, write_csv
 from svd_tools.jobs.motion_score import COLUMNS, score_row
-from svd_tools.jobs.work import Shard, check_all_done, find_files, work_off
+from svd_tools.jobs.work import Shard, check_all_done, find_files, process_pending
 
 SUFFIXES = frozenset(
     [".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
@@ -96,8 +96,8 @@ def score_folder(
     target = part.name(out) if part else out
     with Journal(f"{target}.journal", COLUMNS, f"motion scores of {os.path.realpath(folder)}") as journal:
         found = find_files(folder, SUFFIXES)
-        journal.register((item for item in found if part is None or part.holds(item[0])), retry_failed)
-        work_off(journal, score_row, folder, processes, "video")
+        journal.register((item for item in found if part is None or part.contains(item[0])), retry_failed)
+        process_pending(journal, score_row, folder, processes, "video")
         check_all_done(journal, "videos")
         if part:
             write_csv(Path(target), ("path", "why", *COLUMNS), journal.rows("why IS NOT NULL"))

@@ -1,1 +1,1 @@
-"""Work on many videos that can be interrupted and continued."""
+"""Batch jobs over many videos that can be interrupted and resumed."""

@@ -1,4 +1,4 @@
-"""What is to be done for millions of paths, and what came of it: on disk, and safe from interruptions."""
+"""A persistent queue of millions of paths and their results, safe from interruptions."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from svd.data.dataset import DatasetError
 from svd.files import atomic_write
 
 Row = dict[str, Any]
-"""What came of a path: `path`, `why` (empty, or why it failed) and the values of the columns (None if it failed)."""
+"""Result of a path: `path`, `why` (why it failed, or empty) and the values of the columns (None if it failed)."""
 PAGE = 1000
-"""Paths that are held in memory at a time."""
+"""Paths in memory at a time."""
 
 
 class Journal:
-    """A table of paths with a row each, in an SQLite file; memory does not grow with it.
+    """A table with a row per path, in an SQLite file; memory does not grow with it.
 
-    Every row is kept as soon as it is recorded, whatever becomes of the process. The file stays after the work is
-    done, so that the work can be done again for what is new.
+    A recorded row survives the death of the process. The file is kept after the job, so that a later run handles new
+    paths only.
 
     Args:
-        path: The file; made if it does not exist. Without one, a temporary file that nobody sees.
-        columns: Names of the values of a row, and their types in SQL.
-        subject: What the rows are of; a file of another subject is refused.
+        path: The file, created if it does not exist. Empty: a temporary file.
+        columns: Names of the values of a row, and their SQL types.
+        subject: Kind of the rows; a file of another subject is refused.
 
     Raises:
         DatasetError: the file is no journal of this subject, or another process has it open.
@@ -39,7 +39,7 @@ class Journal:
         if path:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         try:
-            if path and os.path.lexists(path) and not os.path.isfile(path):  # a named pipe would be waited for for ever
+            if path and os.path.lexists(path) and not os.path.isfile(path):  # opening a named pipe would block
                 raise sqlite3.OperationalError("it is no ordinary file")
             self._db = sqlite3.connect(path, timeout=1, isolation_level=None)
             try:
@@ -57,13 +57,13 @@ class Journal:
             raise DatasetError(f"{path} holds {found}, not {subject}; delete it, or choose another --out")
 
     def _open(self, columns: Mapping[str, str], subject: str) -> None:
-        # One writer, which also holds on network drives. The log is written ahead: a commit costs microseconds,
-        # outlives a killed process, and a power cut takes the last rows at most.
+        # One writer, also enforced on network drives. With write-ahead logging a commit costs microseconds and survives
+        # a killed process; a power cut loses the last rows at most.
         for setting in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL"):
             self._db.execute(f"PRAGMA {setting}")
         with self._transaction():
             values = ", ".join(f"{name} {kind}" for name, kind in columns.items())
-            # why is NULL for what is still to do, and empty for what is done
+            # why is NULL while a path is pending, and empty on success
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS items "
                 f"(path TEXT PRIMARY KEY, found INTEGER, why TEXT, {values}) WITHOUT ROWID"
@@ -83,9 +83,9 @@ class Journal:
         self._db.close()
 
     def register(self, found: Iterable[tuple[str, str]], retry_failed: bool = False) -> None:
-        """Take down the (path, why it cannot be used or empty) there are now; others are passed over from here on.
+        """Register the (path, why it cannot be used or empty) found now; other paths are ignored from here on.
 
-        What is known of a path is kept, its failure only unless that is to be tried again.
+        Earlier results of a path are kept, failures only without `retry_failed`.
         """
         with self._transaction():
             self._db.execute("UPDATE items SET found = 0")
@@ -98,7 +98,7 @@ class Journal:
             )
 
     def pending(self) -> Iterator[str]:
-        """Paths that are still to do, in their order; rows may be recorded on the way."""
+        """Pending paths, sorted; rows may be recorded during iteration."""
         last = ""
         while page := self._db.execute(
             "SELECT path FROM items WHERE found AND why IS NULL AND path > ? ORDER BY path LIMIT ?", (last, PAGE)
@@ -107,13 +107,13 @@ class Journal:
             (last,) = page[-1]
 
     def record(self, row: Row) -> None:
-        """Keep the row of a path that is registered; that of a failure needs no values."""
+        """Record the row of a registered path; that of a failure needs no values."""
         values = ", ".join(f"{name} = :{name}" for name in self._columns)
         row = dict.fromkeys(self._columns) | row
         self._db.execute(f"UPDATE items SET why = :why, {values} WHERE path = :path", row)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Register and record rows; raises DatasetError if one path has two."""
+        """Register and record rows; raises DatasetError if a path has two."""
         names = ["path", "why", *self._columns]
         insert = f"INSERT INTO items ({', '.join(names)}, found) VALUES (:{', :'.join(names)}, 1)"
         with self._transaction():
@@ -124,7 +124,7 @@ class Journal:
                     raise DatasetError(f"{row['path']} has more than one row; give every file once") from error
 
     def rows(self, where: str = "why = ''", order: str = "path") -> Iterator[Row]:
-        """The rows there are now for which an SQL condition holds, by default those of success."""
+        """Rows of registered paths that satisfy an SQL condition, by default the successful ones."""
         names = ["path", "why", *self._columns]
         cursor = self._db.execute(f"SELECT {', '.join(names)} FROM items WHERE found AND {where} ORDER BY {order}")
         return (dict(zip(names, values)) for values in cursor)
@@ -133,23 +133,23 @@ class Journal:
         return self.rows("why <> ''")
 
     def count(self, where: str = "why = ''") -> int:
-        """How many such rows there are."""
+        """Number of such rows."""
         return self._db.execute(f"SELECT COUNT(*) FROM items WHERE found AND {where}").fetchone()[0]
 
     def reasons(self) -> list[tuple[str, int]]:
-        """The reasons why paths failed, and how many did, the five most frequent first."""
+        """The five most frequent reasons of failures, with their counts."""
         return self._db.execute(
             "SELECT why, COUNT(*) FROM items WHERE found AND why <> '' GROUP BY why ORDER BY COUNT(*) DESC, why LIMIT 5"
         ).fetchall()
 
     def _transaction(self) -> sqlite3.Connection:
-        """A block whose changes are kept as a whole, or not at all if it raises."""
+        """A transaction: the changes of the block are committed together, or rolled back if it raises."""
         self._db.execute("BEGIN IMMEDIATE")
         return self._db
 
 
 def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Write these columns of the rows beside the target, and rename it."""
+    """Write these columns of the rows to a CSV file, atomically."""
     with atomic_write(target, need=0) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -157,13 +157,13 @@ def write_csv(target: Path, columns: Sequence[str], rows: Iterable[Row]) -> None
 
 
 def report(journal: Journal, listing: Path, columns: Sequence[str], failures: Iterable[Row], things: str, done: str):
-    """Say how many things are done and why others failed, and list these; raises DatasetError if they are all.
+    """Print how many things are done and why others failed, and list these; raises DatasetError if all have failed.
 
     Args:
         listing: the CSV file of failures; removed if there are none.
         columns: its columns.
         failures: rows of the failures as they are listed.
-        things, done: words, such as videos and scored.
+        things, done: words for messages, such as videos and scored.
     """
     succeeded, failed = journal.count(), journal.count("why <> ''")
     if failed:

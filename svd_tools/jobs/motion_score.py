@@ -13,37 +13,36 @@ import numpy as np
 from svd.data.dataset import BadItem, Unavailable
 from svd.data.pictures import Picture
 from svd.data.video_reader import Video, open_video
-from svd_tools.jobs.work import patiently
+from svd_tools.jobs.work import with_retries
 
 RATE = 2
-"""Frames of a second of video between which flow is measured."""
+"""Frames per second between which flow is measured."""
 SIDE = 16
 """Pixels of the shortest side at which flow is measured."""
 STARTS = ((16,), (8, 16), (4, 8, 16))
-"""Shortest sides that the flow is found at, one after the other. Farneback's method at 16 pixels alone loses what moves
-by more than a quarter of the picture, and begun at fewer it now and then goes astray: the flow that fits best is taken.
+"""Image pyramids, as shortest sides. Farneback's method at 16 pixels alone loses motion by more than a quarter of the
+picture, and coarser starts sometimes go astray: the flow with the least residual is taken.
 """
 BORDER = 8
-"""Repeated pixels around a frame. Farneback's method finds motion at the very edge where there is none."""
+"""Padding of a frame. Farneback's method finds spurious motion at the very edge."""
 COLUMNS = {"length": "INTEGER", "fps": "REAL", "score": "REAL"}
-"""What `score_video` returns, and its types in a journal."""
+"""Values that `score_video` returns, and their types in a journal."""
 
 
 def score_row(path: str, folder: str = "") -> dict[str, Any]:
     """The row of a video: path (relative to the folder), why, length, fps and score.
 
-    `why` is empty, or says why the video cannot be scored, or is None if it cannot be read now and that cannot be said;
-    the other values are None then. Nothing is raised, and one thread is used: there are as many processes as are
-    wanted.
+    `why` is empty on success, the reason if the video cannot be scored, or None if it cannot be read at the moment; the
+    other values are then None. Nothing is raised, and one thread is used, since parallelism comes from processes.
     """
     cv2.setNumThreads(1)
     try:
-        return {"path": path, "why": "", **patiently(score_video, os.path.join(folder, path))}
+        return {"path": path, "why": "", **with_retries(score_video, os.path.join(folder, path))}
     except BadItem as error:
         why = error.reason
     except Unavailable:
         why = None
-    except Exception as error:  # one video in a million must not end the work on the others
+    except Exception as error:  # one video in a million must not end the job
         why = " ".join(f"{type(error).__name__}: {error}".split())
     return {"path": path, "why": why, **dict.fromkeys(COLUMNS)}
 
@@ -67,19 +66,19 @@ def score_video(path: str) -> dict[str, Any]:
 
 
 def motion(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean length of the flow between two frames, uint8 [h w] with a shortest side of 16, in their pixels.
+    """Mean length of the flow in pixels between two frames, uint8 [h w] with a shortest side of 16.
 
-    Frames that differ by rounding alone, as those of a still in a video file do, have none.
+    It is 0 for frames that differ by rounding alone, as those of an encoded still do.
     """
     if cv2.absdiff(before, after).max() <= 1:
         return 0.0
     flows = [_flow(before, after, sides) for sides in STARTS]
-    flow = min(flows, key=lambda flow: _misfit(before, after, flow))
+    flow = min(flows, key=lambda flow: _residual(before, after, flow))
     return float(np.hypot(flow[..., 0], flow[..., 1]).mean())
 
 
 def _flow(before: np.ndarray, after: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
-    """Farneback's flow [h w 2] between two frames scaled to these sides, each begun with what the last has found."""
+    """Farneback's flow [h w 2] between two frames, coarse to fine over these sides."""
     flow = np.zeros((1, 1, 2), np.float32)
     for side in sides:
         frames = [_scaled(frame, side) for frame in (before, after)]
@@ -91,19 +90,18 @@ def _flow(before: np.ndarray, after: np.ndarray, sides: tuple[int, ...]) -> np.n
     return flow
 
 
-def _misfit(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> float:
-    """Mean difference between a frame and the next one brought back by the flow."""
+def _residual(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> float:
+    """Mean difference between a frame and the next one warped back by the flow."""
     y, x = np.indices(before.shape, np.float32)
     back = cv2.remap(after, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return float(cv2.absdiff(before, back).mean())
 
 
 def _samples(video: Video) -> Iterator[tuple[int, np.ndarray]]:
-    """(place, `_small` frame) of two frames a second, or of every frame where there are fewer.
+    """(place, `_small` frame) of two frames per second, or of every frame if there are fewer.
 
-    A frame's place is when it is shown, in frames at the video's frame rate: its number, unless that rate changes. Of a
-    video shorter than half a second, the first frame and the last. `video.length` is then the number of frames there
-    are.
+    The place is the presentation time in units of the frame period: the frame's number unless the rate changes. A video
+    shorter than half a second gives its first and last frame. Sets `video.length` to the actual number of frames.
     """
     step = max(video.fps / RATE, 1)
     number, place, taken, due = -1, 0, 0, 0
@@ -111,7 +109,7 @@ def _samples(video: Video) -> Iterator[tuple[int, np.ndarray]]:
         if number == 0:
             begin = frame.time
         place = number if None in (begin, frame.time) else round((frame.time - begin) * video.fps)
-        if place >= round(due * step) or taken == 1:  # the last frame is known only afterwards
+        if place >= round(due * step) or taken == 1:  # it may turn out to be the last frame
             small = _small(video.picture(frame))
         if place >= round(due * step):
             yield place, small
@@ -124,12 +122,12 @@ def _samples(video: Video) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _small(picture: Picture) -> np.ndarray:
-    """A picture in grey, with a shortest side of 16 square pixels [h w]."""
+    """A picture in grey [h w], its shortest side 16 square pixels."""
     return cv2.cvtColor(_scaled(picture.pixels, SIDE, picture.aspect), cv2.COLOR_RGB2GRAY)
 
 
 def _scaled(frame: np.ndarray, side: int, aspect: float = 1.0) -> np.ndarray:
-    """A frame [h w ...], whose pixels are `aspect` times as wide as high, scaled to this shortest side."""
+    """A frame [h w ...] of this pixel aspect resized to this shortest side."""
     height, width = frame.shape[0], frame.shape[1] * aspect
     scale = side / min(height, width)
     size = round(width * scale), round(height * scale)

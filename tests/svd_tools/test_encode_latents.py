@@ -40,11 +40,11 @@ def whole(inputs, tmp_path_factory) -> Path:
 def here(monkeypatch):
     """Decode in this process, which takes less time than to start another."""
 
-    def work_off(journal, row_of, folder, processes, unit):
+    def process_pending(journal, row_of, folder, processes, unit):
         for key in journal.pending():
             journal.record(row_of(key, folder))
 
-    monkeypatch.setattr(encode_latents, "work_off", work_off)
+    monkeypatch.setattr(encode_latents, "process_pending", process_pending)
 
 
 @pytest.fixture
@@ -209,19 +209,19 @@ def test_videos_that_are_away_for_a_while_are_no_failures(inputs, tmp_path, monk
     flags = [*arguments(inputs, tmp_path / "latents"), f"--train.dataset.init_args.metadata={table}"]
     pauses = []
 
-    def work_off(journal, row_of, folder, processes, unit):
+    def process_pending(journal, row_of, folder, processes, unit):
         for index, key in enumerate(journal.pending()):
             if index == 1:
                 (tmp_path / "disk").rename(tmp_path / "away")
             journal.record(row_of(key, folder))
 
-    monkeypatch.setattr(encode_latents, "work_off", work_off)
+    monkeypatch.setattr(encode_latents, "process_pending", process_pending)
     monkeypatch.setattr(work.time, "sleep", pauses.append)
     assert "3 clips cannot be read now, such as" in refuse(*flags)
     assert pauses == list(work.PAUSES)
     (tmp_path / "away").rename(tmp_path / "disk")
     monkeypatch.setattr(work, "_pauses", work.PAUSES)
-    monkeypatch.setattr(encode_latents, "work_off", lambda journal, row_of, *_: [
+    monkeypatch.setattr(encode_latents, "process_pending", lambda journal, row_of, *_: [
         journal.record(row_of(key)) for key in list(journal.pending())
     ])  # fmt: skip
     assert encode_latents.main(flags) == 0 and not (tmp_path / "latents/failed.csv").exists()
