@@ -376,7 +376,7 @@ def outcome(read: Callable[[], object]) -> str:
     except SystemExit as end:
         return "refused" if end.code == 2 else f"exit {end.code}"
     except Exception as error:
-        if isinstance(error, BadItem) or (cli.is_users(error) and not isinstance(error, MemoryError)):
+        if isinstance(error, BadItem) or (cli.is_user_error(error) and not isinstance(error, MemoryError)):
             return "refused" if str(error).strip() else f"no word of why: {type(error).__name__}"
         return f"{type(error).__name__}: {error}"[:300]
     finally:

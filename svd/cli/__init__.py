@@ -1,6 +1,6 @@
 """What all programs share: signals, streams, one line for what is wrong, exit codes, options; and the command `svd`."""
 
 from svd.cli.commands import start
-from svd.cli.program import FAILED, begin, flag_of, is_users, run
+from svd.cli.program import FAILED, begin, flag_of, is_user_error, run
 
-__all__ = ["FAILED", "begin", "flag_of", "is_users", "run", "start"]
+__all__ = ["FAILED", "begin", "flag_of", "is_user_error", "run", "start"]

@@ -15,7 +15,7 @@ from svd.cli.program import begin
 class Command(NamedTuple):
     module: str
     """Has `main(argv, program)`, which returns the exit code."""
-    does: str
+    summary: str
     hint: str = ""
     """What is said with the signal that has ended it."""
 
@@ -60,7 +60,7 @@ def main() -> NoReturn:
             start(name, words[length:], f"svd {name}")
     begin("svd")
     width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name.ljust(width)}  {command.does}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items())
     parser = ArgumentParser(
         prog="svd",
         description="Stable Video Diffusion on MindSpore.",

@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from svd.checkpoints.model_file import read_config
-from svd.cli.program import is_users
+from svd.cli.program import is_user_error
 from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
 from svd.console import one_line
 from svd.resources import find_file
@@ -124,7 +124,7 @@ def parse(parser: ArgumentParser, argv: Optional[list[str]]) -> Namespace:
         _fill(args, parser.get_defaults())
         return args
     except Exception as error:
-        if is_users(error):
+        if is_user_error(error):
             raise
         # what jsonargparse lets through where a value has another form than it takes for granted
         raise ConfigError(f"the options cannot be used: {one_line(error)}") from error

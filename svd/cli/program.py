@@ -44,7 +44,7 @@ def run(parser: ArgumentParser, work: Callable[[Namespace], object], argv: Optio
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return signals.exit_code(signal.SIGINT)
     except Exception as error:
-        if not is_users(error):
+        if not is_user_error(error):
             raise
         for line in getattr(error, "details", ()):
             print(printable(line), file=sys.stderr)
@@ -80,8 +80,8 @@ def _plain(name: str) -> str:
     return name.lower().replace(".", "_")
 
 
-def is_users(error: BaseException) -> bool:
-    """Whether an error is said in one line: bad input, a drive that refuses, or too little memory."""
+def is_user_error(error: BaseException) -> bool:
+    """Whether an error is reported in one line: bad input, a drive that refuses, or too little memory."""
     from jsonargparse import ArgumentError
 
     return isinstance(error, (UserError, ArgumentError, OSError, FloatingPointError, MemoryError))

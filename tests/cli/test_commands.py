@@ -28,7 +28,7 @@ def test_help_names_every_command_and_imports_next_to_nothing():
     )
     assert done.returncode == 0 and done.stdout.startswith("usage: svd COMMAND [OPTIONS]\n")
     for name, command in COMMANDS.items():
-        assert f"  {name} " in done.stdout and command.does in done.stdout
+        assert f"  {name} " in done.stdout and command.summary in done.stdout
     imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert not imported & {"mindspore", "numpy", "pandas", "jsonargparse", "cv2", "PIL", "svd_tools"}
     assert svd().stdout == done.stdout
