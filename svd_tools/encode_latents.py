@@ -28,7 +28,7 @@ from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.cli.options import new_parser, parse
 from svd.config import ConfigError, load_config
 from svd.console import printable
-from svd.data.dataset import BadItem, DatasetError, Unavailable
+from svd.data.dataset import BadItem, DatasetError, Unavailable, clip_place
 from svd.data.latents_dataset import (
     COLUMNS,
     INDEX,
@@ -205,7 +205,7 @@ class LatentsWriter:
             clip = self._encode(row["clip"], sample)
         except BadItem as error:
             return {"path": key, "why": error.reason, **nothing}, None
-        place = generator(self.plan.train.seed, sample, DATA).random()
+        place = clip_place(generator(self.plan.train.seed, sample, DATA))
         numbers = (clip.fps, clip.motion_bucket_id, clip.aug_strength)
         return {"path": key, "why": "", **nothing, **dict(zip(NUMBERS[1:], (place, *numbers)))}, clip
 

@@ -37,6 +37,14 @@ class Unavailable(_ItemError):
     """
 
 
+def clip_place(rng: np.random.Generator) -> float:
+    """Where in its video a sample's clip begins, in [0, 1): the first number drawn from the generator of its item.
+
+    Cached latents depend on that order: they are found by this number again.
+    """
+    return rng.random()
+
+
 class Dataset(ABC):
     """Numbered items. It is sent once to each worker process, and so has to be picklable."""
 

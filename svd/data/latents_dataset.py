@@ -14,7 +14,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from svd.console import one_line
-from svd.data.dataset import BadItem, Dataset, DatasetError
+from svd.data.dataset import BadItem, Dataset, DatasetError, clip_place
 from svd.data.item_file import open_item
 from svd.data.strings import PackedStrings
 from svd.records import RecordError, differing, read_json, record
@@ -93,8 +93,7 @@ class LatentsDataset(Dataset):
         first, last = self._starts[index], self._starts[index + 1]
         if first == last:
             raise BadItem(self.name(index), self._faults[index])
-        # VideoDataset draws the same number first: it says where a clip begins, and is equal for equal samples alone.
-        clip = first + int(np.argmin(np.abs(self._places[first:last] - rng.random())))
+        clip = first + int(np.argmin(np.abs(self._places[first:last] - clip_place(rng))))
         path = os.path.join(self._folder, SHARDS, self._files[self._file[clip]])
         if not self._shards_exist and not os.path.exists(path):  # otherwise the whole disk may be away
             raise BadItem(path, "no such file; copy it here, or run encode_latents.py again, which makes it")

@@ -10,7 +10,7 @@ from typing import Optional
 import cv2
 import numpy as np
 
-from svd.data.dataset import BadItem, Dataset, DatasetError
+from svd.data.dataset import BadItem, Dataset, DatasetError, clip_place
 from svd.data.strings import PackedStrings
 from svd.data.video_reader import open_video
 from svd.data.video_table import WANTED, read_table, spellings
@@ -104,7 +104,7 @@ class VideoDataset(Dataset):
     def load(self, index: int, rng: np.random.Generator) -> Clip:
         """Load a clip; raises BadItem if the file is no video or has too few frames, and Unavailable."""
         # always both: no option shifts the random numbers of another
-        place, mirror = rng.random(), rng.random() < 0.5
+        place, mirror = clip_place(rng), rng.random() < 0.5
         path, length = self._locate(index), int(self._lengths[index])
         self._check_length(length, path, f"its length in the CSV is {length}")
         with open_video(path) as video:
