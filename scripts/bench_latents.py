@@ -129,8 +129,8 @@ def step_of(data: str, folder: Path, work: Work) -> tuple[Built, Call]:
     start = time.perf_counter()
     where = EnvironmentConfig(work.mode, "CPU")
     trainer = load_trainer(config, where, model_config(MODEL), TrainState(), None)
-    parameters = sum(parameter.size for parameter in trainer.task.loss.get_parameters())
-    built = Built(time.perf_counter() - start, parameters, sum(p.size for p in trainer.task.trained.values()))
+    parameters = sum(parameter.size for parameter in trainer.objective.loss.get_parameters())
+    built = Built(time.perf_counter() - start, parameters, sum(p.size for p in trainer.objective.trained.values()))
     loader = Loader(dataset, config.seed, config.batch_size, workers=work.workers)
     updates = 0
 
@@ -139,7 +139,7 @@ def step_of(data: str, folder: Path, work: Work) -> tuple[Built, Call]:
         updates += 1
         batch = next(loader)
         of_update = Tensor(np.array(trainer.optimizer.coefficients(updates, 1e-5), np.float32))
-        inputs = trainer.task.inputs(batch.items, batch.samples)
+        inputs = trainer.objective.inputs(batch.items, batch.samples)
         loss, _ = trainer.step(host_scalar(1.0), host_scalar(True), of_update, host_scalar(0.0), *inputs)
         return float(loss.asnumpy())
 

@@ -17,7 +17,7 @@ from mindspore.nn.utils import no_init_parameters
 from safetensors import safe_open
 
 from svd import runtime
-from svd.autoencoder.autoencoder import Autoencoder
+from svd.autoencoder.autoencoder import Autoencoder, autoencoder_part
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
 from svd.checkpoints.lora import LoRA, read_lora
@@ -227,9 +227,3 @@ def build_conditioner(config: ModelConfig, networks: dict[str, nn.Cell]) -> Cond
 def build_autoencoder(config: ModelConfig, networks: dict[str, nn.Cell]) -> Autoencoder:
     encoder, decoder = (networks[autoencoder_part(networks, part)] for part in ("encoder", "decoder"))
     return Autoencoder(encoder, decoder, config.autoencoder)
-
-
-def autoencoder_part(networks: dict[str, nn.Cell], part: str) -> str:
-    """The prefix of the autoencoder's own encoder or decoder, or of the conditioner's if there is no other."""
-    own = f"autoencoder.{part}"
-    return own if own in networks else f"conditioner.{own}"

@@ -31,6 +31,7 @@ from svd.files import check_folder, write_text
 from svd.records import differing
 from svd.training.config import EnvironmentConfig, TrainConfig
 from svd.training.launcher import code_of_stop, follow, leads
+from svd.training.tasks import find_task
 
 
 def build_parser(program: str) -> ArgumentParser:
@@ -126,7 +127,7 @@ def finish(train: TrainConfig, checkpoint: Path) -> None:
     else:
         target = Path(train.output_dir) / "model.safetensors"
         merge(weights, train.pretrained, target)
-        if train.task == "image_to_video":
+        if find_task(train.task).complete:
             log(f"python image_to_video.py --SVD.checkpoint={target} --image=IMAGE")
         else:
             log(f"the next training may begin with it: --train.pretrained={target}")

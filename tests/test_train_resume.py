@@ -27,8 +27,8 @@ UPDATES = 6
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 IN_AN_UPDATE = f"""
 import multiprocessing
-from svd.training.tasks.video import ImageToVideoTask
-inputs, calls = ImageToVideoTask.inputs, []
+from svd.training.tasks.video import DenoisingObjective
+inputs, calls = DenoisingObjective.inputs, []
 def killing(*arguments):
     calls.append(None)
     if len(calls) == 4:
@@ -36,7 +36,7 @@ def killing(*arguments):
         print("in update 4, with the workers", *workers, "of data", flush=True)
         {KILL}
     return inputs(*arguments)
-ImageToVideoTask.inputs = killing
+DenoisingObjective.inputs = killing
 """
 IN_A_SAVE = f"""
 from svd.training import checkpoint
@@ -140,14 +140,14 @@ def test_sigterm_writes_a_checkpoint(inputs, undisturbed, tmp_path):
 def test_ctrl_c_twice_ends_at_once(inputs, tmp_path):
     """In an update that has still 99,997 micro-batches to go, for which Ctrl-C once would wait."""
     patch = """
-from svd.training.tasks.video import ImageToVideoTask
-inputs, calls = ImageToVideoTask.inputs, []
+from svd.training.tasks.video import DenoisingObjective
+inputs, calls = DenoisingObjective.inputs, []
 def telling(*arguments):
     calls.append(None)
     if len(calls) == 3:
         print("in micro-batch 3", flush=True)
     return inputs(*arguments)
-ImageToVideoTask.inputs = telling
+DenoisingObjective.inputs = telling
 """
     run = tmp_path / "run"
     endless = [*flags(inputs, run), "--train.gradient_accumulation=100000", "--train.workers=1"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Optional
 
 import mindspore as ms
@@ -87,3 +87,9 @@ class Autoencoder:
             return self.decoder(Tensor(z)).asnumpy()
         images = self.decoder(Tensor(z.reshape((-1,) + z.shape[2:]))).asnumpy()
         return images.reshape(z.shape[:2] + images.shape[1:])
+
+
+def autoencoder_part(networks: Collection[str], part: str) -> str:
+    """The prefix of the autoencoder's own encoder or decoder, or of the conditioner's if there is no other."""
+    own = f"autoencoder.{part}"
+    return own if own in networks else f"conditioner.{own}"

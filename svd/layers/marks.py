@@ -24,6 +24,12 @@ def temporal_parameters(network: nn.Cell) -> list[Parameter]:
     return _marked(network, "is_temporal")
 
 
+def spatial_parameters(network: nn.Cell) -> list[Parameter]:
+    """All others: those of the image model."""
+    temporal = {id(parameter) for parameter in temporal_parameters(network)}
+    return [parameter for parameter in network.get_parameters() if id(parameter) not in temporal]
+
+
 def zero_init_names(network: nn.Cell) -> set[str]:
     """Names of the parameters that begin at zero."""
     return {parameter.name for parameter in _marked(network, "zero_init")}

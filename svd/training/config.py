@@ -11,14 +11,12 @@ from svd.data.dataset import Dataset
 from svd.data.workers import ITEM_SECONDS
 from svd.errors import check
 from svd.runtime import AmpLevel, DeviceTarget, Mode
+from svd.training.tasks import TASKS
 
 MOST_UPDATES = 10**8 - 1
 """The names of checkpoints have eight figures."""
 LARGEST = 3e38
 """About the largest number of float32."""
-
-
-TaskName = Literal["image_to_video", "image_model", "image_encoder", "autoencoder", "temporal_decoder"]
 
 
 @dataclass
@@ -158,11 +156,11 @@ class TrainConfig:
     dataset: Dataset
     """The clips: `class_path` and `init_args` (--train.dataset.help VideoDataset, LatentsDataset or
     MovingDigits)."""
-    task: TaskName = "image_to_video"
+    task: str = "image_to_video"
     """What is learned. image_to_video: by the UNet, a video from its first frame, as Stable Video Diffusion.
     image_model: by its spatial layers alone, each frame from the first one, as VideoLDM's image model. image_encoder:
     by the image encoder, what is seen. autoencoder: by encoder and decoder, to give frames back. temporal_decoder: by
-    the decoder's temporal layers alone, to give videos back."""
+    the decoder's temporal layers alone, to give videos back. Or the path of a class (svd/training/tasks)."""
     pretrained: Optional[str] = None
     """The checkpoint to start from, as svd_tools/convert.py writes it."""
     output_dir: str = "outputs/train"
@@ -204,6 +202,8 @@ class TrainConfig:
     preview: PreviewConfig = field(default_factory=PreviewConfig)
 
     def __post_init__(self):
+        known = self.task in TASKS or "." in self.task
+        check(known, f"train.task must be one of {', '.join(TASKS)}, or the path of a class, got {self.task}")
         for name in ("epochs", "batch_size", "gradient_accumulation", "checkpoint_every", "keep_checkpoints"):
             check(0 < getattr(self, name) < inf, f"train.{name} must be positive, got {getattr(self, name)}")
         check(self.log_every > 0, f"train.log_every must be positive, got {self.log_every}")

@@ -35,8 +35,8 @@ class TrainingError(UserError, RuntimeError):
     """Training cannot go on; the message says where it stopped and what is left."""
 
 
-class Task(Protocol):
-    """What is learned."""
+class Objective(Protocol):
+    """What is minimised, and over which parameters."""
 
     loss: nn.Cell
     """Tensors -> a scalar, the mean over clips."""
@@ -52,10 +52,10 @@ Preview = Callable[[str], None]
 
 
 class Trainer:
-    """Trains a task's parameters.
+    """Minimises an objective.
 
     Args:
-        task: what is learned.
+        objective: what is learned.
         config: how.
         state: where the run continues; a new TrainState to begin.
         metadata: of the checkpoints' files of weights.
@@ -67,7 +67,7 @@ class Trainer:
 
     def __init__(
         self,
-        task: Task,
+        objective: Objective,
         config: TrainConfig,
         state: TrainState,
         metadata: dict[str, str],
@@ -76,16 +76,16 @@ class Trainer:
         preview: Optional[Preview],
         memory: Callable[[], int],
     ):
-        self.task, self.config, self.state, self.ranks = task, config, state, ranks
+        self.objective, self.config, self.state, self.ranks = objective, config, state, ranks
         self.preview, self.memory = preview, memory
         self.run_folder = Path(config.output_dir)
-        trained = list(task.trained.values())
+        trained = list(objective.trained.values())
         shared_out = config.shard_optimizer and ranks.count > 1
         owned = OwnedParameters(trained, ranks.rank, ranks.count) if shared_out else None
         self.optimizer = AdamW(owned.parameters if owned else trained, config.optimizer)
         self.average = WeightAverage(trained, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
         self.step = TrainStep(
-            task.loss,
+            objective.loss,
             self.optimizer,
             trained,
             self.average,
@@ -114,7 +114,7 @@ class Trainer:
         Raises:
             CheckpointError: it is damaged, or of other parameters.
         """
-        load(checkpoint, "trained", self.task.trained)
+        load(checkpoint, "trained", self.objective.trained)
         load(checkpoint, "optimizer*", self._optimizer_states())
         if self.average is not None:
             load(checkpoint, "ema", self._averages())
@@ -214,7 +214,7 @@ class Trainer:
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         self._tell_failures(batch)
-        return self.task.inputs(batch.items, batch.samples)
+        return self.objective.inputs(batch.items, batch.samples)
 
     def _end_by(self, error: Exception) -> NoReturn:
         """Save the last good update, say what ends the run and how it can be continued, and raise."""
@@ -295,7 +295,7 @@ class Trainer:
             CheckpointError: it is the last one, and could not be written.
         """
         self.state.loss_scale, self.state.good_updates = self.loss_scale.value, self.loss_scale.good
-        weights = {"trained": self.task.trained}
+        weights = {"trained": self.objective.trained}
         if self.average is not None:
             weights["ema"] = self._averages()
         try:
@@ -322,11 +322,11 @@ class Trainer:
         self.ranks.wait()
 
     def _averages(self) -> dict[str, Parameter]:
-        return dict(zip(self.task.trained, self.average.averages))
+        return dict(zip(self.objective.trained, self.average.averages))
 
     def _optimizer_states(self) -> dict[str, Parameter]:
         """By `exp_avg.NAME` and `exp_avg_sq.NAME`, NAME as in a checkpoint."""
-        names = {id(parameter): name for name, parameter in self.task.trained.items()}
+        names = {id(parameter): name for name, parameter in self.objective.trained.items()}
         return {
             f"{kind}.{names[id(parameter)]}": state
             for kind, states in (("exp_avg", self.optimizer.exp_avg), ("exp_avg_sq", self.optimizer.exp_avg_sq))

@@ -6,31 +6,24 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
-from svd.config import ConfigError
+from svd.errors import ConfigError
 from svd.training.config import TrainConfig
-
-UNET = ("image_to_video", "image_model")
-"""The tasks of the UNet: it learns from noisy latents, and makes videos that can be looked at."""
+from svd.training.tasks import TASKS, find_task
 
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """Settings that some trainings use, and others do not."""
+    """Settings that need others, in every task that has them."""
 
     settings: tuple[str, ...]
-    """Names below `train`; that of a part stands for all that is in it."""
+    """Names below `train`."""
     by: Callable[[TrainConfig, Optional[int]], bool]
     """Whether a training of this configuration, on so many cards (None: not known yet), uses them."""
     what: str
-    """What they are for, where `by` says no; {task} is the task."""
-
-
-def _loss(*names: str) -> tuple[str, ...]:
-    return tuple(f"loss.{name}" for name in names)
+    """What they are for, where `by` says no."""
 
 
 USES = (
-    Use(("lora",), lambda t, _: t.task == "image_to_video", "lora is for the task image_to_video, not for {task}"),
     Use(
         ("lora.alpha", "lora.modules"),
         lambda t, _: t.lora.rank > 0,
@@ -38,20 +31,9 @@ USES = (
     ),
     Use(
         ("temporal_only",),
-        lambda t, _: t.task == "image_to_video" and not t.lora.rank,
+        lambda t, _: not t.lora.rank,
         "it chooses between the layers of the task image_to_video, where it trains no adapters (lora.rank)",
     ),
-    Use(
-        _loss("p_mean", "p_std", "noise_aug_mean", "noise_aug_std", "drop_context", "drop_concat"),
-        lambda t, _: t.task in UNET,
-        "the task {task} has no noise levels and no conditioning",
-    ),
-    Use(
-        _loss("kl_weight"),
-        lambda t, _: t.task == "autoencoder",
-        "it is for the task autoencoder: only there the encoder learns",
-    ),
-    Use(("preview.images",), lambda t, _: t.task in UNET, "previews are videos: the task {task} makes none"),
     Use(
         ("preview.every", "preview.format", "preview.sampling_steps", "preview.seed"),
         lambda t, _: bool(t.preview.images),
@@ -68,18 +50,28 @@ USES = (
         "there is one card, which has all states: it is for several (scripts/train_ascend.sh)",
     ),
 )
-"""All that is not named here is used by every training."""
+"""What is neither named here nor among a task's settings is used by every training."""
 
 
 def check_used(train: TrainConfig, cards: Optional[int] = None) -> None:
     """Raise ConfigError for a setting that this training would ignore and that differs from its default."""
     default = dict(settings(TrainConfig(train.dataset)))
     for name, value in settings(train):
-        for use in USES:
-            named = any(name == setting or name.startswith(f"{setting}.") for setting in use.settings)
-            if named and value != default[name] and not use.by(train, cards):
-                what = use.what.format(task=train.task)
-                raise ConfigError(f"train.{name} is {value}, but {what}; leave it at {default[name]}")
+        if value != default[name] and (reason := _ignored(name, train, cards)):
+            message = f"train.{name} is {value}, but {reason}; leave it at {default[name]}"
+            raise ConfigError(message, setting=f"train.{name}")
+
+
+def _ignored(name: str, train: TrainConfig, cards: Optional[int]) -> str:
+    """Why a training ignores a setting; empty if it does not."""
+    users = [task for task in TASKS if _among(name, find_task(task).settings)]
+    if users and not _among(name, find_task(train.task).settings):
+        return f"it is for the task {' or '.join(users)}, not for {train.task}"
+    return next((use.what for use in USES if name in use.settings and not use.by(train, cards)), "")
+
+
+def _among(name: str, parts: tuple[str, ...]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

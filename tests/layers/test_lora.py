@@ -10,13 +10,13 @@ from mindspore.nn.utils import no_init_parameters
 from small_model import SMALL, fill
 
 from svd import runtime
-from svd.build_training import trained_parameters
 from svd.config import ConfigError, ModelConfig
 from svd.layers.attention import TransformerBlock
 from svd.layers.lora import adapters, add_adapters
 from svd.networks.video_unet import VideoUNet
 from svd.placement import place
 from svd.training.config import LoRAConfig
+from svd.training.tasks.video import trained_parameters
 
 C, CONTEXT = 32, 16
 ATTENTION = ["attn1", "attn2"]

@@ -12,11 +12,10 @@ from mindspore import ParameterTuple, Tensor, nn
 from PIL import Image
 
 from svd import load_pipeline
-from svd.build_training import trained_parameters
 from svd.config import AutoencoderConfig, ImageEncoderConfig, ModelConfig, SamplingConfig, UNetConfig
 from svd.data.video_dataset import Clip
 from svd.training.config import LossConfig
-from svd.training.tasks.video import ImageToVideoTask, draw
+from svd.training.tasks.video import DenoisingObjective, draw, trained_parameters
 from svd_tools.checkpoints.checkpoint_maps import TRANSFORMS, expand
 from svd_tools.convert import convert
 
@@ -113,18 +112,18 @@ def reference(files) -> Reference:
 
 
 @pytest.fixture(params=[True, False], ids=["temporal", "all"])
-def task(request, mode, files) -> ImageToVideoTask:
+def task(request, mode, files) -> DenoisingObjective:
     """Ours, with the temporal layers to train or all of the UNet."""
     _, config, checkpoint = files
     pipe = load_pipeline(config, checkpoint, device_target=DEVICE, mode=mode, amp_level=AMP_LEVEL)
     trained = {f"network.{p.name}": p for p in trained_parameters(pipe.denoiser.network, request.param)}
-    return ImageToVideoTask(pipe.conditioner, pipe.autoencoder, pipe.denoiser, trained, LossConfig(), seed=0)
+    return DenoisingObjective(pipe.conditioner, pipe.autoencoder, pipe.denoiser, trained, LossConfig(), seed=0)
 
 
 class Gradients(nn.Cell):
     """The task's loss and its gradients, compiled as one."""
 
-    def __init__(self, task: ImageToVideoTask):
+    def __init__(self, task: DenoisingObjective):
         super().__init__(auto_prefix=False)
         self.run = ms.value_and_grad(task.loss, None, ParameterTuple(list(task.trained.values())))
 
@@ -132,7 +131,7 @@ class Gradients(nn.Cell):
         return self.run(*inputs)
 
 
-def loss_inputs(task: ImageToVideoTask) -> tuple[Tensor, ...]:
+def loss_inputs(task: DenoisingObjective) -> tuple[Tensor, ...]:
     video = np.stack([clip.frames for clip in CLIPS]).transpose(0, 1, 4, 2, 3).astype(np.float32) / 127.5 - 1
     return task.loss_inputs(video, [clip.fps for clip in CLIPS], [clip.motion_bucket_id for clip in CLIPS], DRAWS)
 

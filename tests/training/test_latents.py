@@ -86,9 +86,9 @@ def test_the_loss_is_given_the_same(inputs, latents, videos, monkeypatch, task):
     """Over both epochs, in batches; but for the rounding to float16."""
     filled = loaded(monkeypatch)
     cached = LatentsDataset(str(latents))
-    from_latents = trainer(inputs, cached, task=task).task
+    from_latents = trainer(inputs, cached, task=task).objective
     assert filled == {"network"}  # no encoder and no decoder are in memory
-    from_videos = trainer(inputs, videos, task=task).task
+    from_videos = trainer(inputs, videos, task=task).objective
     assert len(filled) == 5
     for a, b, _ in zip(Loader(cached, 0, 2, workers=0), Loader(videos, 0, 2, workers=0), range(4)):
         got, wanted = from_latents.inputs(a.items, a.samples), from_videos.inputs(b.items, b.samples)

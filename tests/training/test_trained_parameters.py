@@ -12,7 +12,6 @@ from small_model import SMALL, fill
 from tiny_task import assert_same, values
 
 from svd import runtime
-from svd.build_training import trained_parameters
 from svd.config import ModelConfig
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.loss import loss_coefficients
@@ -25,7 +24,7 @@ from svd.networks.video_unet import VideoUNet
 from svd.training.config import LossConfig, OptimizerConfig
 from svd.training.optimizer import AdamW, WeightAverage
 from svd.training.step import TrainStep, host_scalar
-from svd.training.tasks.video import ImageToVideoTask
+from svd.training.tasks.video import DenoisingObjective, trained_parameters
 
 ONE_LEVEL = replace(SMALL.unet, model_channels=64, channel_mult=[1], attention_resolutions=[])
 """Three kinds of blocks, a transformer in the middle, and two channels in each group that is normalised: one channel
@@ -45,7 +44,7 @@ class Updated:
             recompute_blocks(network)
         self.trained = {f"network.{p.name}": p for p in trained_parameters(network, temporal_only=True)}
         self.frozen = [p for p in network.get_parameters() if f"network.{p.name}" not in self.trained]
-        task = ImageToVideoTask(None, None, Denoiser(network, v_scaling()), self.trained, LossConfig(), seed=0)
+        task = DenoisingObjective(None, None, Denoiser(network, v_scaling()), self.trained, LossConfig(), seed=0)
         trained = list(self.trained.values())
         self.optimizer, self.average = AdamW(trained, OptimizerConfig(weight_decay=0)), WeightAverage(trained, 0.9)
         step = TrainStep(task.loss, self.optimizer, trained, self.average)

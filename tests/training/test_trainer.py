@@ -202,7 +202,7 @@ def check_previews(tmp_path: Path, ema_decay: float) -> None:
 
     def preview(name: str) -> None:
         shown[name] = weights(trainer)
-        expected = trainer.average.averages if trainer.average else trainer.task.trained.values()
+        expected = trainer.average.averages if trainer.average else trainer.objective.trained.values()
         assert_same(shown[name].values(), [p.asnumpy() for p in expected])
 
     images = PreviewConfig(images=["image.png"], every=2)
@@ -212,7 +212,7 @@ def check_previews(tmp_path: Path, ema_decay: float) -> None:
     assert_same_checkpoint(trainer.last_checkpoint, plain.last_checkpoint)
     saved = files(trainer.last_checkpoint)
     which = "ema" if ema_decay else "trained"
-    assert_same(shown["update_00000005"].values(), [saved[f"{which}.{name}"] for name in trainer.task.trained])
+    assert_same(shown["update_00000005"].values(), [saved[f"{which}.{name}"] for name in trainer.objective.trained])
     assert_same(weights(trainer).values(), weights(plain).values())
 
 
@@ -228,7 +228,7 @@ def test_a_preview_that_fails_leaves_the_weights(eager, tmp_path, capsys):
     text = capsys.readouterr().err
     assert text.count("warning: a preview could not be written: RuntimeError: no memory; the run goes on") == 1
     saved = load_file(checkpoints(tmp_path)[-1] / "trained.safetensors")
-    assert_same(weights(trainer).values(), [saved[name] for name in trainer.task.trained])
+    assert_same(weights(trainer).values(), [saved[name] for name in trainer.objective.trained])
 
 
 def test_a_rank_that_makes_no_previews_goes_on(eager, tmp_path):

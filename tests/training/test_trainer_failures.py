@@ -60,7 +60,7 @@ def run_into(folder: Path, **settings) -> tuple[str, list[np.ndarray], list[np.n
         trainer.run()
     for path in checkpoints(folder)[-1:]:
         saved = load_file(path / "trained.safetensors")
-        kept = [saved[name] for name in trainer.task.trained]
+        kept = [saved[name] for name in trainer.objective.trained]
     assert "\n" not in str(error.value)
     return str(error.value), list(weights(trainer).values()), kept
 

@@ -18,7 +18,7 @@ from training_videos import write_training_videos
 
 from svd import build_training
 from svd.build import build_networks, latents_model
-from svd.build_training import add_lora, check_task, load_trainer, needed_networks
+from svd.build_training import build_objective, check_task, load_trainer, plan_training
 from svd.config import ConfigError
 from svd.data.dataset import BadItem, DatasetError
 from svd.data.latents_dataset import LatentsDataset
@@ -26,6 +26,7 @@ from svd.data.moving_digits import MovingDigits
 from svd.data.video_dataset import VideoDataset
 from svd.training.checkpoint import TrainState
 from svd.training.config import EnvironmentConfig, LoRAConfig, LossConfig, OptimizerConfig, PreviewConfig, TrainConfig
+from svd.training.tasks import TASKS, Plan, find_task
 from svd.training.uses import USES, check_used, settings
 from svd_tools import encode_latents
 from svd_tools import train as program
@@ -107,7 +108,7 @@ def test_every_setting_is_named():
     assert {field.name for field in fields(EnvironmentConfig)} == {"mode", "device_target", "amp_level"}
     for name, value in settings(TrainConfig(None)):
         assert name in ELSEWHERE or ANOTHER[name] != value
-    for use in USES:
+    for use in (*USES, *map(find_task, TASKS)):
         for setting in use.settings:
             assert any(name == setting or name.startswith(f"{setting}.") for name in names), setting
 
@@ -192,7 +193,7 @@ class Kind:
         networks = self.networks
         if config.recompute or config.lora != self.config.lora or config.task.endswith("coder"):
             networks = built(config)
-        task = build_training._task(config, TINY, networks)
+        task = build_objective(Plan(config, TINY, networks, find_task(config.task).trained(config, networks)))
         cells = [cell for network in networks.values() for _, cell in network.cells_and_names()]
         scales = [getattr(cell, "lora_scale", None) for cell in cells]
         recomputed = [cell.get_scope() for cell in cells if list(cell.get_parameters())]
@@ -205,10 +206,9 @@ class Kind:
 
 def built(config: TrainConfig) -> dict[str, nn.Cell]:
     """The networks that are loaded for the task, with their values, and adapters if there are to be any."""
-    networks = build_networks(TINY)
-    networks = {name: fill(cell, 3) for name, cell in networks.items() if name in needed_networks(config)}
-    if config.lora.rank:
-        add_lora(networks["network"], config.lora, config.seed)
+    networks, needed = build_networks(TINY), find_task(config.task).needs(config)
+    networks = {name: fill(cell, 3) for name, cell in networks.items() if needed is None or name in needed}
+    if plan_training(config, TINY, networks).train.lora.rank:
         for parameter in networks["network"].get_parameters():
             if parameter.name.endswith("lora_up"):
                 parameter.set_data(parameter + 1)
@@ -262,9 +262,9 @@ def test_the_compute_type_reaches_what_is_trained(eager, kind, tmp_path, monkeyp
         networks = {}
         monkeypatch.setattr(build_training, "load_networks", spy(build_training.load_networks, networks))
         trainer = load_trainer(config, EnvironmentConfig(1, "CPU", level), TINY, TrainState(), None)
-        learned = [n for n in networks if any(name.startswith(f"{n}.") for name in trainer.task.trained)]
+        learned = [n for n in networks if any(name.startswith(f"{n}.") for name in trainer.objective.trained)]
         assert learned and {str(networks[name].compute_dtype) for name in learned} == {expected}
-        assert {str(parameter.dtype) for parameter in trainer.task.trained.values()} == {"Float32"}
+        assert {str(parameter.dtype) for parameter in trainer.objective.trained.values()} == {"Float32"}
         assert trainer.loss_scale.dynamic == (level == "O2")
     assert len(seen) == 2 * bool(kind.config.preview.images)
 
@@ -296,8 +296,8 @@ def test_previews_have_their_settings(eager, inputs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "options", "message"),
     [
-        ("loss.kl_weight", 0.1, {}, "train.loss.kl_weight is 0.1, but it is for the task autoencoder: only there the "
-         "encoder learns; leave it at 1e-06"),
+        ("loss.kl_weight", 0.1, {}, "train.loss.kl_weight is 0.1, but it is for the task autoencoder, not for "
+         "image_to_video; leave it at 1e-06"),
         ("temporal_only", False, {"lora": LoRAConfig(rank=2)}, "train.temporal_only is False, but it chooses between "
          "the layers of the task image_to_video, where it trains no adapters (lora.rank); leave it at True"),
         ("preview.format", "gif", {}, "train.preview.format is gif, but there are no previews: give "

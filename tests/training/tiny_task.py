@@ -110,7 +110,7 @@ def values(parameters) -> list[np.ndarray]:
 
 def weights(trainer: Trainer) -> dict[str, np.ndarray]:
     """Copies of the trained parameters, by name."""
-    return dict(zip(trainer.task.trained, values(trainer.task.trained.values())))
+    return dict(zip(trainer.objective.trained, values(trainer.objective.trained.values())))
 
 
 def assert_same(result, expected) -> None:

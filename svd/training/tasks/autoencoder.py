@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from svd.config import AutoencoderConfig
+from svd.autoencoder.autoencoder import autoencoder_part
+from svd.config import AutoencoderConfig, ModelConfig
+from svd.data.latents_dataset import LatentsDataset
 from svd.data.pixels import pixels
 from svd.data.video_dataset import Clip
+from svd.errors import check
 from svd.layers.axes import fold_frames
+from svd.layers.marks import spatial_parameters, temporal_parameters
 from svd.seeds import LOSS, generator
+from svd.training.config import TrainConfig
+from svd.training.tasks import Plan
 
 
 class ReconstructionLoss(nn.Cell):
@@ -33,7 +41,7 @@ class ReconstructionLoss(nn.Cell):
         return ops.mean(ops.abs(decoded - video)) + 0.5 * self.kl_weight * divergence
 
 
-class AutoencoderTask:
+class ReconstructionObjective:
     """To give clips back from their latents.
 
     Args:
@@ -66,3 +74,37 @@ class AutoencoderTask:
         shape = t, c.latent_channels, height // c.downsampling, width // c.downsampling
         noise = [generator(self.seed, sample, LOSS).standard_normal(shape, dtype=np.float32) for sample in samples]
         return Tensor(video), Tensor(np.stack(noise))
+
+
+class AutoencoderTask:
+    """The autoencoder learns to give clips back: all but the decoder's temporal layers or, with `temporal_only`, these
+    alone (SVD, appendix D).
+    """
+
+    complete = False
+
+    def __init__(self, temporal_only: bool):
+        self.temporal_only = temporal_only
+        self.settings = () if temporal_only else ("loss.kl_weight",)  # a frozen encoder's divergence is a constant
+
+    def check(self, train: TrainConfig, model: ModelConfig) -> None:
+        encoded, decoder = isinstance(train.dataset, LatentsDataset), model.autoencoder.decoder
+        check(not encoded, f"train.task={train.task} learns from videos, not from latents: give another dataset")
+        check(decoder == "temporal", f"train.task={train.task} is for models with autoencoder.decoder: temporal")
+
+    def needs(self, train: TrainConfig) -> tuple[str, ...]:
+        return tuple(f"{of}autoencoder.{part}" for of in ("", "conditioner.") for part in ("encoder", "decoder"))
+
+    def trained(self, train: TrainConfig, networks: Mapping[str, nn.Cell]) -> dict[str, list[Parameter]]:
+        encoder, decoder = (autoencoder_part(networks, part) for part in ("encoder", "decoder"))
+        if self.temporal_only:
+            return {decoder: temporal_parameters(networks[decoder])}
+        return {encoder: list(networks[encoder].get_parameters()), decoder: spatial_parameters(networks[decoder])}
+
+    def build(self, plan: Plan) -> ReconstructionObjective:
+        encoder, decoder = (plan.networks[autoencoder_part(plan.networks, part)] for part in ("encoder", "decoder"))
+        kl_weight, seed = plan.train.loss.kl_weight, plan.train.seed
+        return ReconstructionObjective(encoder, decoder, plan.model.autoencoder, kl_weight, plan.trained, seed)
+
+
+AUTOENCODER, TEMPORAL_DECODER = AutoencoderTask(temporal_only=False), AutoencoderTask(temporal_only=True)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from svd.conditioning.clip_preprocess import clip_preprocess
+from svd.config import ModelConfig
 from svd.data.handwriting import CLASSES
-from svd.data.moving_digits import DigitsClip
+from svd.data.moving_digits import DigitsClip, MovingDigits
 from svd.data.pixels import pixels
+from svd.errors import check
+from svd.training.config import TrainConfig
+from svd.training.tasks import Plan
 
 
 def cross_entropy(logits: Tensor, present: Tensor) -> Tensor:
@@ -34,7 +40,7 @@ class ClassificationLoss(nn.Cell):
         return ops.mean(cross_entropy(ops.matmul(self.encoder(images), self.directions), present))
 
 
-class ImageEncoderTask:
+class ClassificationObjective:
     """Which digits a picture shows, of the clips' first frames.
 
     Args:
@@ -55,3 +61,24 @@ class ImageEncoderTask:
         for row, clip in zip(present, clips):
             row[list(clip.digits)] = 1
         return Tensor(images), Tensor(present)
+
+
+class ImageEncoderTask:
+    """The image encoder learns which digits there are."""
+
+    settings = ()
+    complete = False
+
+    def check(self, train: TrainConfig, model: ModelConfig) -> None:
+        known = isinstance(train.dataset, MovingDigits)
+        check(known, f"train.task={train.task} needs data that say what is seen: train.dataset=MovingDigits")
+
+    def needs(self, train: TrainConfig) -> tuple[str, ...]:
+        return ("conditioner.image_encoder",)
+
+    def trained(self, train: TrainConfig, networks: Mapping[str, nn.Cell]) -> dict[str, list[Parameter]]:
+        return {name: list(networks[name].get_parameters()) for name in self.needs(train)}
+
+    def build(self, plan: Plan) -> ClassificationObjective:
+        encoder, c = plan.networks["conditioner.image_encoder"], plan.model.image_encoder
+        return ClassificationObjective(encoder, c.image_size, c.output_dim, plan.trained)

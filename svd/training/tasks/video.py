@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, nn
 
-from svd.autoencoder.autoencoder import Autoencoder
+from svd.autoencoder.autoencoder import Autoencoder, autoencoder_part
 from svd.conditioning.conditioner import Conditioner, Conditioning
+from svd.config import ModelConfig
 from svd.data.dataset import BadItem
-from svd.data.latents_dataset import EncodedClip
+from svd.data.latents_dataset import EncodedClip, LatentsDataset
 from svd.data.pixels import pixels
 from svd.data.video_dataset import Clip
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.loss import DenoisingLoss, log_normal, loss_coefficients
+from svd.diffusion.preconditioning import PRECONDITIONINGS
+from svd.errors import check
+from svd.layers.lora import adapters
+from svd.layers.marks import spatial_parameters, temporal_parameters
 from svd.seeds import FRAMES, LOSS, generator
-from svd.training.config import LossConfig
+from svd.training.config import LossConfig, TrainConfig
+from svd.training.tasks import Plan
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ def draw(
 
 
 class ClipEncoder:
-    """What the encoders make of a clip of the training stream: all that `ImageToVideoTask` asks them for.
+    """What the encoders make of a clip of the training stream: all that `DenoisingObjective` asks them for.
 
     Args:
         conditioner, autoencoder: of a pipeline; their encoders are used.
@@ -101,7 +109,7 @@ class ClipEncoder:
         return EncodedClip(*arrays, clip.fps, clip.motion_bucket_id, float(draws.aug_strength[0]), clip.path)
 
 
-class ImageToVideoTask:
+class DenoisingObjective:
     """A clip from its first frame; or, with `image_only`, each of its frames from the first one, as an image that does
     not see the others: how VideoLDM's image model is trained (section 3.1).
 
@@ -173,3 +181,52 @@ class ImageToVideoTask:
 def _mask(keep: np.ndarray, x: Tensor) -> Tensor:
     """[b] -> [b 1 ...] float32, to multiply x [b ...] by."""
     return Tensor(keep.astype(np.float32).reshape((-1,) + (1,) * (x.ndim - 1)))
+
+
+NOISE = ("p_mean", "p_std", "noise_aug_mean", "noise_aug_std", "drop_context", "drop_concat")
+
+
+class VideoTask:
+    """The UNet learns, a video from its first frame (SVD, appendix D): its temporal layers, adapters, or all of it.
+    With `image_only` its spatial layers learn single frames from the first one, as VideoLDM's image model.
+    """
+
+    def __init__(self, image_only: bool):
+        self.image_only, self.complete = image_only, not image_only
+        self.settings = (*(f"loss.{name}" for name in NOISE), "preview.images")
+        self.settings += () if image_only else ("temporal_only", "lora")
+
+    def check(self, train: TrainConfig, model: ModelConfig) -> None:
+        single = isinstance(train.dataset, LatentsDataset) and train.dataset.drawn_frames > 0
+        known = self.image_only or not single
+        check(known, "drawn_frames is for the task image_model: other tasks learn from whole clips")
+
+    def needs(self, train: TrainConfig) -> Optional[tuple[str, ...]]:
+        return ("network",) if isinstance(train.dataset, LatentsDataset) else None
+
+    def trained(self, train: TrainConfig, networks: Mapping[str, nn.Cell]) -> dict[str, list[Parameter]]:
+        network = networks["network"]
+        chosen = spatial_parameters(network) if self.image_only else trained_parameters(network, train.temporal_only)
+        return {"network": chosen}
+
+    def build(self, plan: Plan) -> DenoisingObjective:
+        train, model, networks = plan.train, plan.model, plan.networks
+        if isinstance(train.dataset, LatentsDataset):
+            image_encoders, encoder = (None, None), lambda moments: moments
+        else:
+            image_encoders = networks["conditioner.image_encoder"], networks["conditioner.autoencoder.encoder"]
+            encoder = networks[autoencoder_part(networks, "encoder")]
+        conditioner = Conditioner(*image_encoders, model.image_encoder.image_size, model.unet.vector_dim)
+        autoencoder = Autoencoder(encoder, None, model.autoencoder)
+        denoiser = Denoiser(networks["network"], PRECONDITIONINGS[model.preconditioning])
+        return DenoisingObjective(
+            conditioner, autoencoder, denoiser, plan.trained, train.loss, train.seed, self.image_only
+        )
+
+
+IMAGE_TO_VIDEO, IMAGE_MODEL = VideoTask(image_only=False), VideoTask(image_only=True)
+
+
+def trained_parameters(network: nn.Cell, temporal_only: bool) -> list[Parameter]:
+    """The parameters that are trained for videos: of a network with adapters, those alone."""
+    return adapters(network) or (temporal_parameters(network) if temporal_only else list(network.get_parameters()))

@@ -12,8 +12,8 @@ from svd import runtime
 from svd.build import build_networks
 from svd.config import AutoencoderConfig
 from svd.data.moving_digits import MovingDigits
-from svd.training.tasks.autoencoder import AutoencoderTask, ReconstructionLoss
-from svd.training.tasks.image_encoder import ClassificationLoss, ImageEncoderTask
+from svd.training.tasks.autoencoder import ReconstructionLoss, ReconstructionObjective
+from svd.training.tasks.image_encoder import ClassificationLoss, ClassificationObjective
 
 TEMPORAL = (".temporal.", ".frame_embedding.", ".blend.", "time_conv_out.")
 TRAINED = {
@@ -102,7 +102,7 @@ def test_what_the_autoencoder_meets_does_not_depend_on_the_batch():
     config = AutoencoderConfig(channels=32, channel_mult=[1, 1], num_res_blocks=1)
     networks = build_networks(TINY)
     encoder, decoder = networks["autoencoder.encoder"], networks["autoencoder.decoder"]
-    task = AutoencoderTask(encoder, decoder, config, 0.0, {}, seed=3)
+    task = ReconstructionObjective(encoder, decoder, config, 0.0, {}, seed=3)
     clips = [MovingDigits(frames=2).load(index) for index in range(3)]
     video, noise = (tensor.asnumpy() for tensor in task.inputs(clips, [7, 8, 9]))
     assert video.shape == (3, 2, 3, 64, 64) and noise.shape == (3, 2, 4, 32, 32)
@@ -133,7 +133,7 @@ def test_the_loss_of_the_image_encoder(mode):
 
 def test_the_image_encoder_is_told_which_digits_are_there():
     clips = [MovingDigits(frames=1).load(index) for index in range(6)]
-    images, present = (t.asnumpy() for t in ImageEncoderTask(Same(), 28, 16, {}).inputs(clips, list(range(6))))
+    images, present = (t.asnumpy() for t in ClassificationObjective(Same(), 28, 16, {}).inputs(clips, list(range(6))))
     assert images.shape == (6, 3, 28, 28)
     assert [set(np.flatnonzero(row)) for row in present] == [set(clip.digits) for clip in clips]
 
@@ -141,8 +141,12 @@ def test_the_image_encoder_is_told_which_digits_are_there():
 @pytest.mark.parametrize(
     ("task", "more", "what"),
     [
-        ("image_encoder", ["--train.lora.rank=2"], "lora is for the task image_to_video, not for image_encoder"),
-        ("autoencoder", ["--train.preview.images=[photo.png]"], "previews are videos: the task autoencoder makes none"),
+        ("image_encoder", ["--train.lora.rank=2"], "it is for the task image_to_video, not for image_encoder"),
+        (
+            "autoencoder",
+            ["--train.preview.images=[photo.png]"],
+            "it is for the task image_to_video or image_model, not for autoencoder",
+        ),
         ("nothing", [], "task"),
     ],
 )

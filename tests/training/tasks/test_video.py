@@ -10,11 +10,10 @@ from mindspore import Tensor
 from small_model import build_small_pipe
 
 from svd import runtime
-from svd.build_training import trained_parameters
 from svd.data.video_dataset import Clip
 from svd.diffusion.loss import loss_coefficients
 from svd.training.config import LossConfig
-from svd.training.tasks.video import Draws, ImageToVideoTask, draw
+from svd.training.tasks.video import DenoisingObjective, Draws, draw, trained_parameters
 
 SHAPES = {"latents": (3, 4, 8, 12), "image": (3, 16, 24)}
 """Of a clip of the small model."""
@@ -125,11 +124,11 @@ VIDEO = PIXELS.transpose(0, 1, 4, 2, 3).astype(np.float32) / 127.5 - 1
 
 
 @pytest.fixture(scope="module")
-def task() -> ImageToVideoTask:
+def task() -> DenoisingObjective:
     runtime.setup(DEVICE, 1)
     pipe = build_small_pipe()
     trained = {f"network.{p.name}": p for p in trained_parameters(pipe.denoiser.network, True)}
-    return ImageToVideoTask(pipe.conditioner, pipe.autoencoder, pipe.denoiser, trained, LossConfig(), seed=7)
+    return DenoisingObjective(pipe.conditioner, pipe.autoencoder, pipe.denoiser, trained, LossConfig(), seed=7)
 
 
 @pytest.fixture(scope="module")
