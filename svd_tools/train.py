@@ -31,7 +31,9 @@ from svd.files import check_folder, write_text
 from svd.records import differing
 from svd.training.config import EnvironmentConfig, TrainConfig
 from svd.training.launcher import code_of_stop, follow, leads
-from svd.training.tasks import find_task
+from svd.training.tasks import TASKS, find_task
+
+TASKS["image_encoder"] = "svd_tools.digits.image_encoder.ImageEncoderTask"  # of digits alone, and so not of svd
 
 
 def build_parser(program: str) -> ArgumentParser:

@@ -12,7 +12,7 @@ from svd.data.dataset import Dataset
 from svd.data.handwriting import CLASSES
 from svd.data.moving_digits import DigitsClip, MovingDigits
 from svd.seeds import LOSS, generator
-from svd.training.tasks.image_encoder import cross_entropy
+from svd_tools.digits.image_encoder import cross_entropy
 from svd_tools.digits.judge import CELL, MOTIONS, DigitJudge, classes_present, judge_videos
 from svd_tools.digits.motion import speed
 

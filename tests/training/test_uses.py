@@ -24,9 +24,10 @@ from svd.data.dataset import BadItem, DatasetError
 from svd.data.latents_dataset import LatentsDataset
 from svd.data.moving_digits import MovingDigits
 from svd.data.video_dataset import VideoDataset
+from svd.training import tasks
 from svd.training.checkpoint import TrainState
 from svd.training.config import EnvironmentConfig, LoRAConfig, LossConfig, OptimizerConfig, PreviewConfig, TrainConfig
-from svd.training.tasks import TASKS, Plan, find_task
+from svd.training.tasks import Plan, find_task
 from svd.training.uses import USES, check_used, settings
 from svd_tools import encode_latents
 from svd_tools import train as program
@@ -108,7 +109,7 @@ def test_every_setting_is_named():
     assert {field.name for field in fields(EnvironmentConfig)} == {"mode", "device_target", "amp_level"}
     for name, value in settings(TrainConfig(None)):
         assert name in ELSEWHERE or ANOTHER[name] != value
-    for use in (*USES, *map(find_task, TASKS)):
+    for use in (*USES, *map(find_task, tasks.TASKS)):
         for setting in use.settings:
             assert any(name == setting or name.startswith(f"{setting}.") for name in names), setting
 

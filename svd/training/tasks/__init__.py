@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Optional, Protocol
 
+from svd.console import one_line
 from svd.errors import ConfigError
 
 if TYPE_CHECKING:  # MindSpore takes seconds to import, and the names are known without it
@@ -19,11 +20,10 @@ if TYPE_CHECKING:  # MindSpore takes seconds to import, and the names are known 
 TASKS = {
     "image_to_video": "svd.training.tasks.video.IMAGE_TO_VIDEO",
     "image_model": "svd.training.tasks.video.IMAGE_MODEL",
-    "image_encoder": "svd.training.tasks.image_encoder.ImageEncoderTask",
     "autoencoder": "svd.training.tasks.autoencoder.AUTOENCODER",
     "temporal_decoder": "svd.training.tasks.autoencoder.TEMPORAL_DECODER",
 }
-"""Where they are; imported when they are asked for."""
+"""Where they are; imported when they are asked for. A program may add its own."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,9 @@ def find_task(name: str) -> Task:
     module, _, attribute = TASKS.get(name, name).rpartition(".")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"train.task {name}: no such class ({error})", setting="train.task") from error
-    return found() if isinstance(found, type) else found
+        task = found() if isinstance(found, type) else found
+        if not hasattr(task, "settings"):
+            raise TypeError("it is no task")
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"train.task {name} cannot be found: {one_line(error)}", setting="train.task") from error
+    return task

@@ -13,7 +13,6 @@ from svd.build import build_networks
 from svd.config import AutoencoderConfig
 from svd.data.moving_digits import MovingDigits
 from svd.training.tasks.autoencoder import ReconstructionLoss, ReconstructionObjective
-from svd.training.tasks.image_encoder import ClassificationLoss, ClassificationObjective
 
 TEMPORAL = (".temporal.", ".frame_embedding.", ".blend.", "time_conv_out.")
 TRAINED = {
@@ -112,32 +111,6 @@ def test_what_the_autoencoder_meets_does_not_depend_on_the_batch():
     assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.05
 
 
-class Same(nn.Cell):
-    def construct(self, x):
-        return x
-
-
-@pytest.mark.parametrize("mode", [0, 1])
-def test_the_loss_of_the_image_encoder(mode):
-    runtime.setup(DEVICE, mode)
-    loss = ClassificationLoss(Same(), 16)
-    directions = loss.directions.asnumpy()
-    np.testing.assert_allclose(directions.T @ directions, 16 * np.eye(10), atol=1e-4)
-    rng = np.random.default_rng(1)
-    embeddings, present = rng.standard_normal((4, 16)).astype(np.float32), rng.integers(0, 2, (4, 10))
-    probability = 1 / (1 + np.exp(-embeddings.astype(np.float64) @ directions))
-    expected = -np.mean(np.where(present, np.log(probability), np.log(1 - probability)))
-    found = loss(Tensor(embeddings), Tensor(present.astype(np.float32)))
-    assert_close(found, np.float32(expected), 1e-5)
-
-
-def test_the_image_encoder_is_told_which_digits_are_there():
-    clips = [MovingDigits(frames=1).load(index) for index in range(6)]
-    images, present = (t.asnumpy() for t in ClassificationObjective(Same(), 28, 16, {}).inputs(clips, list(range(6))))
-    assert images.shape == (6, 3, 28, 28)
-    assert [set(np.flatnonzero(row)) for row in present] == [set(clip.digits) for clip in clips]
-
-
 @pytest.mark.parametrize(
     ("task", "more", "what"),
     [
@@ -147,7 +120,15 @@ def test_the_image_encoder_is_told_which_digits_are_there():
             ["--train.preview.images=[photo.png]"],
             "it is for the task image_to_video or image_model, not for autoencoder",
         ),
-        ("nothing", [], "task"),
+        (
+            "nothing",
+            [],
+            "train.task must be one of image_to_video, image_model, autoencoder, temporal_decoder, image_enc",
+        ),
+        ("nowhere.Task", [], "train.task nowhere.Task cannot be found: No module named 'nowhere' (--train.task)"),
+        ("svd.training.tasks.video.Task", [], "train.task svd.training.tasks.video.Task cannot be found: "),
+        ("os.path", [], "train.task os.path cannot be found: it is no task"),
+        ("..", [], "train.task .. cannot be found: "),
     ],
 )
 def test_what_a_task_cannot_have(inputs, tmp_path, task, more, what):
