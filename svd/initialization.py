@@ -7,7 +7,7 @@ from zlib import crc32
 
 import numpy as np
 
-from svd.seeds import INITIALIZATION, generator
+from svd.seeds import Purpose, generator
 
 TOKENS = ("class_embedding", "position_embedding")
 
@@ -19,7 +19,7 @@ def initial_value(name: str, shape: tuple[int, ...], seed: int, zero: bool = Fal
     `svd.layers.marks.zero_init` (`zero`): residual blocks and transformers then change nothing, as in Stable
     Diffusion's UNet, and what is temporal neither: a video model begins as its image model.
     """
-    rng = generator(seed, crc32(name.encode()), INITIALIZATION)
+    rng = generator(seed, crc32(name.encode()), Purpose.INITIALIZATION)
     if name.endswith("mix_factor"):
         return np.full(shape, 0.5, np.float32)
     if name.endswith("time_conv_out.weight"):  # from frame to frame nothing, [3 3 3 1]

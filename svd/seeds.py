@@ -6,14 +6,31 @@ time, the noise and so on. Resuming starts at another number.
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import numpy as np
 
-DATA, LOSS, ORDER, REPLACEMENT, ADAPTERS, INITIALIZATION, FRAMES = range(7)
-"""Purposes of a generator: loading an item, the training loss, an epoch's order, replacements of unusable items,
-initial values of adapters and of whole models, and noise levels of single frames."""
+
+class Purpose(IntEnum):
+    """What random numbers are for. The values are part of what runs repeat: they stay."""
+
+    DATA = 0
+    """Loading an item."""
+    LOSS = 1
+    """The training loss."""
+    ORDER = 2
+    """The order of an epoch."""
+    REPLACEMENT = 3
+    """What replaces an item that cannot be used."""
+    ADAPTERS = 4
+    """What adapters begin with."""
+    INITIALIZATION = 5
+    """What whole models begin with."""
+    FRAMES = 6
+    """The noise levels of single frames."""
 
 
-def generator(seed: int, sample: int, purpose: int) -> np.random.Generator:
+def generator(seed: int, sample: int, purpose: Purpose) -> np.random.Generator:
     """An independent generator for one purpose of one sample (of an epoch for ORDER)."""
     return np.random.default_rng([seed, purpose, sample])
 
@@ -32,7 +49,7 @@ class SampleOrder:
         if epoch not in self._orders:
             # two epochs are kept: a batch may straddle their boundary
             self._orders = {e: order for e, order in self._orders.items() if abs(e - epoch) == 1}
-            self._orders[epoch] = generator(self._seed, epoch, ORDER).permutation(self._n)
+            self._orders[epoch] = generator(self._seed, epoch, Purpose.ORDER).permutation(self._n)
         return int(self._orders[epoch][place])
 
 

@@ -42,7 +42,7 @@ from svd.data.latents_dataset import (
 )
 from svd.data.video_dataset import VideoDataset
 from svd.files import atomic_write, fsync, write_text
-from svd.seeds import DATA, SampleOrder, generator
+from svd.seeds import Purpose, SampleOrder, generator
 from svd.training.config import EnvironmentConfig, TrainConfig
 from svd_tools.jobs.journal import Journal, Row, report, write_csv
 from svd_tools.jobs.work import Shard, check_all_done, process_pending, with_retries
@@ -142,7 +142,7 @@ class ClipOf:
         row, sample = parse_key(key)
         try:
             # with random numbers that begin anew at each trial
-            clip = with_retries(lambda: self._dataset.load(row, generator(self._seed, sample, DATA)))
+            clip = with_retries(lambda: self._dataset.load(row, generator(self._seed, sample, Purpose.DATA)))
             return {"path": key, "why": "", "clip": clip}
         except BadItem as error:
             return {"path": key, "why": error.reason}
@@ -205,7 +205,7 @@ class LatentsWriter:
             clip = self._encode(row["clip"], sample)
         except BadItem as error:
             return {"path": key, "why": error.reason, **nothing}, None
-        place = clip_place(generator(self.plan.train.seed, sample, DATA))
+        place = clip_place(generator(self.plan.train.seed, sample, Purpose.DATA))
         numbers = (clip.fps, clip.motion_bucket_id, clip.aug_strength)
         return {"path": key, "why": "", **nothing, **dict(zip(NUMBERS[1:], (place, *numbers)))}, clip
 

@@ -3,22 +3,29 @@
 import numpy as np
 import pytest
 
-from svd.seeds import DATA, LOSS, ORDER, REPLACEMENT, SampleOrder, generator, samples_of_batch
+from svd.seeds import Purpose, SampleOrder, generator, samples_of_batch
 
 
 def test_a_generator_is_repeatable_and_differs_in_all_that_it_is_made_from():
     keys = [
-        (0, 0, DATA),
-        (1, 0, DATA),
-        (0, 1, DATA),
-        (0, 0, LOSS),
-        (0, 0, ORDER),
-        (0, 0, REPLACEMENT),
-        (0, 10**12, DATA),
+        (0, 0, Purpose.DATA),
+        (1, 0, Purpose.DATA),
+        (0, 1, Purpose.DATA),
+        (0, 0, Purpose.LOSS),
+        (0, 0, Purpose.ORDER),
+        (0, 0, Purpose.REPLACEMENT),
+        (0, 10**12, Purpose.DATA),
     ]
     draws = [generator(*key).random() for key in keys]
     assert len(set(draws)) == len(keys)
     assert draws == [generator(*key).random() for key in keys]
+
+
+def test_purposes_keep_their_numbers():
+    """What is trained, cached or begun once is repeated by later versions."""
+    names = ["DATA", "LOSS", "ORDER", "REPLACEMENT", "ADAPTERS", "INITIALIZATION", "FRAMES"]
+    assert [(purpose.name, int(purpose)) for purpose in Purpose] == [(name, i) for i, name in enumerate(names)]
+    assert generator(1, 2, Purpose.FRAMES).random() == np.random.default_rng([1, 6, 2]).random()
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 100])

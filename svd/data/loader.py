@@ -15,7 +15,7 @@ from typing import Any
 from svd.data.dataset import BadItem, Dataset, DatasetError, Unavailable
 from svd.data.outage import Outage, RetryPolicy
 from svd.data.workers import ITEM_SECONDS, Worker, WorkerDied, block_interrupts, load_item
-from svd.seeds import REPLACEMENT, SampleOrder, generator, samples_of_batch
+from svd.seeds import Purpose, SampleOrder, generator, samples_of_batch
 
 _POLL_SECONDS = 0.2
 """Interval at which `should_stop` is polled while waiting for data."""
@@ -192,7 +192,7 @@ class Loader:
     def _candidates(self, sample: int, first: int) -> Iterator[int]:
         """The index of a sample's item, then all others in the order in which they would replace it."""
         yield first
-        others = generator(self._seed, sample, REPLACEMENT).permutation(len(self._dataset))
+        others = generator(self._seed, sample, Purpose.REPLACEMENT).permutation(len(self._dataset))
         yield from (int(index) for index in others if index != first)
 
     def _load_item(self, index: int, sample: int) -> Any:

@@ -12,7 +12,7 @@ from svd.data.dataset import Dataset, DatasetError
 from svd.data.handwriting import SIDE, Part, handwriting, varied
 from svd.data.video_dataset import Clip
 from svd.errors import check
-from svd.seeds import DATA, generator
+from svd.seeds import Purpose, generator
 
 FASTEST = 4.0
 """Pixels per frame of motion bucket 255, whatever the speeds of a dataset: one model may learn from several."""
@@ -109,7 +109,7 @@ class MovingDigits(Dataset):
 
     def load(self, index: int, rng: Optional[np.random.Generator] = None) -> DigitsClip:
         """The clip of this number; `rng` is not used."""
-        rng = generator(self._seed, index + TEST * (self._part == "test"), DATA)
+        rng = generator(self._seed, index + TEST * (self._part == "test"), Purpose.DATA)
         pictures, classes = handwriting(self._source, self._part)
         chosen = rng.integers(len(pictures), size=rng.choice(self._digits))
         slowest, fastest = self._speed

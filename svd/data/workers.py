@@ -17,7 +17,7 @@ from typing import Any, Optional
 import numpy as np
 
 from svd.data.dataset import BadItem, Dataset, DatasetError, Unavailable
-from svd.seeds import DATA, generator
+from svd.seeds import Purpose, generator
 
 ITEM_SECONDS = 120.0
 """How long a worker may load an item without reading any more bytes of it."""
@@ -198,7 +198,7 @@ def block_interrupts() -> None:
 def load_item(dataset: Dataset, seed: int, index: int, sample: int) -> Any:
     """Load an item for a sample; raises BadItem, Unavailable, and DatasetError for any other failure."""
     try:
-        return dataset.load(index, generator(seed, sample, DATA))
+        return dataset.load(index, generator(seed, sample, Purpose.DATA))
     except (BadItem, Unavailable, DatasetError):
         raise
     except MemoryError as error:

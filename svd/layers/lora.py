@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor, nn
 
 from svd.config import ConfigError
 from svd.layers.basic import Linear
-from svd.seeds import ADAPTERS, generator
+from svd.seeds import Purpose, generator
 
 DOWN, UP = "lora_down", "lora_up"
 """How the names of an adapter's parameters end, where that of its layer's matrix ends in `weight`."""
@@ -37,7 +37,7 @@ def add_adapters(network: nn.Cell, modules: Collection[str], rank: int, alpha: f
     chosen = [cell for name, cell in linears.items() if any(f".{module}." in name for module in modules)]
     for number, cell in enumerate(chosen):
         o, i = cell.weight.shape
-        down = generator(seed, number, ADAPTERS).uniform(-(i**-0.5), i**-0.5, (rank, i)).astype(np.float32)
+        down = generator(seed, number, Purpose.ADAPTERS).uniform(-(i**-0.5), i**-0.5, (rank, i)).astype(np.float32)
         layer = cell.weight.name.removesuffix("weight")
         cell.lora_down = Parameter(Tensor(down), name=layer + DOWN)
         cell.lora_up = Parameter(Tensor(np.zeros((o, rank), np.float32)), name=layer + UP)

@@ -11,7 +11,7 @@ from mindspore import Tensor, nn, ops
 from svd.data.dataset import Dataset
 from svd.data.handwriting import CLASSES
 from svd.data.moving_digits import DigitsClip, MovingDigits
-from svd.seeds import LOSS, generator
+from svd.seeds import Purpose, generator
 from svd_tools.digits.image_encoder import cross_entropy
 from svd_tools.digits.judge import CELL, MOTIONS, DigitJudge, classes_present, judge_videos
 from svd_tools.digits.motion import speed
@@ -80,7 +80,9 @@ class JudgeTask:
 
     def inputs(self, lessons: list[Lesson], samples: list[int]) -> tuple[Tensor, ...]:
         """What `loss` takes for these lessons, which are the samples of these numbers."""
-        rows = [self._row(lesson, generator(self.seed, sample, LOSS)) for lesson, sample in zip(lessons, samples)]
+        rows = [
+            self._row(lesson, generator(self.seed, sample, Purpose.LOSS)) for lesson, sample in zip(lessons, samples)
+        ]
         return tuple(Tensor(np.stack(column).astype(np.float32)) for column in zip(*rows))
 
     def _row(self, lesson: Lesson, rng: np.random.Generator) -> tuple[np.ndarray, ...]:

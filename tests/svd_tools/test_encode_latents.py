@@ -17,7 +17,7 @@ from training_videos import write_csv
 
 from svd.data.dataset import BadItem, DatasetError
 from svd.data.latents_dataset import TENSORS, EncodedClip, LatentsDataset
-from svd.seeds import DATA, SampleOrder, generator
+from svd.seeds import Purpose, SampleOrder, generator
 from svd_tools import encode_latents
 from svd_tools.encode_latents import LatentsWriter, Plan
 from svd_tools.jobs import work
@@ -67,7 +67,7 @@ def arguments(inputs: Path, out: Path) -> list[str]:
 def clips(folder: Path) -> list[EncodedClip]:
     """Those that the samples of a training take, in their order."""
     dataset, order = LatentsDataset(str(folder)), SampleOrder(0, VIDEOS)
-    return [dataset.load(order.index(s), generator(0, s, DATA)) for s in range(VIDEOS * PASSES)]
+    return [dataset.load(order.index(s), generator(0, s, Purpose.DATA)) for s in range(VIDEOS * PASSES)]
 
 
 def assert_same_clips(a: list[EncodedClip], b: list[EncodedClip]) -> None:

@@ -19,7 +19,7 @@ from svd.data.dataset import BadItem, DatasetError, Unavailable
 from svd.data.latents_dataset import LatentsDataset
 from svd.data.loader import Loader
 from svd.data.video_dataset import VideoDataset
-from svd.seeds import DATA, generator
+from svd.seeds import Purpose, generator
 from svd.training.checkpoint import TrainState
 from svd.training.config import EnvironmentConfig, LossConfig, PreviewConfig, TrainConfig
 from svd_tools import encode_latents
@@ -112,19 +112,19 @@ def test_the_loss_curve_is_the_same(inputs, latents, tmp_path):
 def test_later_epochs_take_the_nearest_clips(latents):
     """Of the same video: one of its two, and over many epochs both."""
     cached = LatentsDataset(str(latents))
-    taken = {cached.load(1, generator(0, sample, DATA)).aug_strength for sample in range(8, 60)}
+    taken = {cached.load(1, generator(0, sample, Purpose.DATA)).aug_strength for sample in range(8, 60)}
     assert len(taken) == 2
     index = pd.read_csv(latents / "index/clips.csv").query("row == 1")
     for sample in range(8, 30):
-        nearest = index.iloc[(index["place"] - generator(0, sample, DATA).random()).abs().argmin()]
-        assert cached.load(1, generator(0, sample, DATA)).aug_strength == nearest["aug_strength"]
+        nearest = index.iloc[(index["place"] - generator(0, sample, Purpose.DATA).random()).abs().argmin()]
+        assert cached.load(1, generator(0, sample, Purpose.DATA)).aug_strength == nearest["aug_strength"]
 
 
 def test_frames_are_drawn_for_an_image_model(latents):
     whole, drawn = LatentsDataset(str(latents)), LatentsDataset(str(latents), drawn_frames=1)
     taken = set()
     for sample in range(20):
-        a, b = (dataset.load(2, generator(0, sample, DATA)) for dataset in (whole, drawn))
+        a, b = (dataset.load(2, generator(0, sample, Purpose.DATA)) for dataset in (whole, drawn))
         assert len(a.moments) == 3 and b.moments.shape == (1, *a.moments.shape[1:])
         taken.update(frame for frame in range(3) if np.array_equal(a.moments[frame], b.moments[0]))
         np.testing.assert_array_equal(a.concat, b.concat)
@@ -279,7 +279,7 @@ def test_tensors_that_encode_latents_does_not_write_are_left_out(latents, tmp_pa
         changed = {key: change(array) if key.endswith(name) else array for key, array in tensors.items()}
         save_file({key: np.ascontiguousarray(array) for key, array in changed.items()}, file)
     with pytest.raises(BadItem, match=f"[0-9]+.{name} is .*; run encode_latents.py again in a new folder"):
-        LatentsDataset(str(tmp_path / "latents")).load(1, generator(0, 0, DATA))
+        LatentsDataset(str(tmp_path / "latents")).load(1, generator(0, 0, Purpose.DATA))
 
 
 def test_latents_that_are_away_may_come_back(latents, tmp_path):
@@ -289,13 +289,13 @@ def test_latents_that_are_away_may_come_back(latents, tmp_path):
     dataset = LatentsDataset(str(folder))
     folder.rename(tmp_path / "away")
     with pytest.raises(Unavailable, match="its folder .* is not there"):
-        dataset.load(1, generator(0, 0, DATA))
+        dataset.load(1, generator(0, 0, Purpose.DATA))
     (tmp_path / "away").rename(folder)
-    assert dataset.load(1, generator(0, 0, DATA)).path
+    assert dataset.load(1, generator(0, 0, Purpose.DATA)).path
     for file in (folder / "latents").iterdir():
         file.rename(file.with_suffix(".elsewhere"))
     with pytest.raises(BadItem, match="no such file"):
-        dataset.load(1, generator(0, 0, DATA))
+        dataset.load(1, generator(0, 0, Purpose.DATA))
 
 
 def test_training_goes_on_without_the_clips_of_a_truncated_file(inputs, latents, tmp_path):

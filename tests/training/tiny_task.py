@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from svd.data.dataset import BadItem, Dataset
 from svd.layers.basic import Linear, conv2d
-from svd.seeds import LOSS, generator
+from svd.seeds import Purpose, generator
 from svd.training.checkpoint import TrainState
 from svd.training.config import OptimizerConfig, TrainConfig
 from svd.training.distributed import Ranks
@@ -77,7 +77,7 @@ class TinyTask:
     def inputs(self, items: list[Item], samples: list[int]) -> tuple[Tensor, ...]:
         if self.hook is not None:
             self.hook(samples)
-        y = np.stack([generator(0, sample, LOSS).standard_normal(3, dtype=np.float32) for sample in samples])
+        y = np.stack([generator(0, sample, Purpose.LOSS).standard_normal(3, dtype=np.float32) for sample in samples])
         return (
             Tensor(np.stack([item.x for item in items])),
             Tensor(y),

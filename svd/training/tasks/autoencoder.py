@@ -15,7 +15,7 @@ from svd.data.video_dataset import Clip
 from svd.errors import check
 from svd.layers.axes import fold_frames
 from svd.layers.marks import spatial_parameters, temporal_parameters
-from svd.seeds import LOSS, generator
+from svd.seeds import Purpose, generator
 from svd.training.config import TrainConfig
 from svd.training.tasks import Plan
 
@@ -72,7 +72,9 @@ class ReconstructionObjective:
         video, c = pixels(clips), self.config
         t, _, height, width = video.shape[1:]
         shape = t, c.latent_channels, height // c.downsampling, width // c.downsampling
-        noise = [generator(self.seed, sample, LOSS).standard_normal(shape, dtype=np.float32) for sample in samples]
+        noise = [
+            generator(self.seed, sample, Purpose.LOSS).standard_normal(shape, dtype=np.float32) for sample in samples
+        ]
         return Tensor(video), Tensor(np.stack(noise))
 
 

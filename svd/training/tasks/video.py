@@ -22,7 +22,7 @@ from svd.diffusion.preconditioning import PRECONDITIONINGS
 from svd.errors import check
 from svd.layers.lora import adapters
 from svd.layers.marks import spatial_parameters, temporal_parameters
-from svd.seeds import FRAMES, LOSS, generator
+from svd.seeds import Purpose, generator
 from svd.training.config import LossConfig, TrainConfig
 from svd.training.tasks import Plan
 
@@ -60,13 +60,13 @@ def draw(
     """
     columns = []
     for sample in samples:
-        rng = generator(seed, sample, LOSS)
+        rng = generator(seed, sample, Purpose.LOSS)
         sigma, strength = rng.standard_normal(2)
         context, concat = rng.random(2)
         noise, posterior_noise = (rng.standard_normal(latents, dtype=np.float32) for _ in range(2))
         aug_noise = rng.standard_normal(image, dtype=np.float32)
         if by_frame:  # not by `rng`: from latents, which have it already, no aug_noise is drawn
-            sigma = generator(seed, sample, FRAMES).standard_normal(latents[0])
+            sigma = generator(seed, sample, Purpose.FRAMES).standard_normal(latents[0])
         columns.append(
             (
                 log_normal(sigma, config.p_mean, config.p_std),
