@@ -31,7 +31,7 @@ class TrainedRange:
 
 @dataclass
 class SamplingConfig:
-    """How a video is drawn; each field is also an argument of the pipeline and a flag `--SVD.<field>`."""
+    """How a video is drawn; each field is also an argument of the pipeline, and a flag of its program."""
 
     num_frames: int = 14
     """Frames of the video."""

@@ -154,8 +154,7 @@ class TrainConfig:
     """What is trained, on what, and how long."""
 
     dataset: Dataset
-    """The clips: `class_path` and `init_args` (--train.dataset.help VideoDataset, LatentsDataset or
-    MovingDigits)."""
+    """The clips: `class_path` and `init_args` of VideoDataset, LatentsDataset or MovingDigits."""
     task: str = "image_to_video"
     """What is learned. image_to_video: by the UNet, a video from its first frame, as Stable Video Diffusion.
     image_model: by its spatial layers alone, each frame from the first one, as VideoLDM's image model. image_encoder:
