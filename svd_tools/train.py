@@ -30,7 +30,7 @@ from svd.data.video_dataset import VideoDataset
 from svd.files import check_folder, write_text
 from svd.records import differing
 from svd.training.config import EnvironmentConfig, TrainConfig
-from svd.training.launcher import code_of_stop, follow, leads
+from svd.training.launcher import end_with_launcher, is_leader, stop_code
 from svd.training.tasks import TASKS, find_task
 
 TASKS["image_encoder"] = "svd_tools.digits.image_encoder.ImageEncoderTask"  # of digits alone, and so not of svd
@@ -56,7 +56,7 @@ def dump(parser: ArgumentParser, args: Namespace, form: str = "yaml") -> str:
 
 def run(parser: ArgumentParser, args: Namespace) -> int:
     """Do what the command line asks for; returns the exit code: 0, or that of the signal that ended it."""
-    follow()
+    end_with_launcher()
     try:
         options = parser.instantiate(args)
     except DatasetError as error:
@@ -85,7 +85,7 @@ def run(parser: ArgumentParser, args: Namespace) -> int:
         print(describe(train, model))
         return 0
     begin_or_resume(train)  # refuses what it refuses before the folder is made
-    with locked(Path(train.output_dir)) if leads() else nullcontext():
+    with locked(Path(train.output_dir)) if is_leader() else nullcontext():
         return run_alone(parser, args, options, model)
 
 
@@ -110,7 +110,7 @@ def run_alone(parser: ArgumentParser, args: Namespace, options: Namespace, model
         remove_leftovers(trainer.run_folder)
         write_text(trainer.run_folder / "config.yaml", dump(parser, args))
     if not trainer.run():
-        return code_of_stop(trainer.stopped_by)
+        return stop_code(trainer.stopped_by)
     if trainer.ranks.first:
         with redirect_stdout(sys.stderr):  # all that is said of a training goes there; standard output may be gone
             finish(train, trainer.last_checkpoint)

@@ -40,7 +40,7 @@ class SamplingConfig:
     width: int = 1024
     """Pixels of the video's width."""
     fps: int = 7
-    """Frames per second: told to the network (as fps - 1) and written to the file."""
+    """Frames per second: given to the network (as fps - 1) and written to the file."""
     motion_bucket_id: float = 127
     """How much motion is wanted: 0 (none) to 255 (most)."""
     noise_aug_strength: float = 0.02

@@ -41,7 +41,7 @@ class LossConfig:
     p_std: float = 1.6
     """Standard deviation of ln sigma."""
     noise_aug_mean: float = -3.0
-    """Mean of ln sigma of the noise that is added to the conditioning frame; the network is told sigma."""
+    """Mean of ln sigma of the noise that is added to the conditioning frame; the network is given sigma."""
     noise_aug_std: float = 0.5
     """Standard deviation of it."""
     drop_context: float = 0.1
@@ -111,7 +111,7 @@ class OptimizerConfig:
     def __post_init__(self):
         for name in ("learning_rate", "eps", "max_grad_norm"):
             check(0 < getattr(self, name) < inf, f"optimizer.{name} must be positive, got {getattr(self, name)}")
-        # Nearer to 1 than float32 can tell, nothing would be learned; a smaller eps would be nothing.
+        # Nearer to 1 than float32 resolves, nothing would be learned; a smaller eps would be zero.
         check(
             all(0 < beta < 1 - 1e-7 for beta in self.betas),
             f"optimizer.betas must lie between 0 and 1, got {self.betas}",
@@ -178,7 +178,7 @@ class TrainConfig:
     recompute: bool = False
     """Compute activations again on the way back instead of keeping them: slower, less memory (on CPU: mode 1 only)."""
     shard_optimizer: bool = False
-    """Share the optimizer's states out over the cards (ZeRO-1) instead of keeping all of them on each."""
+    """Shard the optimizer's states over the cards (ZeRO-1) instead of keeping all of them on each."""
     seed: int = 0
     """Of the order of the data and of all noise; results do not depend on workers, cards or interruptions."""
     workers: int = 2

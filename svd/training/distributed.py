@@ -1,4 +1,4 @@
-"""Several cards: who owns which optimizer states, and what all have to know before they go on."""
+"""Several cards: the mean of their gradients, optimizer states sharded over them, and synchronisation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 
 def owners(sizes: list[int], ranks: int) -> list[int]:
-    """The owner of each parameter, so that all own about as many numbers: the largest first, to whoever has least."""
+    """The owner of each parameter, so that all own about as many numbers: largest first, to the rank with fewest."""
     owned, loads = [0] * len(sizes), [0] * ranks
     for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
         owned[index] = loads.index(min(loads))
@@ -33,7 +33,7 @@ class Mean(nn.Cell):
 
 
 class OwnedParameters(nn.Cell):
-    """Optimizer states shared out over the cards (ZeRO, arXiv 1910.02054, stage 1), by whole parameters.
+    """Optimizer states sharded over the cards (ZeRO, arXiv 1910.02054, stage 1), by whole parameters.
 
     Each card updates the parameters that it owns and sends them to the others.
     """
@@ -88,7 +88,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and talks."""
+        """Whether this is the process that writes files and logs."""
         return self.rank == 0
 
     def sum(self, *numbers: float) -> list[float]:
@@ -98,5 +98,5 @@ class Ranks:
         return self._sum(Tensor(np.array(numbers, np.float32))).asnumpy().tolist()
 
     def wait(self) -> None:
-        """Go on when all are here."""
+        """A barrier."""
         self.sum(0.0)

@@ -1,4 +1,4 @@
-"""What the training step is fed with, until a signal asks for the end."""
+"""Batches for the training step, until a signal requests a stop."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from svd.training.config import TrainConfig
 from svd.training.distributed import Ranks
 
 RETRY = RetryPolicy()
-"""How long is waited for videos that cannot be read now."""
+"""How long to wait for videos that cannot be read now."""
 GRACE = 5.0
-"""Seconds after a signal in which data are still waited for, to end the update that they are for."""
+"""Seconds after a signal for which data of the current update are still waited for."""
 
 
 class ElsewhereError(UserError):
-    """What ends the run happened to another of its processes, and this one knows of it."""
+    """Another process of the run has failed, and so all end."""
 
 
 class Feed:
-    """Batches, and what the loss takes of them. What ends it on one rank ends it on all, at the same batch.
+    """Batches and the inputs of the loss. What ends it on one rank ends it on all, at the same batch.
 
     Args:
         config: of the training.
-        samples: how many of the stream are used up, by all ranks together.
+        samples: how many samples of the stream all ranks together have consumed.
         ranks: this process among those of the run.
-        inputs: makes a batch what the loss takes.
+        inputs: a batch -> the inputs of the loss.
         log: prints a line.
     """
 
@@ -54,7 +54,7 @@ class Feed:
         self._signalled: Optional[float] = None
         self._open = ExitStack()
         self.agreed = ranks.count == 1
-        """Whether all processes of the run know what ends it, and so can save together."""
+        """Whether all processes of the run know that it ends, and so can save together."""
 
     def __enter__(self) -> Feed:
         c, ranks = self._config, self._ranks
@@ -77,30 +77,30 @@ class Feed:
 
     @property
     def signal(self) -> int:
-        """The number of the first signal that asks for the end, or 0."""
-        self._answer()
+        """The number of the first signal that requests a stop, or 0."""
+        self._acknowledge()
         return self._signals[0] if self._signals else 0
 
-    def _answer(self) -> None:
-        """Tell, once, what a signal leads to."""
+    def _acknowledge(self) -> None:
+        """Log, once, what a signal leads to."""
         if self._signals and self._signalled is None:
             self._signalled = time.monotonic()
             self._log("stopping after this update, with a checkpoint (Ctrl-C again: at once, without)")
 
     def _waits_no_more(self) -> bool:
-        """Whether a signal came so long ago that data are not waited for any longer."""
+        """Whether a signal came so long ago that data are no longer waited for."""
         return self.signal > 0 and time.monotonic() - self._signalled > GRACE
 
     def next(self) -> tuple[Batch, tuple[Tensor, ...]]:
-        """The next batch, and what the loss takes of it.
+        """The next batch and the inputs of the loss.
 
         Raises:
-            Stopped: on every rank, where one waits no more.
-            ElsewhereError: where the batch of another rank cannot be had.
-            Exception: whatever keeps this rank from having its own.
+            Stopped: on every rank, once one no longer waits.
+            ElsewhereError: the batch of another rank could not be loaded.
+            Exception: whatever kept this rank from loading its own.
         """
         batch, inputs, problem = None, (), None
-        self._answer()  # an update of many micro-batches takes long
+        self._acknowledge()  # an update of many micro-batches takes long
         try:
             batch = next(self._loader)
             inputs = self._inputs(batch)

@@ -1,4 +1,4 @@
-"""A run of several processes, and the script that has started it (scripts/train_ascend.sh)."""
+"""A run of several processes and the script that launched it (scripts/train_ascend.sh)."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ _CHECK = 1.0
 """Seconds between two looks."""
 
 
-def leads() -> bool:
-    """Whether this process holds the folder for all of its run: alone, or the first by the number that msrun gives."""
+def is_leader() -> bool:
+    """Whether this process holds the lock of the run's folder: it is alone, or the first by msrun's numbers."""
     role = os.environ.get("MS_ROLE")
     return role is None or (role == "MS_WORKER" and os.environ.get("MS_NODE_ID") == "0")
 
 
-def follow() -> None:
-    """Be sent SIGTERM when the script, or msrun in between, is gone: nobody would see this process any more."""
+def end_with_launcher() -> None:
+    """Receive SIGTERM when the script, or msrun in between, has ended: nobody would notice this process any more."""
     if LAUNCHER in os.environ:
         numbers = [os.getppid(), int(os.environ[LAUNCHER])]
-        threading.Thread(target=_follow, args=(numbers,), name="launcher", daemon=True).start()
+        threading.Thread(target=_watch, args=(numbers,), name="launcher", daemon=True).start()
 
 
-def code_of_stop(number: int) -> int:
-    """The exit code after this signal. msrun kills the others for one that is not 0: the script is told."""
+def stop_code(number: int) -> int:
+    """The exit code after this signal; 0 under the script, which reads the code from a file: msrun kills the other
+    processes after any code but 0.
+    """
     if STOPPED not in os.environ:
         return exit_code(number)
     Path(os.environ[STOPPED]).write_text(f"{exit_code(number)}\n")
     return 0
 
 
-def _follow(numbers: list[int]) -> None:
+def _watch(numbers: list[int]) -> None:
     try:
         processes = [psutil.Process(number) for number in numbers]
         while all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):

@@ -23,12 +23,12 @@ _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
 
 class LockedError(UserError):
-    """Another run has the folder; the message says which."""
+    """Another run holds the lock of the folder; the message says which."""
 
 
 @dataclass
 class Holder:
-    """Who has a folder."""
+    """The process that holds the lock."""
 
     host: str
     process: int
@@ -40,13 +40,13 @@ class Holder:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Have a folder to oneself; the system gives it up when the process dies, however it does.
+    """Hold the lock of a folder; the system releases it when the process dies, however it does.
 
-    The folder is made if need be, and is gone afterwards if nothing has come into it. Some network disks know no
-    locks: this is said, and the work goes on without.
+    The folder is created if need be, and removed afterwards if it is still empty. Some network disks have no locks:
+    then a warning is logged, and the work goes on without.
 
     Raises:
-        LockedError: another process has it; this one has changed nothing there.
+        LockedError: another process holds it; this one has changed nothing there.
         OSError: it cannot be written to.
     """
     new = not folder.exists()
@@ -57,7 +57,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            path.unlink(missing_ok=True)  # while it is held: whoever has opened it sees that, and begins anew
+            path.unlink(missing_ok=True)  # while it is held: a process that has opened it sees that, and tries anew
             os.close(handle)
         if new:
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a run writes about itself: a table, TensorBoard's files, and a plot of the loss."""
+"""Metrics of a run: a CSV table, TensorBoard's event files and a plot of the loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from svd.files import atomic_write
 
-# Here, since all ranks wait for the first; what is missing is told of where it is needed.
+# Imported here, since all ranks wait for the first; a missing package is reported where it is needed.
 with suppress(Exception):
     import tensorboardX.event_file_writer  # noqa: F401
 
@@ -36,13 +36,13 @@ LARGEST = 64 << 20
 
 
 class Metrics:
-    """RUN/metrics.csv, RUN/tensorboard/ and, at the end, RUN/loss.png. None of them is worth a run.
+    """RUN/metrics.csv, RUN/tensorboard/ and, at the end, RUN/loss.png. A failure of any of them does not end the run.
 
     Args:
         run: the folder of the run.
         update: where the run continues; lines from after that, which a killed run left, are dropped.
-        dispensable: made with the name of what is done in it; decides about what is raised there.
-        tell: is told what was wrong with a table that is continued.
+        dispensable: a context for each write, given its name; handles what is raised there.
+        report: called with what was wrong with a table that is continued.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class Metrics:
         run: Path,
         update: int = 0,
         dispensable: Callable[[str], AbstractContextManager] = nullcontext,
-        tell: Callable[[str], None] = lambda text: None,
+        report: Callable[[str], None] = lambda text: None,
     ):
         self._dispensable = dispensable
         self._plot_path = run / "loss.png"
         self._table: Optional[Table] = None
         self._events: Any = None
         with dispensable("the metrics"):
-            self._table = Table(run, update, tell)
+            self._table = Table(run, update, report)
         with dispensable("TensorBoard's files"):
             self._events = _open_events(run / "tensorboard", update)
 
@@ -89,20 +89,20 @@ class Table:
         OSError: the drive refuses.
     """
 
-    def __init__(self, run: Path, update: int, tell: Callable[[str], None]):
+    def __init__(self, run: Path, update: int, report: Callable[[str], None]):
         for number in count():
             self.path = run / (f"metrics_{number}.csv" if number else "metrics.csv")
             problem = _not_a_table(self.path)
             if not problem:
                 break
-            tell(f"warning: {self.path} {problem}: another table is begun beside it")
+            report(f"warning: {self.path} {problem}: another table is begun beside it")
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(True) if self.path.exists() else []
         numbers = [(line, _numbers(line)) for line in lines]
         kept = [line for line, row in numbers if row is not None and row[0] <= update]
         # The last may be half of a line, and the first is the header.
         damaged = sum(row is None for _, row in numbers[1:-1])
         if damaged:
-            tell(f"warning: {self.path}: {damaged} damaged lines are left out")
+            report(f"warning: {self.path}: {damaged} damaged lines are left out")
         with atomic_write(self.path) as aside:
             aside.write_text("".join([",".join(COLUMNS) + "\n", *kept]), encoding="utf-8")
 
@@ -139,7 +139,7 @@ class Meter:
         self._losses.append(loss)
         self._norms.append(norm)
         self._timed += 1
-        if self._first:  # compiles the graph: its time says nothing about the ones to come
+        if self._first:  # it compiles the graph: not timed
             self._first, self._clock, self._timed = False, time.perf_counter(), 0
 
     @property
@@ -147,7 +147,7 @@ class Meter:
         return float(np.mean(self._losses))
 
     def row(self) -> dict[str, float]:
-        """The columns that this knows of, and a new beginning. The norm is that of the last update."""
+        """The columns that are means since the last call, and the norm of the last update; starts anew."""
         seconds = time.perf_counter() - self._clock
         row = {
             "loss": self.loss,
@@ -160,7 +160,7 @@ class Meter:
 
 
 def _open_events(folder: Path, update: int) -> Any:
-    """The writer of what TensorBoard shows of a run, which continues after an update."""
+    """TensorBoard's event writer of a run that continues after an update."""
     # Not SummaryWriter: its thread dies of a full disk, and the process then waits for it and never ends.
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import SessionLog
@@ -188,7 +188,7 @@ def _add_event(events: Any, **content) -> None:
 
 
 def _not_a_table(path: Path) -> str:
-    """What keeps a file from being continued, or empty."""
+    """Why a file cannot be continued as a table; empty if it can."""
     if not os.path.lexists(path):
         return ""
     if not path.is_file():

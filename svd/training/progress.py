@@ -1,4 +1,4 @@
-"""What a run shows while it is on. None of it is worth a run: terminals are closed, and the readers of pipes end."""
+"""Progress of a run on the terminal. Its failure never ends the run: terminals close, and pipes lose their readers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Progress:
         self._numbers: dict[str, str] = {}
         self._failed: set[str] = set()
         self._bar = tqdm(disable=True)
-        with _whatever_is_there():
+        with _tolerant():
             self._bar = tqdm(
                 desc="training", unit="update", initial=done, total=total, disable=quiet, file=self._stream
             )  # fmt: skip
@@ -34,43 +34,44 @@ class Progress:
         return self
 
     def __exit__(self, *_) -> None:
-        with _whatever_is_there():
+        with _tolerant():
             self._bar.close()
 
     def update(self) -> None:
         """An update is done."""
-        with _whatever_is_there():
+        with _tolerant():
             self._bar.update()
 
     def show(self, **numbers: str) -> None:
-        """Numbers, which stay until they are shown anew."""
+        """Show numbers behind the bar; each stays until it is shown anew."""
         self._numbers |= numbers
-        with _whatever_is_there():
+        with _tolerant():
             self._bar.set_postfix(self._numbers)
 
     def log(self, text: str) -> None:
         """A line above the bar."""
-        with _whatever_is_there():
+        with _tolerant():
             self._bar.write(printable(text), file=self._stream)
 
     @contextmanager
     def dispensable(self, what: str) -> Iterator[None]:
-        """What the run does not need: where it fails, whatever the reason, this is said once, and the run goes on."""
+        """A context for what a run can do without: a failure of any kind is logged once, and the run goes on."""
         try:
             yield
         except Exception as error:
             if what not in self._failed:
                 self._failed.add(what)
-                self.log(f"warning: {what} could not be written: {named(error)}; the run goes on (this is said once)")
+                reason = describe_error(error)
+                self.log(f"warning: {what} could not be written: {reason}; the run goes on (this is said once)")
 
 
-def named(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An error in one line, with its type where its message is not made to be read alone."""
     text = one_line(error)
     plain = isinstance(error, OSError) or text == type(error).__name__
     return text if plain else f"{type(error).__name__}: {text}"
 
 
-def _whatever_is_there():
-    """A stream may be gone, closed, or unable to show a letter."""
+def _tolerant():
+    """A stream may be gone, closed, or unable to encode a character."""
     return suppress(OSError, ValueError)

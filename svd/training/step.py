@@ -135,7 +135,7 @@ class LossScale:
         return self.dynamic and self.value > 1
 
     def observe(self, finite: bool) -> None:
-        """Take notice of an update."""
+        """Adapt to an update whose gradients were finite, or not."""
         if not self.dynamic:
             return
         self.good = self.good + 1 if finite else 0

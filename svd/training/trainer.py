@@ -24,7 +24,7 @@ from svd.training.distributed import OwnedParameters, Ranks
 from svd.training.feed import Feed
 from svd.training.metrics import Meter, Metrics
 from svd.training.optimizer import AdamW, WeightAverage, learning_rate
-from svd.training.progress import Progress, named
+from svd.training.progress import Progress, describe_error
 from svd.training.step import LossScale, TrainStep, host_scalar
 
 _TO_CHANGE = "train.optimizer.learning_rate"
@@ -220,7 +220,7 @@ class Trainer:
         """Save the last good update, say what ends the run and how it can be continued, and raise."""
         kept = self._kept()
         if not isinstance(error, (UserError, OSError, MemoryError)):
-            self._progress.log(f"error: a fault of the program ends the run ({named(error)}){kept}")
+            self._progress.log(f"error: a fault of the program ends the run ({describe_error(error)}){kept}")
             raise error
         if not kept:
             raise error
@@ -237,7 +237,7 @@ class Trainer:
                 self._keep()
                 behind = 0
             except Exception as error:
-                problem = named(error)
+                problem = describe_error(error)
         if self.last_checkpoint is None:
             return f"; update {self.state.update} could not be saved: {problem}" if problem else ""
         lost = f"; the last {behind} updates could not be saved: {problem}" if problem else ""

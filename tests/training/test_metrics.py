@@ -91,7 +91,7 @@ def test_damaged_lines_are_told_of_and_left_out(tmp_path, line):
     text, told = write(tmp_path, [10, 30]), []
     header, first, second = text.splitlines(keepends=True)
     (tmp_path / "metrics.csv").write_text("".join([header, first, line, second]), encoding="latin-1")
-    Metrics(tmp_path, 30, tell=told.append).close()
+    Metrics(tmp_path, 30, report=told.append).close()
     assert (tmp_path / "metrics.csv").read_text() == text
     assert told == ([] if "1" * 400 in line else [f"warning: {tmp_path / 'metrics.csv'}: 1 damaged lines are left out"])
 
@@ -107,7 +107,7 @@ def test_what_is_no_table_is_left_alone(tmp_path, make):
     told = []
     make(tmp_path / "metrics.csv")
     for start, update in ((0, 10), (10, 20)):
-        metrics = Metrics(tmp_path, start, tell=told.append)
+        metrics = Metrics(tmp_path, start, report=told.append)
         metrics.write(**row(update))
         metrics.close()
     assert pd.read_csv(tmp_path / "metrics_1.csv")["update"].tolist() == [10, 20]

@@ -12,6 +12,7 @@ from svd import runtime
 from svd.build import build_networks
 from svd.config import AutoencoderConfig
 from svd.data.moving_digits import MovingDigits
+from svd.training.tasks import find_task
 from svd.training.tasks.autoencoder import ReconstructionLoss, ReconstructionObjective
 
 TEMPORAL = (".temporal.", ".frame_embedding.", ".blend.", "time_conv_out.")
@@ -109,6 +110,11 @@ def test_what_the_autoencoder_meets_does_not_depend_on_the_batch():
     alone = task.inputs(clips[1:2], [8])[1].asnumpy()
     np.testing.assert_array_equal(alone[0], noise[1])
     assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.05
+
+
+def test_a_task_may_be_given_by_its_path():
+    assert type(find_task("svd_tools.digits.image_encoder.ImageEncoderTask")) is type(find_task("image_encoder"))
+    assert find_task("svd.training.tasks.video.IMAGE_MODEL") is find_task("image_model")
 
 
 @pytest.mark.parametrize(
