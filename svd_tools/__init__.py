@@ -1,1 +1,1 @@
-"""Tools around the models: conversion of checkpoints."""
+"""The programs: every file directly in here can be run, also as `svd COMMAND`; what they share is in the rooms below."""
