@@ -19,9 +19,10 @@ def compute_dtype(device: str, amp_level: AmpLevel) -> ms.Type:
         ConfigError: another level, or bfloat16 where the device has no operators for it.
     """
     if amp_level not in get_args(AmpLevel):
-        raise ConfigError(f"amp_level must be one of {', '.join(get_args(AmpLevel))}, got {amp_level}")
+        raise ConfigError(f"amp_level must be one of {', '.join(get_args(AmpLevel))}, got {amp_level}", "amp_level")
     if amp_level == "bf16" and device != "Ascend":
-        raise ConfigError(f"amp_level bf16 is for Ascend: MindSpore lacks bfloat16 operators on {device}; use O0 or O2")
+        reason = f"MindSpore lacks bfloat16 operators on {device}; use O0 or O2"
+        raise ConfigError(f"amp_level bf16 is for Ascend: {reason}", "amp_level")
     if amp_level == "auto":
         amp_level = "O2" if device == "Ascend" else "O0"
     return {"O0": ms.float32, "O2": ms.float16, "bf16": ms.bfloat16}[amp_level]

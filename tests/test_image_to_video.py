@@ -345,7 +345,8 @@ def test_a_printed_config_is_a_config(capsys, tmp_path):
     path = tmp_path / "printed.yaml"
     path.write_text(capsys.readouterr().out)
     assert read_options(path)["image"] == ["a.png", "b.png"] and read_options(path)["format"] == ["gif"]
-    args, _, sampling = image_to_video.resolve(image_to_video.build_parser("program"), [f"--config={path}"])
+    args = parse(image_to_video.build_parser("program"), [f"--config={path}"])
+    _, sampling = image_to_video.resolve(args)
     assert args.image == ["a.png", "b.png"] and args.format == ["gif"]
     assert sampling == replace(load_config(ROOT / "configs/svd_xt.yaml").sampling, fps=9, guidance=[1.0, 4.0])
 

@@ -54,7 +54,7 @@ def cli(inputs, tmp_path):
         ("--train.optimizer.learning_rate=-1", "optimizer.learning_rate must be positive, got -1"),
         ("--train.optimizer.betas=[0.9]", "train.optimizer.betas"),
         ("--environment.mode=2", "environment.mode.*0, 1.*Got value: 2"),
-        ("--environment.amp_level=bf16", "amp_level bf16 is for Ascend: .* use O0 or O2"),
+        ("--environment.amp_level=bf16", r"bf16 is for Ascend: .* use O0 or O2 \(--environment.amp_level\)"),
         ("--environment.device_target=Ascend", r"MindSpore cannot use Ascend .*CPU \(--environment.device_target\)"),
         ("--train.preview.images=[no.png]", "no.png: no such file or folder; check the path"),
         ("--train.preview.every=0", "preview.every must be positive"),
