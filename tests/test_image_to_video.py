@@ -784,7 +784,7 @@ def bad_checkpoint(tmp_path: Path, kind: str) -> Path:
         ("nan", rf"{NAME} holds values that are not finite \(NaN or infinity\)"),
         ("inf", rf"{NAME} holds values that are not finite \(NaN or infinity\)"),
         ("incomplete", rf"is of another model than the configuration: 1 names missing \({NAME}\)"),
-        ("unnamed", "holds no configuration: say which with --SVD.config"),
+        ("unnamed", r"holds no configuration: say which \(--SVD.config\)$"),
     ],
 )
 def test_a_bad_checkpoint(cli, out, tmp_path, kind, what):
