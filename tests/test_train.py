@@ -184,7 +184,7 @@ def test_a_good_video_among_nine_bad_ones(inputs, tmp_path):
 
 
 def test_every_flag_is_explained():
-    parser = train.build_parser()
+    parser = train.build_parser("train.py")
     flags = [action for action in parser._actions if action.option_strings]
     assert len(flags) > 40
     assert [action.option_strings for action in flags if not action.help or len(action.help) < 10] == []
@@ -212,7 +212,7 @@ def leaves(tree: dict, prefix: str = "") -> dict[str, object]:
 
 
 def test_the_configuration_states_every_default():
-    parser = train.build_parser()
+    parser = train.build_parser("train.py")
     defaults = leaves(yaml.safe_load(train.dump(parser, parser.parse_args([]))))
     stated = leaves(yaml.safe_load(DEFAULTS.read_text()))
     class_path = "train.dataset.class_path"

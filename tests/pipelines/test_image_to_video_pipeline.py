@@ -362,7 +362,7 @@ def test_an_interval_of_all_noise_levels_is_the_default(pipe, photo):
 
 def test_a_guidance_interval_on_the_command_line():
     """Infinity too comes back from the file of options that a run leaves."""
-    parser = image_to_video.build_parser()
+    parser = image_to_video.build_parser("image_to_video.py")
     model = [f"--SVD.config={CONFIGS / 'svd.yaml'}", "--SVD.checkpoint=weights.safetensors", "--image=a.png"]
     for flags, interval in (([], [0.0, np.inf]), (["[0.3,5]"], [0.3, 5.0]), (["[0.3,.inf]"], [0.3, np.inf])):
         flags = [f"--SVD.guidance_interval={flag}" for flag in flags]

@@ -136,7 +136,7 @@ def test_drawn_frames_that_cannot_be_had(inputs, latents, tmp_path):
     message = refusal(train_here(*argv, "--train.dataset.init_args.drawn_frames=4"))
     assert "drawn_frames must be 0 to 3" in message
     message = refusal(train_here(*argv, "--train.dataset.init_args.drawn_frames=1"))
-    assert "drawn_frames is for --train.task=image_model" in message
+    assert "drawn_frames is for the task image_model" in message
 
 
 def test_previews_need_all_networks(inputs, latents, monkeypatch):
