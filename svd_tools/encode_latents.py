@@ -26,7 +26,8 @@ from svd import cli
 from svd.checkpoints.saving import save_tensors
 from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.cli.options import new_parser, parse
-from svd.config import ConfigError, load_config
+from svd.cli.training import add_training, instantiate_training
+from svd.config import load_config
 from svd.console import printable
 from svd.data.dataset import BadItem, DatasetError, Unavailable, clip_place
 from svd.data.latents_dataset import (
@@ -43,7 +44,7 @@ from svd.data.latents_dataset import (
 from svd.data.video_dataset import VideoDataset
 from svd.files import atomic_write, fsync, write_text
 from svd.seeds import Purpose, SampleOrder, generator
-from svd.training.config import EnvironmentConfig, TrainConfig
+from svd.training.config import TrainConfig
 from svd_tools.jobs.journal import Journal, Row, report, write_csv
 from svd_tools.jobs.work import Shard, check_all_done, process_pending, with_retries
 
@@ -64,10 +65,7 @@ def build_parser(program: str) -> ArgumentParser:
     parser.add_argument("--shard", type=Optional[str], help="i/n: encode the i-th (from 0) of n parts of the videos.")
     parser.add_argument("--shard_mb", default=500, type=float, help="Megabytes of a file of latents, about.")
     parser.add_argument("--retry_failed", action="store_true", help="Try clips again that could not be encoded.")
-    parser.add_argument("--svd_config", type=Optional[str], help="Model; what the checkpoint says of itself if none.")
-    parser.add_class_arguments(EnvironmentConfig, "environment")
-    parser.add_class_arguments(TrainConfig, "train")
-    parser.set_defaults({"train.dataset": {"class_path": f"{VideoDataset.__module__}.{VideoDataset.__name__}"}})
+    add_training(parser)
     return parser
 
 
@@ -87,7 +85,7 @@ class Plan:
     def __init__(self, arguments: list[str] | Namespace):
         parser = build_parser("encode_latents.py")
         args = arguments if isinstance(arguments, Namespace) else parse(parser, arguments)
-        self.options = parser.instantiate(args)
+        self.options = instantiate_training(parser, args)
         self.train: TrainConfig = self.options.train
         self.out, self.dataset = Path(self.options.out), self.train.dataset
         if not isinstance(self.dataset, VideoDataset):
@@ -95,8 +93,6 @@ class Plan:
         for name in ("passes", "shard_mb"):
             if getattr(self.options, name) <= 0:
                 raise DatasetError(f"--{name} must be positive, got {getattr(self.options, name)}")
-        if not self.train.pretrained:
-            raise ConfigError("--train.pretrained is missing: the model's weights, as svd_tools/convert.py writes them")
         self.part = Shard.parse(self.options.shard) if self.options.shard is not None else None
         clips = args.train.dataset.init_args.as_dict()
         table = Path(clips.pop("metadata")).read_bytes()

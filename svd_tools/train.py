@@ -21,15 +21,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 from svd import cli
 from svd.cli.options import new_parser
-from svd.config import ConfigError, ModelConfig, load_config
+from svd.cli.training import add_training, instantiate_training
+from svd.config import ModelConfig, load_config
 from svd.console import log
-from svd.data.dataset import DatasetError
-from svd.data.latents_dataset import LatentsDataset  # noqa: F401 (known by its name to --train.dataset)
-from svd.data.moving_digits import MovingDigits  # noqa: F401
-from svd.data.video_dataset import VideoDataset
 from svd.files import check_folder, write_text
 from svd.records import differing
-from svd.training.config import EnvironmentConfig, TrainConfig
+from svd.training.config import TrainConfig
 from svd.training.launcher import end_with_launcher, is_leader, stop_code
 from svd.training.tasks import TASKS, find_task
 
@@ -39,13 +36,9 @@ TASKS["image_encoder"] = "svd_tools.digits.image_encoder.ImageEncoderTask"  # of
 def build_parser(program: str) -> ArgumentParser:
     """The command line; its flags are the fields of svd/training/config.py."""
     parser = new_parser(program, __doc__, "File of these options, such as configs/svd_train.yaml.")
-    parser.add_argument("--svd_config", type=Optional[str], help="Model, such as configs/svd.yaml; if it is not given, "
-        "what the pretrained checkpoint says of itself.")  # fmt: skip
     parser.add_argument("--dry_run", action="store_true", help="Print the resolved options and what would be trained, "
         "and stop.")  # fmt: skip
-    parser.add_class_arguments(EnvironmentConfig, "environment")
-    parser.add_class_arguments(TrainConfig, "train")
-    parser.set_defaults({"train.dataset": {"class_path": f"{VideoDataset.__module__}.{VideoDataset.__name__}"}})
+    add_training(parser)
     return parser
 
 
@@ -57,15 +50,8 @@ def dump(parser: ArgumentParser, args: Namespace, form: str = "yaml") -> str:
 def run(parser: ArgumentParser, args: Namespace) -> int:
     """Do what the command line asks for; returns the exit code: 0, or that of the signal that ended it."""
     end_with_launcher()
-    try:
-        options = parser.instantiate(args)
-    except DatasetError as error:
-        raise DatasetError(f"--train.dataset.init_args: {error}") from error
+    options = instantiate_training(parser, args)
     train: TrainConfig = options.train
-    if not train.pretrained:
-        raise ConfigError(
-            "--train.pretrained is missing: the weights to start from, as svd_tools/convert.py writes them"
-        )
 
     from svd.build_training import check_task, describe  # MindSpore: --help and data processes need none
     from svd.checkpoints.model_file import read_config

@@ -94,7 +94,7 @@ def test_clips_that_differ_are_in_files_of_the_size(whole):
 def test_parts_are_the_whole(here, inputs, whole, tmp_path):
     flags = arguments(inputs, tmp_path / "latents")
     assert encode_latents.main([*flags, "--shard=0/2"]) == 0
-    with pytest.raises(DatasetError, match=r"of 8 clips are missing; .*--shard"):
+    with pytest.raises(DatasetError, match=r"of 8 clips are missing; .*all of its shards"):
         LatentsDataset(str(tmp_path / "latents"))
     assert encode_latents.main([*flags, "--shard=1/2"]) == 0
     indices = [pd.read_csv(file) for file in sorted((tmp_path / "latents/index").iterdir())]
