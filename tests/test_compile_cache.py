@@ -181,12 +181,14 @@ def compile_in(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["facts", "sources", "kernels", "name", "training", "number", "shape", "parameters"])
-def test_another_graph_is_compiled(compile_in, monkeypatch, change):
+def test_another_graph_is_compiled(compile_in, monkeypatch, tmp_path, change):
     x = Tensor(np.zeros((2, 3), np.float32))
     assert compile_in(x, 1) == "compiled" and compile_in(x, 1) != "compiled"
     arguments, options = [x, 1], {}
     if change == "sources":
-        monkeypatch.setattr(compile_cache, "_sources", lambda: "others")
+        (tmp_path / "svd").mkdir()
+        (tmp_path / "svd/other.py").write_text("another version")
+        monkeypatch.setattr(compile_cache, "__file__", str(tmp_path / "svd/compile_cache.py"))
     elif change == "kernels":
         monkeypatch.setattr(compile_cache, "library", lambda: None)
     elif change == "number":
@@ -199,6 +201,26 @@ def test_another_graph_is_compiled(compile_in, monkeypatch, change):
         options = {change: {"facts": "another", "name": "decoder", "training": True}[change]}
     assert compile_in(*arguments, **options) == "compiled"
     assert compile_in(*arguments, **options) != "compiled"
+
+
+def test_the_sources_are_all_that_is_compiled(monkeypatch, tmp_path):
+    """Python's and the kernels', wherever they are in the package, by names and contents."""
+    monkeypatch.setattr(compile_cache, "__file__", str(tmp_path / "compile_cache.py"))
+    paths = [tmp_path / name for name in ("a.py", "layers/b.py", "operators/kernels/c.cpp", "operators/kernels/d.h")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("first")
+    digests = [compile_cache._sources()]
+    (tmp_path / "notes.txt").write_text("not compiled")
+    assert compile_cache._sources() == digests[0]
+    for path in paths:
+        path.write_text("second")
+        digests.append(compile_cache._sources())
+    paths[0].rename(tmp_path / "e.py")
+    digests.append(compile_cache._sources())
+    (tmp_path / "e.py").unlink()
+    digests.append(compile_cache._sources())
+    assert len(set(digests)) == len(digests) == 7
 
 
 def test_values_of_tensors_do_not_matter(compile_in):

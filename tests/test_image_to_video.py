@@ -213,11 +213,6 @@ def test_help_in_a_process_explains_every_setting(tmp_path):
     assert "function" not in text and "<class" not in text, "types are named as a user would"
 
 
-def test_every_flag_has_a_help_text():
-    for action in image_to_video.build_parser("program")._actions:
-        assert action.help and len(action.help) > 10, action.option_strings
-
-
 # --- what is written ---
 
 

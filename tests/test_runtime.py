@@ -217,14 +217,17 @@ def test_free_memory_of_the_host():
     assert 10**8 < free <= psutil.virtual_memory().total
 
 
-def test_free_memory_of_an_accelerator_is_what_the_pool_does_not_hold(monkeypatch):
+def test_memory_of_an_accelerator(monkeypatch):
+    """Free is what no tensor has, also where MindSpore's pool has reserved it; used is the most that tensors had."""
+
     class Properties:
         total_memory = 64 * 10**9
 
-    monkeypatch.setattr(ms.hal, "get_device_properties", lambda *_: Properties)
-    for name in ("memory_reserved", "memory_allocated"):
-        monkeypatch.setattr(ms.runtime, name, lambda: 24 * 10**9)
+    monkeypatch.setattr(ms.hal, "get_device_properties", {0: Properties}.get)
+    for name, gigabytes in {"memory_reserved": 31, "memory_allocated": 24, "max_memory_allocated": 29}.items():
+        monkeypatch.setattr(ms.runtime, name, lambda n=gigabytes: n * 10**9)
     assert runtime.free_memory("Ascend") == 40 * 10**9
+    assert runtime.used_memory("Ascend") == 29 * 10**9
 
 
 def test_describe_names_the_device_the_mode_and_versions():

@@ -100,3 +100,16 @@ def test_yaml_is_bounded_once():
     loader = jsonargparse.get_loader("yaml")
     train.build_parser("program")
     assert jsonargparse.get_loader("yaml") is loader
+
+
+@PROGRAMS
+def test_every_flag_is_explained(program):
+    """By a sentence or more of its own; those of a section, and what jsonargparse adds, aside."""
+    sections = {f"--{section}" for section in SECTIONS[program]} - {"--train.dataset"}
+    theirs = sections | {"--help", "--print_config", "--train.dataset.help"}
+    helps = {action.option_strings[-1]: action.help or "" for action in program.build_parser("program")._actions}
+    helps = {flag: help for flag, help in helps.items() if flag not in theirs}
+    assert len(helps) > 30
+    unclear = [flag for flag, help in helps.items() if not help.endswith(".") or len(help.split()) < 3]
+    assert unclear == []
+    assert len(set(helps.values())) == len(helps), "each has its own"

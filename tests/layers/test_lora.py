@@ -37,9 +37,9 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return Tensor(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
 
 
-def block(device: str = "CPU") -> Block:
-    """With random weights; by the operators of a device in float32."""
-    return place(fill(Block()), device, ms.float32)
+def block() -> Block:
+    """With random weights; by the operators of the device in float32."""
+    return place(fill(Block()), DEVICE, ms.float32)
 
 
 def shift(cell: nn.Cell) -> None:
@@ -63,11 +63,13 @@ def merge(cell: nn.Cell, alpha: float, rank: int) -> nn.Cell:
 INPUTS = {"one token": (random(2, 3, 5, C), random(2, 1, CONTEXT)), "two": (random(2, 3, 5, C), random(2, 2, CONTEXT))}
 
 
-@pytest.mark.parametrize("device", ["CPU", "GPU"])
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "portable"])
 @pytest.mark.parametrize("inputs", INPUTS.values(), ids=INPUTS)
-def test_new_adapters_change_nothing_and_trained_ones_are_as_if_merged(eager, inputs, device):
-    """On every way through the block, by the operators of both devices, over one token of context and over two."""
-    cell = block(device)
+def test_new_adapters_change_nothing_and_trained_ones_are_as_if_merged(eager, monkeypatch, inputs, kernels):
+    """On every way through the block, with the kernels and without them, over one token of context and over two."""
+    if not kernels:
+        monkeypatch.setattr("svd.operators.table.library", lambda: None)
+    cell = block()
     expected = cell(*inputs).asnumpy()
     add_adapters(cell, ATTENTION, rank=3, alpha=6, seed=0)
     assert len(adapters(cell)) == 16

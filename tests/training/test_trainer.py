@@ -13,6 +13,7 @@ from tiny_task import OPTIMIZER, assert_same, tiny_config, tiny_trainer, weights
 
 from svd.training.checkpoint import TrainState, checkpoints, read_state
 from svd.training.config import PreviewConfig
+from svd.training.distributed import Ranks
 from svd.training.metrics import COLUMNS
 
 
@@ -231,7 +232,26 @@ def test_a_preview_that_fails_leaves_the_weights(eager, tmp_path, capsys):
     assert_same(weights(trainer).values(), [saved[name] for name in trainer.objective.trained])
 
 
+class OneOfTwo(Ranks):
+    """One of two processes that hears nothing of the other, and counts how often it waits for it."""
+
+    def __init__(self, rank: int):
+        self.rank, self.count, self.waited = rank, 2, 0
+
+    def sum(self, *numbers: float) -> list[float]:
+        return list(numbers)
+
+    def wait(self) -> None:
+        self.waited += 1
+
+
 def test_a_rank_that_makes_no_previews_goes_on(eager, tmp_path):
-    """They are made on the first."""
-    images = PreviewConfig(images=["image.png"], every=1)
-    assert tiny_trainer(tiny_config(tmp_path, preview=images, updates=1)).run() is True
+    """The first makes them, and both wait as often: after every second update and the last."""
+    images = PreviewConfig(images=["image.png"], every=2)
+    made = []
+    for rank, preview in ((0, made.append), (1, None)):
+        trainer = tiny_trainer(tiny_config(tmp_path / str(rank), preview=images, updates=3), preview=preview)
+        trainer.ranks = OneOfTwo(rank)
+        assert trainer.run() is True
+        assert trainer.ranks.waited == 2, rank
+    assert made == ["update_00000002", "update_00000003"]
