@@ -227,7 +227,7 @@ def test_memory_of_an_accelerator(monkeypatch):
     for name, gigabytes in {"memory_reserved": 31, "memory_allocated": 24, "max_memory_allocated": 29}.items():
         monkeypatch.setattr(ms.runtime, name, lambda n=gigabytes: n * 10**9)
     assert runtime.free_memory("Ascend") == 40 * 10**9
-    assert runtime.used_memory("Ascend") == 29 * 10**9
+    assert runtime.peak_memory("Ascend") == 29 * 10**9
 
 
 def test_describe_names_the_device_the_mode_and_versions():
