@@ -1,4 +1,4 @@
-"""The command `svd` of what is not installed: python -m svd."""
+"""The command `svd` without installation: python -m svd."""
 
 from svd.cli.commands import main
 

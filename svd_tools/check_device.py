@@ -5,7 +5,7 @@ python svd_tools/check_device.py    (writes report.md and report.json into outpu
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+if __name__ == "__main__":  # signals are handled from here on, also during imports
     from svd.cli import start
 
     start("check-device")
@@ -31,7 +31,7 @@ GROUPS = {
     "full_size": tuple(NETWORKS),
     "collective": ("",),
 }
-"""The modules of device_checks, and what each is run for."""
+"""The modules of device_checks, and the variants that each is run for."""
 
 
 def build_parser(program: str) -> ArgumentParser:
@@ -47,18 +47,18 @@ def build_parser(program: str) -> ArgumentParser:
 
 
 def check_device(device_target: str, mode: int, out: str, quick: bool, checks: list[str], time_limit: float) -> Report:
-    """Do the checks and write the report after each group; the arguments are those of the command line.
+    """Run the checks and write the report after each group; the arguments are those of the command line.
 
     Raises:
-        RuntimeSetupError: the device is not there.
+        RuntimeSetupError: the device is not available.
         FileError: the report cannot be written.
     """
     check_folder(out, "--out")
     log("versions and device ...")
-    first = run_group(Settings(device_target, mode, "environment"), time_limit, _tell)
+    first = run_group(Settings(device_target, mode, "environment"), time_limit, _log_result)
     facts = first.facts
     report = Report(facts, {"quick": quick, "checks": " ".join(checks)}, first.results)
-    if "device" in facts:  # if not, it could not even be chosen
+    if "device" in facts:  # if not, it could not be set up
         log("\n".join(f"  {name}: {fact}" for name, fact in facts.items()))
         for group in checks:
             for variant in GROUPS[group]:
@@ -70,17 +70,17 @@ def check_device(device_target: str, mode: int, out: str, quick: bool, checks: l
 
 
 def _run(settings: Settings, time_limit: float) -> list[Result]:
-    """The results of a group, or why it is left out."""
+    """The results of a group, or why it is skipped."""
     log(f"{_title(settings)}{f', {settings.precision}' if settings.precision else ''} ...")
-    reason = _left_out(settings)
+    reason = _skipped(settings)
     if reason:
         log(f"  skipped: {reason}")
         return [Result(settings.group, _title(settings), settings.precision, "skipped", note=reason)]
-    return run_group(settings, time_limit, _tell).results
+    return run_group(settings, time_limit, _log_result).results
 
 
-def _left_out(settings: Settings) -> str:
-    """Why a group is not run; empty where it is."""
+def _skipped(settings: Settings) -> str:
+    """Why a group is skipped, or empty."""
     if settings.variant == "bfloat16" and settings.device != "Ascend":
         return f"MindSpore lacks bfloat16 operators on {settings.device}"
     if settings.quick and settings.group == "full_size":
@@ -91,21 +91,21 @@ def _left_out(settings: Settings) -> str:
 
 
 def _title(settings: Settings) -> str:
-    """What a group is called."""
+    """Title of a group."""
     if settings.group == "full_size":
         return f"{NETWORKS[settings.variant]}, full size"
     names = {"golden": "golden values", "training": "training steps", "collective": "sum over the cards"}
     return names.get(settings.group, settings.group)
 
 
-def _tell(check: str, result: Optional[Result]) -> None:
-    """Progress: a check begins, or has its result."""
+def _log_result(check: str, result: Optional[Result]) -> None:
+    """Log the result of a check."""
     if result is not None:
         log(f"  {check or result.check}: {line(result)}")
 
 
 def run(args: Namespace) -> int:
-    """The command line's work; returns 0 where all passed, and 1 where something failed."""
+    """The work of the command line; returns 0 if all passed, 1 if something failed."""
     report = check_device(**vars(args))
     log(report.summary)
     print(Path(args.out) / "report.md")
@@ -113,5 +113,5 @@ def run(args: Namespace) -> int:
 
 
 def main(argv: Optional[list[str]] = None, program: str = "check_device.py") -> int:
-    """The command line; returns 0, 1 after a check that failed, or 2 after one line that says what is wrong."""
+    """The command line; returns 0, 1 after a failed check, or 2 after one error line."""
     return cli.run(build_parser(program), run, argv)

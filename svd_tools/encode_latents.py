@@ -1,4 +1,4 @@
-"""Encode the videos of a training once, so that it can be repeated without the encoders and the decoding of videos.
+"""Encode the videos of a training once, so that training needs neither the encoders nor the videos.
 
 python svd_tools/encode_latents.py --out=latents --config=configs/svd_train.yaml --svd_config=configs/svd.yaml
        --train.pretrained=models/svd.safetensors --train.dataset.init_args.metadata=clips.csv
@@ -6,7 +6,7 @@ python svd_tools/encode_latents.py --out=latents --config=configs/svd_train.yaml
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+if __name__ == "__main__":  # signals are handled from here on, also during imports
     from svd.cli import start
 
     start("encode-latents")
@@ -49,7 +49,7 @@ from svd_tools.jobs.journal import Journal, Row, report, write_csv
 from svd_tools.jobs.work import Shard, check_all_done, process_pending, with_retries
 
 VALUES = {"file": "TEXT", "entry": "INTEGER", **dict.fromkeys(NUMBERS[1:], "REAL")}
-"""What the journal keeps of a clip, in SQL's types."""
+"""Columns of the journal, and their SQL types."""
 
 
 def build_parser(program: str) -> ArgumentParser:
@@ -72,11 +72,11 @@ def build_parser(program: str) -> ArgumentParser:
 class Plan:
     """Which clips are encoded, and into which folder.
 
-    A clip has a key, its video's row in the CSV and its number among the samples of the training, both in figures of
-    one length. It is cut, and its conditioning frame gets noise, as for that sample.
+    The key of a clip is its video's row in the CSV and its sample number in the training, both padded to one length. It
+    is cut, and its conditioning frame gets noise, as for that sample.
 
     Args:
-        arguments: those of the command line, as words or as options.
+        arguments: of the command line, as strings or parsed.
 
     Raises:
         ArgumentError, ConfigError, DatasetError: an argument cannot be used.
@@ -96,12 +96,12 @@ class Plan:
         self.part = Shard.parse(self.options.shard) if self.options.shard is not None else None
         clips = args.train.dataset.init_args.as_dict()
         table = Path(clips.pop("metadata")).read_bytes()
-        del clips["data_dir"]  # may be another on another machine
+        del clips["data_dir"]  # may differ on another machine
         numbers = {"videos": len(self.dataset), "passes": self.options.passes, "seed": self.train.seed}
         self.clips = {**clips, **numbers, "CSV file": blake2b(table, digest_size=16).hexdigest()}
 
     def clip_keys(self) -> Iterator[str]:
-        """The keys of all clips in this part, by their samples."""
+        """The keys of all clips of this shard, sorted by sample."""
         order = SampleOrder(self.train.seed, len(self.dataset))
         for sample in range(len(self.dataset) * self.options.passes):
             row = order.index(sample)
@@ -109,25 +109,25 @@ class Plan:
                 yield f"{row:012d}.{sample:012d}"
 
     def file(self, name: str) -> Path:
-        """A file in the folder; of this part, if there are parts."""
+        """The path of a file in the folder; with the shard in its name, if there are shards."""
         return self.out / (self.part.name(name) if self.part else name)
 
     def index_row(self, row: Row) -> dict[str, Any]:
-        """A row of the journal as one of the index."""
+        """A row of the index from one of the journal."""
         video, sample = parse_key(row["path"])
         return {**row, "row": video, "sample": sample, "path": self.dataset.name(video)}
 
 
 def parse_key(key: str) -> tuple[int, int]:
-    """Row and sample of a clip's key."""
+    """Row and sample from a clip's key."""
     row, sample = key.split(".")
     return int(row), int(sample)
 
 
 class ClipOf:
-    """The clip of a key, as a row with `clip`, or with `why` it cannot be had; for processes that load videos.
+    """Loads the clip of a key in a worker process: a row with `clip`, or with `why` it cannot be used.
 
-    `why` is None for what cannot be read now.
+    `why` is None if it cannot be read at the moment.
     """
 
     def __init__(self, dataset: VideoDataset, seed: int):
@@ -137,25 +137,25 @@ class ClipOf:
         self._dataset.enter_worker()
         row, sample = parse_key(key)
         try:
-            # with random numbers that begin anew at each trial
+            # with a new generator per attempt
             clip = with_retries(lambda: self._dataset.load(row, generator(self._seed, sample, Purpose.DATA)))
             return {"path": key, "why": "", "clip": clip}
         except BadItem as error:
             return {"path": key, "why": error.reason}
         except Unavailable:
             return {"path": key, "why": None}
-        except Exception as error:  # one video in a million must not end the work on the others
+        except Exception as error:  # one video in a million must not end the job
             return {"path": key, "why": " ".join(f"{type(error).__name__}: {error}".split())}
 
 
 class LatentsWriter:
-    """The encoders, which stay loaded, and the folder that they fill.
+    """Encodes clips and writes them to the folder; the encoders stay loaded.
 
-    An engine such as Ray Data can have one in each of its processes and call it: a table with the column `key` becomes
+    An engine such as Ray Data can keep one in each of its processes and call it: a table with the column `key` becomes
     one file, and rows of the index. Clips that cannot be encoded have the reason in `why`.
 
     Args:
-        plan: of what is encoded, or the arguments of the command line.
+        plan: which clips, or the arguments of the command line.
 
     Raises:
         DatasetError: the folder has latents of other settings.
@@ -163,7 +163,7 @@ class LatentsWriter:
     """
 
     def __init__(self, plan: Plan | list[str]):
-        from svd.build import latents_model, load_encoders  # imports MindSpore, which processes of videos do not need
+        from svd.build import latents_model, load_encoders  # imports MindSpore, which workers do not need
         from svd.checkpoints.model_file import read_config
         from svd.training.tasks.video import ClipEncoder
 
@@ -192,7 +192,7 @@ class LatentsWriter:
         return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, np.float64))
 
     def encode(self, row: Row) -> tuple[Row, Optional[EncodedClip]]:
-        """A row of `ClipOf`, with numbers in place of the clip, and the encoded clip; without one if there is none."""
+        """A row of `ClipOf` with numbers in place of the clip, and the encoded clip, or None."""
         key, nothing = row["path"], {"file": "", **dict.fromkeys(NUMBERS)}
         if "clip" not in row:
             return {"path": key, "why": row["why"], **nothing}, None
@@ -211,11 +211,11 @@ class LatentsWriter:
         arrays = {tensor: np.ascontiguousarray(array) for tensor, array in arrays.items()}
         with atomic_write(self.plan.out / SHARDS / name, sum(array.nbytes for array in arrays.values())) as aside:
             save_tensors(aside, arrays)
-            fsync(aside)  # before the journal says that it is there
+            fsync(aside)  # before the journal records it
 
 
 class LatentsJournal(Journal):
-    """A journal that takes clips: they are encoded, gathered to files, and recorded when they are on the drive."""
+    """A journal of clips, which are encoded, collected into files, and recorded once they are on the drive."""
 
     def __init__(self, plan: Plan, writer: LatentsWriter):
         super().__init__(plan.file("clips.journal"), VALUES, "clips of latents")
@@ -237,7 +237,7 @@ class LatentsJournal(Journal):
             self.flush()
 
     def flush(self) -> None:
-        """Write what has been gathered."""
+        """Write the collected clips to a file."""
         if self._clips:
             name = f"{self._stem}.{self._rows[0]['path']}.safetensors"
             self._writer.write(name, self._clips)
@@ -246,7 +246,7 @@ class LatentsJournal(Journal):
         self._rows, self._clips, self._bytes = [], [], 0
 
     def forget_lost(self) -> None:
-        """Clips whose file is missing, truncated or damaged are to do again."""
+        """Mark clips whose file is missing, truncated or damaged as pending."""
         lost = []
         for file, _ in groupby(self.rows(order="file"), lambda row: row["file"]):
             try:
@@ -262,7 +262,7 @@ class LatentsJournal(Journal):
 
 
 def encode_videos(plan: Plan) -> None:
-    """Encode all clips of a plan that are not encoded yet, and write their index; raises DatasetError if all fail."""
+    """Encode all pending clips of a plan, and write the index; raises DatasetError if all fail."""
     writer = LatentsWriter(plan)
     with LatentsJournal(plan, writer) as journal:
         journal.register(((key, "") for key in plan.clip_keys()), plan.options.retry_failed)
@@ -279,7 +279,7 @@ def encode_videos(plan: Plan) -> None:
 
 
 def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write what the latents depend on; raises DatasetError if the folder has some that depend on something else."""
+    """Write the settings; raises DatasetError if the folder has latents of other settings."""
     path = folder / SETTINGS
     text = json.dumps(settings, indent=2)
     if path.exists():
@@ -291,5 +291,5 @@ def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def main(argv: Optional[list[str]] = None, program: str = "encode_latents.py") -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    """The command line; returns 0, or 2 after one error line on stderr."""
     return cli.run(build_parser(program), lambda args: encode_videos(Plan(args)), argv)

@@ -6,7 +6,7 @@ python image_to_video.py --image=assets/three.png   (with the small model of mov
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+if __name__ == "__main__":  # signals are handled from here on, also during imports
     from svd.cli import start
 
     start("image-to-video")
@@ -56,7 +56,7 @@ def build_parser(program: str) -> ArgumentParser:
 
 
 def resolve(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
-    """Model and sampling settings: what was given, then the model's configuration, then defaults; in `args`, too."""
+    """Resolve model and sampling settings: given options, then the model's configuration; `args` is updated."""
     digits = DIGITS / "model.safetensors"
     if args.SVD.checkpoint is None and args.SVD.config is None and digits.is_file():
         args.SVD.checkpoint = str(digits)
@@ -78,10 +78,10 @@ def resolve(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
 
 
 def usable_images(paths: list[Path], named: set[Path]) -> tuple[list[Path], Image.Image, list[Path]]:
-    """Which images can be used, as far as a short look tells; the first of them, decoded; and which are damaged.
+    """Images whose headers are valid; the first of them, decoded; and the damaged ones.
 
-    One that is named, not found in a folder, has to be sound: else ImageError is raised. Files in a folder that are no
-    images at all are passed over. What is wrong is said at once.
+    A named file has to be valid, or ImageError is raised; files in a folder that are no images are skipped. Problems
+    are reported at once.
     """
     usable, first, damaged = [], None, []
     for path in paths:
@@ -115,12 +115,12 @@ def noise_shapes(
 
 
 def run(parser: ArgumentParser, args: Namespace) -> None:
-    """Do what the command line asks for."""
+    """The work of the command line."""
     model, sampling = resolve(args)
     check_folder(args.output_dir, "--output_dir")
     if args.compile_cache:
         check_folder(args.compile_cache, "--compile_cache")
-    # A bad image is told of before minutes of loading and compiling; but they are decoded when their turn comes.
+    # A bad image is reported before minutes of loading and compiling; images are decoded one at a time.
     paths, first, damaged = usable_images(find_images(args.image), set(map(Path, args.image)))
     noise = read_noise(args.noise, noise_shapes(model, sampling, first, args.resize)) if args.noise else {}
 
@@ -136,7 +136,7 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
         start = time.perf_counter()
         try:
             image, first = first or load_image(path), None
-        except ImageError as error:  # its head was sound
+        except ImageError as error:  # its header was valid
             log(f"warning: {error}")
             damaged.append(path)
             continue
@@ -152,6 +152,6 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
 
 
 def main(argv: Optional[list[str]] = None, program: str = "image_to_video.py") -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    """The command line; returns 0, or 2 after one error line on stderr."""
     parser = build_parser(program)
     return cli.run(parser, lambda args: run(parser, args), argv)

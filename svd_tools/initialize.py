@@ -1,11 +1,11 @@
-"""Write a model with random weights, to train from nothing.
+"""Write a model with random weights, to train from scratch.
 
 python svd_tools/initialize.py --config configs/digits/model.yaml --out outputs/digits/initial.safetensors
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+if __name__ == "__main__":  # signals are handled from here on, also during imports
     from svd.cli import start
 
     start("initialize")
@@ -37,13 +37,13 @@ def build_parser(program: str) -> ArgumentParser:
 
 
 def initialize(config: str | Path, out: str | Path, seed: int = 0, overwrite: bool = False) -> None:
-    """Write the networks of a model with random weights; it has one encoder for images and videos.
+    """Write a model with random weights; it has one encoder for images and videos.
 
     Raises:
         ConfigError: the configuration cannot be used.
         ConversionError: the file exists, or could not be written.
     """
-    # MindSpore takes seconds to import: --help and errors do not wait for it.
+    # MindSpore takes seconds to import, which --help and errors do not wait for
     from svd.build import build_networks
     from svd.layers.marks import zero_init_names
 
@@ -65,5 +65,5 @@ def _tensor(name: str, shape: tuple[int, ...], seed: int, place: int, zero: bool
 
 
 def main(argv: Optional[list[str]] = None, program: str = "initialize.py") -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    """The command line; returns 0, or 2 after one error line on stderr."""
     return cli.run(build_parser(program), lambda args: initialize(**vars(args)), argv)

@@ -5,7 +5,7 @@ python svd_tools/motion_bucket.py videos --out clips.csv
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+if __name__ == "__main__":  # signals are handled from here on, also during imports
     from svd.cli import start
 
     start("motion-bucket")
@@ -31,7 +31,7 @@ SUFFIXES = frozenset(
     [".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
      ".vob", ".webm", ".wmv"]
 )  # fmt: skip
-"""Of the files that are looked at."""
+"""Suffixes of video files."""
 BUCKETS = 256
 _REMEDY = "give a CSV file of this program"
 
@@ -65,7 +65,7 @@ def build_parser(program: str) -> ArgumentParser:
 
 
 def _cores() -> int:
-    """Cores that this process may use: a job is often given a part of the machine."""
+    """Cores available to this process: a job often gets a part of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -77,13 +77,13 @@ def score_folder(
     shard: Optional[str] = None,
     retry_failed: bool = False,
 ) -> None:
-    """Score the videos of a folder that have no score yet, and write what `out` is to hold.
+    """Score the videos of a folder that have no score yet, and write `out`.
 
-    The arguments are those of the command line (`--help`). What is done is kept in OUT.journal, and what failed is
+    The arguments are those of the command line (`--help`). Progress is kept in OUT.journal, and failures are
     listed in OUT.failed.csv.
 
     Raises:
-        DatasetError: an argument is wrong, there are no videos, or none of them could be scored.
+        DatasetError: an argument is invalid, there are no videos, or none could be scored.
     """
     if processes < 1:
         raise DatasetError(f"--processes must be at least 1, got {processes}")
@@ -108,7 +108,7 @@ def score_folder(
 
 
 def merge_scores(files: list[str], out: str, scale: str = "quantiles") -> None:
-    """Write `out` from the rows of CSV files; raises DatasetError for files that are wrong, missing or given twice."""
+    """Write `out` from the rows of CSV files; raises DatasetError for invalid, missing or repeated files."""
     edges = _given_edges(scale)
     _check_shards(files)
     with Journal("", COLUMNS, "rows") as journal:
@@ -132,9 +132,9 @@ def read_rows(file: str) -> Iterator[Row]:
 
 
 def quantile_edges(scores: Iterable[float], count: int) -> np.ndarray:
-    """Edges of buckets that hold the same share of `count` ascending scores; for `bucket`, which says how.
+    """Edges of 256 quantile buckets of `count` ascending scores, for `bucket`.
 
-    Bucket k begins above edge k - 1: an id is 256 x the share of the scores that are less, rounded down.
+    Bucket k begins above edge k - 1: an id is 256 x the share of lower scores, rounded down.
     """
     ranks = [-(-k * count // BUCKETS) - 1 for k in range(1, BUCKETS)]
     edges = []
@@ -144,12 +144,12 @@ def quantile_edges(scores: Iterable[float], count: int) -> np.ndarray:
 
 
 def linear_edges(top: float) -> np.ndarray:
-    """Edges of buckets of one width: an id is 255 x score / top, rounded, and 255 at most."""
+    """Edges of buckets of equal width: an id is 255 x score / top, rounded, and 255 at most."""
     return (np.arange(1, BUCKETS) - 0.5) / (BUCKETS - 1) * top
 
 
 def known_edges(pairs: Iterable[tuple[float, int]]) -> np.ndarray:
-    """Edges that give every known (score, motion_bucket_id) its id again."""
+    """Edges that reproduce every known (score, motion_bucket_id)."""
     highest = np.full(BUCKETS, -np.inf)
     for score, number in pairs:
         highest[number] = max(highest[number], score)
@@ -214,13 +214,13 @@ def _write_buckets(journal: Journal, target: str, edges: Optional[np.ndarray]) -
 
 
 def _report(journal: Journal, target: str) -> None:
-    """Say how many videos have a score, and list the others beside the target; raises DatasetError if those are all."""
+    """Print how many videos have a score, and list the others beside the target; raises DatasetError if none has."""
     listing = Path(target).with_suffix(".failed.csv")
     report(journal, listing, ("path", "why"), journal.failures(), "videos", "scored")
 
 
 def main(argv: Optional[list[str]] = None, program: str = "motion_bucket.py") -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    """The command line; returns 0, or 2 after one error line on stderr."""
     return cli.run(build_parser(program), lambda args: _score_or_merge(**vars(args)), argv)
 
 

@@ -6,7 +6,7 @@ python train.py --config=configs/svd_train.yaml --svd_config=configs/svd.yaml --
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+if __name__ == "__main__":  # signals are handled from here on, also during imports
     from svd.cli import start
 
     start("train")

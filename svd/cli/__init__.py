@@ -1,4 +1,4 @@
-"""What all programs share: signals, streams, one line for what is wrong, exit codes, options; and the command `svd`."""
+"""The command `svd`, and what all programs share: signals, streams, error lines, exit codes, options."""
 
 from svd.cli.commands import start
 from svd.cli.program import FAILED, begin, flag_of, is_user_error, run

@@ -17,7 +17,7 @@ class Command(NamedTuple):
     """Has `main(argv, program)`, which returns the exit code."""
     summary: str
     hint: str = ""
-    """What is said with the signal that has ended it."""
+    """End of the message when a signal ends it."""
 
 
 CONTINUES, NOTHING = "the same command continues", "nothing was written"
@@ -39,12 +39,12 @@ COMMANDS = {
 
 
 def start(name: str, argv: Optional[list[str]] = None, program: str = "") -> NoReturn:
-    """Become the program of a subcommand: signals are answered from here on, also while its module is imported.
+    """Run a subcommand in this process: signals are handled from here on, also while its module is imported.
 
     Args:
         name: of the subcommand.
         argv: its arguments; those of this process if None.
-        program: what it is called in messages; if it is not given, as the file that was started.
+        program: name in messages; the name of the started file if empty.
     """
     command, program = COMMANDS[name], program or Path(sys.argv[0]).name
     begin(program, command.hint)
@@ -77,4 +77,4 @@ def main() -> NoReturn:
 image_to_video, train, convert, check_device = (
     partial(start, name) for name in ("image-to-video", "train", "convert", "check-device")
 )
-"""The commands that were there before `svd`: svd-image-to-video, svd-train, svd-convert, svd-check-device."""
+"""Older commands, beside `svd`: svd-image-to-video, svd-train, svd-convert, svd-check-device."""

@@ -1,4 +1,4 @@
-"""Command lines whose options may also come from a file that nobody vouches for."""
+"""Command lines whose options may also come from an untrusted file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ABSENT = object()
 
 
 def new_parser(program: str, description: str, files: str) -> ArgumentParser:
-    """A command line with `--config`; its help has the first line of the description, and says what the files are."""
+    """A parser with `--config`, whose help is `files`; its description is the first line of `description`."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     _bound_yaml()
     parser = ArgumentParser(prog=program, description=description.splitlines()[0], exit_on_error=False)
@@ -34,7 +34,7 @@ def new_parser(program: str, description: str, files: str) -> ArgumentParser:
 
 @cache
 def _bound_yaml() -> None:
-    """From now on jsonargparse looks through all YAML before it loads it, values of options included."""
+    """Make jsonargparse check all YAML before loading it, values of options included."""
     load = jsonargparse.get_loader("yaml")
 
     def load_bounded(text: str) -> Any:
@@ -49,13 +49,13 @@ def _bound_yaml() -> None:
 
 
 class OptionsFile(ActionConfigFile):
-    """What `--config` does: its file is bounded, and its sections are mappings."""
+    """The action of `--config`: the file is bounded, and its sections must be mappings."""
 
     def __call__(
         self, parser: ArgumentParser, cfg: Namespace, values: Any, option_string: Optional[str] = None
     ) -> None:
         where = f"--config {values}"
-        values = str(find_file(values))  # configs/... are found from everywhere
+        values = str(find_file(values))  # configs/... are found from any folder
         try:
             if Path(values).exists():
                 content = load_yaml(read_yaml(values))
@@ -87,10 +87,10 @@ def add_model(parser: ArgumentParser, weights: str, default: Optional[str] = Non
 
 
 def add_sampling(parser: ArgumentParser, skip: Collection[str] = ()) -> None:
-    """Add the fields of SamplingConfig as `--SVD.<field>`, but those to skip.
+    """Add the fields of SamplingConfig as `--SVD.<field>`, except those to skip.
 
-    They have no defaults: a file of --print_config must not state what nobody asked for, and so override what the
-    model's configuration says.
+    They have no defaults: a file of --print_config must not state unset options, which would override the model's
+    configuration.
     """
     parser.add_argument("--SVD.guidance", type=Union[float, list[float]], help="Smallest and largest guidance scale "
         "over the frames; one number is both.")  # fmt: skip
@@ -100,7 +100,7 @@ def add_sampling(parser: ArgumentParser, skip: Collection[str] = ()) -> None:
 
 
 def resolve_sampling(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
-    """The model, and how it samples: what was given, then what the model's configuration says.
+    """The model and its sampling settings: options that were given override the model's configuration.
 
     Raises:
         ConfigError: they cannot be used, alone or together.
@@ -114,7 +114,7 @@ def resolve_sampling(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
 
 
 def parse(parser: ArgumentParser, argv: Optional[list[str]]) -> Namespace:
-    """The options of a command line and of its files; what a file leaves empty, sections included, is as by default.
+    """Parse a command line and its files; empty values and sections of a file take the defaults.
 
     Raises:
         ConfigError, jsonargparse.ArgumentError: they cannot be used.
@@ -126,7 +126,7 @@ def parse(parser: ArgumentParser, argv: Optional[list[str]]) -> Namespace:
     except Exception as error:
         if is_user_error(error):
             raise
-        # what jsonargparse lets through where a value has another form than it takes for granted
+        # jsonargparse raises anything for values of an unexpected form
         raise ConfigError(f"the options cannot be used: {one_line(error)}") from error
 
 
@@ -135,12 +135,12 @@ def _fill(args: Namespace, defaults: Namespace) -> None:
         value = getattr(args, name, None)
         if value is None:
             setattr(args, name, default)
-        elif isinstance(default, Namespace) and not hasattr(default, "class_path"):  # a class may be another one
+        elif isinstance(default, Namespace) and not hasattr(default, "class_path"):  # it may be another class
             _fill(value, default)
 
 
 def _check_forms(parser: ArgumentParser, content: dict, where: str) -> None:
-    """Raise ConfigError where something else stands in the place of a group of options, or of a list."""
+    """Raise ConfigError unless groups of options are mappings, and lists are lists."""
     names = {action.dest for action in parser._actions}
     groups = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)}
     lists = {action.dest for action in parser._actions if action.nargs == "+"}

@@ -1,4 +1,4 @@
-"""What programs that make videos write: every video in some formats, and beside it the options that make it again."""
+"""Outputs of programs that generate videos: each in some formats, with a side file of the options that repeat it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from svd.data.videos import write_frames, write_video
 from svd.files import LONGEST_NAME, free_name, sha256, shortened, write_text
 
 FORMATS = {"mp4": ".mp4", "gif": ".gif", "png": "_frames"}
-"""What ends the name of each."""
+"""Endings of names by format."""
 ROOM = 24
-"""Bytes of a name that are left for suffixes, and for the number of a video that is not the first of its name."""
+"""Bytes of a name reserved for suffixes and for the number that makes a name unique."""
 
 
 def add_outputs(parser: ArgumentParser) -> None:
@@ -33,13 +33,13 @@ def add_outputs(parser: ArgumentParser) -> None:
 
 
 def write_results(args: Namespace, stem: str, frames: np.ndarray, fps: int, beside: str) -> list[Path]:
-    """Write frames uint8 [t h w 3] in every format, and the text beside them; returns the paths.
+    """Write frames uint8 [t h w 3] in every format, and the side file; returns the paths.
 
-    What is finished stays, whatever happens to the rest.
+    Finished files are kept, whatever happens to the rest.
 
     Args:
         args: the options of `add_outputs`.
-        stem: what the names begin with; cut where they would be too long.
+        stem: start of the names; truncated if they would be too long.
     """
     chosen = [FORMATS[name] for name in dict.fromkeys(args.format)]
     folder, ending = Path(args.output_dir), f"_seed{args.seed}"
@@ -58,7 +58,7 @@ def write_results(args: Namespace, stem: str, frames: np.ndarray, fps: int, besi
 
 
 def describe(mode: int, checkpoint: str | Path, lora: Optional[str]) -> dict[str, str]:
-    """What the options of a run do not say, and all its videos share."""
+    """Facts about a run beside its options, the same for all its videos."""
     adapters = {"lora sha256": sha256(lora)} if lora else {}
     return {
         "svd": __version__,
@@ -70,10 +70,10 @@ def describe(mode: int, checkpoint: str | Path, lora: Optional[str]) -> dict[str
 
 
 def side_file(parser: ArgumentParser, args: Namespace, facts: dict[str, str], **changed: Any) -> str:
-    """The options of one video as a file for --config, headed by what they do not say.
+    """The options of one video as a file for --config, with further facts as comments.
 
     Args:
-        changed: options that are others for this video, such as its image alone.
+        changed: options with other values for this video, such as its image.
     """
     chosen = args.clone()
     chosen.update(Namespace(config=None, **changed))

@@ -1,4 +1,4 @@
-"""What every program does: its signals and streams, one line for what is wrong, and an exit code."""
+"""The frame of every program: signals, streams, one error line, and an exit code."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 FAILED = 2
-"""Exit code of bad input and of surroundings that refuse."""
+"""Exit code for bad input or environment."""
 
 
 def begin(program: str, hint: str = "") -> None:
-    """Make this process a program: signals end it at once, and streams that go away do not.
+    """Set up the process of a program: signals end it at once, broken streams do not.
 
-    Called before anything else is imported, since that takes seconds.
+    Called before other imports, which take seconds.
     """
     console.guard_streams()
     signals.guard(program, hint)
 
 
 def run(parser: ArgumentParser, work: Callable[[Namespace], object], argv: Optional[list[str]] = None) -> int:
-    """Do the work of a command line, given its options; returns the exit code: a whole number that `work` returns, or
-    else 0, or 2.
+    """Parse a command line and call `work`; returns the exit code: an int returned by `work`, otherwise 0, or 2.
 
-    What the user can mend is said in one line on standard error, below the lines of a longer list, if the error has
-    `details`. Where the error names a setting, the flag of that setting is added, if the parser has one.
+    A user error is printed as one line on standard error, after the lines of its `details` if it has any. If it names
+    a setting, the flag of that setting is added.
     """
     from svd.cli.options import parse
 
     warnings.showwarning = lambda message, *_, **__: console.log(f"warning: {message}")
     try:
         result = work(parse(parser, argv))
-    except KeyboardInterrupt:  # by a debugger or a test; the signal itself ends the program elsewhere
+    except KeyboardInterrupt:  # from a debugger or a test; the signal itself is handled elsewhere
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return signals.exit_code(signal.SIGINT)
     except Exception as error:
@@ -62,7 +61,7 @@ def _fail(parser: ArgumentParser, message: str) -> int:
 
 
 def flag_of(setting: str, parser: ArgumentParser) -> str:
-    """The flag by which a program is given a setting; empty if it has none, or several.
+    """The flag of a setting in this program; empty if there is none, or more than one.
 
     `amp_level` is `--SVD.amp_level` in one program and `--environment.amp_level` in another, `svd_config` is
     `--svd_config` or `--SVD.config`.

@@ -1,6 +1,6 @@
-"""How the numbers in settings are checked, each by the dataclass that it is a field of.
+"""Bounds checks for settings, called by the dataclasses that own them.
 
-Limits are far beyond all that has been used, and far below what no computer could do.
+Limits are far above all practical values, and far below what would exhaust any computer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def check_positive(component: Any, section: str) -> None:
 
 
 def check_most(component: Any, section: str, **most: float) -> None:
-    """Raise ConfigError for a setting that is larger than this, or has an item that is; `section` may be empty."""
+    """Raise ConfigError for a setting, or an item of one, above its limit; `section` may be empty."""
     for name, largest in most.items():
         value, where = getattr(component, name), f"{section}.{name}".lstrip(".")
         items = value if isinstance(value, (list, tuple)) else [] if value is None else [value]

@@ -1,4 +1,4 @@
-"""The models' settings: a dataclass for each kind of model, of its networks and of how it is sampled."""
+"""Model configurations: a dataclass per kind of model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_PARAMETERS = 20e9
 
 @dataclass
 class ModelConfig:
-    """A whole image-to-video model: its networks, its noise model and how it is sampled by default."""
+    """An image-to-video model: networks, preconditioning and default sampling settings."""
 
     unet: UNetConfig = field(default_factory=UNetConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
@@ -44,11 +44,11 @@ class ModelConfig:
 
     @property
     def size_multiple(self) -> int:
-        """What the height and the width of a video must be multiples of, in pixels."""
+        """The number of pixels that height and width of a video must be multiples of."""
         return self.autoencoder.downsampling * 2 ** (len(self.unet.channel_mult) - 1)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise ConfigError for a video of a size that the networks cannot halve evenly."""
+        """Raise ConfigError for a size that the networks cannot downsample evenly."""
         multiple = self.size_multiple
         check(
             height % multiple == 0 and width % multiple == 0,
@@ -56,8 +56,8 @@ class ModelConfig:
         )
 
     def different_networks(self, other: ModelConfig) -> list[str]:
-        """What the networks of another model have otherwise, a text each. Which decoder does not count: a checkpoint
-        may hold both.
+        """The differences of another model's networks, a line each. The choice of decoder is ignored: a checkpoint may
+        have both.
         """
         different = []
         for part in ("unet", "autoencoder", "image_encoder"):
@@ -69,6 +69,6 @@ class ModelConfig:
 
 
 DEFAULT_KIND = "svd"
-"""What a configuration is of that names no kind: earlier versions knew no other."""
+"""The kind of configurations without one, as earlier versions wrote them."""
 KINDS: dict[str, type] = {DEFAULT_KIND: ModelConfig}
 """The settings of each kind of model."""

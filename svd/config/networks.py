@@ -1,4 +1,4 @@
-"""The networks' settings: a documented dataclass for each."""
+"""Network configurations, a documented dataclass each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class UNetConfig:
     channel_mult: list[int] = field(default_factory=lambda: [1, 2, 4, 4])
     """Channels of each level, as multiples of model_channels; each level halves the resolution."""
     num_res_blocks: int = 2
-    """Residual blocks per level (the way up has one more)."""
+    """Residual blocks per level (one more in up blocks)."""
     attention_resolutions: list[int] = field(default_factory=lambda: [1, 2, 4])
     """Down-sampling factors of the levels that have transformers."""
     num_head_channels: int = 64
@@ -33,7 +33,7 @@ class UNetConfig:
     context_dim: int = 1024
     """Channels of the cross-attention context."""
     vector_dim: int = 768
-    """Channels of the vector condition: three embeddings of equal size (fps, motion bucket, augmentation)."""
+    """Channels of the vector conditioning: three embeddings of equal size (fps, motion bucket, augmentation)."""
 
     def __post_init__(self):
         check_positive(self, "unet")
@@ -152,7 +152,7 @@ def _check_levels(name: str, channels: int, channel_mult: list[int]) -> None:
 
 
 def about_parameters(unet: UNetConfig, autoencoder: AutoencoderConfig, image_encoder: ImageEncoderConfig) -> float:
-    """How many parameters such networks have, within a factor of two, computed without building them."""
+    """The number of parameters within a factor of two, computed without building the networks."""
     return (
         sum(_ladder(unet.model_channels, unet.channel_mult, 2 * unet.num_res_blocks + 2, 64))
         + sum(_ladder(autoencoder.channels, autoencoder.channel_mult, 2 * autoencoder.num_res_blocks + 2, 30))
@@ -161,5 +161,5 @@ def about_parameters(unet: UNetConfig, autoencoder: AutoencoderConfig, image_enc
 
 
 def _ladder(channels: int, mult: list[int], blocks: int, weights: int):
-    """Of a ladder of levels the parameters of each, with so many blocks of `weights` * channels^2."""
+    """Parameters per level of a network with this many blocks of `weights` * channels^2 per level."""
     return (blocks * weights * (level * channels) ** 2 for level in mult)

@@ -1,4 +1,4 @@
-"""Configurations of models as YAML: files that build on each other, and what checkpoints say of themselves."""
+"""Reading and writing model configurations as YAML: files with a `base`, and the metadata of checkpoints."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from svd.resources import find_file
 from svd.yaml_files import checked_yaml, read_yaml
 
 MOST_INTERPOLATIONS = 16
-"""In a file of YAML."""
+"""In a YAML file."""
 
 
 def load_config(source: str | Path) -> ModelConfig:
     """Read a model's configuration: a YAML file that states only what differs from the defaults of its `kind`, or of
-    its `base`, a path relative to it. `configs/...` are found from everywhere.
+    its `base`, a path relative to it. `configs/...` are found from any folder.
 
     Raises:
         ConfigError: the file does not exist, is not YAML, has an unknown key, or a value of the wrong type.
@@ -30,19 +30,19 @@ def load_config(source: str | Path) -> ModelConfig:
 
 
 def parse_config(text: str) -> ModelConfig:
-    """The configuration that `dump_config` wrote."""
+    """Parse the configuration that `dump_config` wrote."""
     where = "the config in the checkpoint"
     return _structured([_parse(checked_yaml, text, where)], where)
 
 
 def dump_config(config: ModelConfig) -> str:
-    """The whole configuration as YAML, every default stated but the default kind: earlier versions know no kinds."""
+    """The complete configuration as YAML, defaults included, without the default kind, unknown to earlier versions."""
     kind = next(kind for kind, known in KINDS.items() if type(config) is known)
     return ("" if kind == DEFAULT_KIND else f"kind: {kind}\n") + OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def _read(path: Path, readers: tuple[Path, ...] = ()) -> list:
-    """What the YAML file says, after what its `base` says (a path relative to it); `readers` have it as a base."""
+    """The mappings of a YAML file, those of its `base` first; `readers` are the files that have it as a base."""
     check(path.resolve() not in readers, f"config {path} has itself as a base")
     check(path.is_file(), f"config {path} is no file; the published models are in configs/")
     config = _parse(read_yaml, path, f"config {path}")
@@ -55,16 +55,16 @@ def _parse(reader, source, where: str):
     try:
         text = reader(source)
         config = OmegaConf.create(text)
-    except Exception as error:  # the YAML reader's errors share no class
+    except Exception as error:  # errors of the YAML reader have no common base
         raise ConfigError(f"{where} is not valid YAML: {one_line(error)}") from error
     check(config is not None and OmegaConf.is_dict(config), f"{where} is not a mapping of names to values")
-    # texts that stand for one another can grow without bounds
+    # nested interpolations can grow without bounds
     check(text.count("${") <= MOST_INTERPOLATIONS, f"{where} has more than {MOST_INTERPOLATIONS} interpolations")
     return config
 
 
 def _taken(config, name: str, where: str, what: str) -> Optional[str]:
-    """A text that says how the settings beside it are meant, and is none of them."""
+    """Remove and return a string that is no setting itself, `base` or `kind`."""
     try:
         value = config.pop(name, None)
     except OmegaConfBaseException as error:
@@ -74,7 +74,7 @@ def _taken(config, name: str, where: str, what: str) -> Optional[str]:
 
 
 def _structured(configs: list, where: str) -> ModelConfig:
-    """The defaults with what the configs say, one after the other."""
+    """The defaults of the kind, overridden by the configs in order."""
     kinds = [_taken(config, "kind", where, f"one of {', '.join(KINDS)}") for config in configs]
     kind = next(filter(None, reversed(kinds)), DEFAULT_KIND)
     check(kind in KINDS, f"{where}: kind must be one of {', '.join(KINDS)}, got {kind}")
@@ -96,7 +96,7 @@ def _structured(configs: list, where: str) -> ModelConfig:
 
 
 def _known_keys(node: Any, full_key: Optional[str]) -> list[str]:
-    """The names that exist in a configuration where `full_key` was looked for."""
+    """The valid names at the level of `full_key`."""
     for part in (full_key or "").split(".")[:-1]:
         node = getattr(node, part, None)
     return [field.name for field in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []

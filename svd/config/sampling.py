@@ -1,4 +1,4 @@
-"""How a video is sampled, and what range of it a model was trained on."""
+"""Sampling settings, and the ranges that a model was trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from svd.errors import check
 
 @dataclass
 class TrainedRange:
-    """What the model saw in training; outside of it the pipeline warns."""
+    """Trained ranges, outside of which the pipeline warns."""
 
     fps: list[float] = field(default_factory=lambda: [6, 31])
     """Frames per second (the reference warns outside the ids 5 to 30; the id is fps - 1)."""
@@ -56,7 +56,7 @@ class SamplingConfig:
     guidance_shape: Literal["linear", "triangular"] = "linear"
     """`linear` rises from the first frame to the last; `triangular` rises to the middle and falls (SV3D)."""
     guidance_interval: list[float] = field(default_factory=lambda: [0.0, inf])
-    """Noise levels low < sigma <= high at which guidance acts, all by default: [0, .inf] (arXiv 2404.07724). At the
+    """Noise levels low < sigma <= high at which guidance applies, all by default: [0, .inf] (arXiv 2404.07724). At the
     others the network runs without the unconditional half of the batch, at half the cost. The half batch is a graph
     of its own: when guidance first begins or ends in the middle of sampling, one is compiled there."""
     sigma_min: float = 0.002

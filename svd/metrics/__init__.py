@@ -1,1 +1,1 @@
-"""How good videos are."""
+"""Metrics of videos."""

@@ -42,8 +42,8 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
     a, b = fit(features), fit(reference)
     if len(a.mean) != len(b.mean):
         raise ValueError(f"features of {len(a.mean)} and of {len(b.mean)} numbers do not compare: use one network")
-    # The eigenvalues of S_1 S_2 are the squared singular values of S_1^(1/2) S_2^(1/2). Taken like this nothing is
-    # rounded below zero, and the distance of a set to itself is zero to rounding even where a covariance is singular.
+    # The eigenvalues of S_1 S_2 are the squared singular values of S_1^(1/2) S_2^(1/2). Computed so,
+    # nothing is rounded below zero, and the distance of a set to itself is zero up to rounding even for singular ones.
     root_trace = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False).sum()
     distance = np.sum((a.mean - b.mean) ** 2) + np.trace(a.covariance) + np.trace(b.covariance) - 2 * root_trace
     return max(float(distance), 0.0)

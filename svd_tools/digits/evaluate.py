@@ -1,4 +1,4 @@
-"""Measure a model of moving digits: does it keep the picture and the digits, and do they move as they are told to?
+"""Evaluate a model of moving digits: fidelity to the picture, identity of the digits, and control of motion.
 
 python svd_tools/evaluate.py
 python svd_tools/evaluate.py --SVD.checkpoint=digits.safetensors --judge=judge.safetensors --out_dir=outputs/evaluation
@@ -43,14 +43,14 @@ GREY = 64
 
 
 class VideoMaker:
-    """Videos by a pipeline, in batches of one size: every network has one graph.
+    """Generates videos in batches of one size, with one graph per network.
 
-    A clip's noise follows from the seed and the clip's number, whatever its batch and its bucket.
+    A clip's noise is determined by the seed and the clip's number, whatever its batch and its bucket.
     """
 
     def __init__(self, pipe: ImageToVideo, settings: SamplingConfig, batch_size: int, seed: int):
         self.pipe, self.batch_size, self.seed = pipe, batch_size, seed
-        # Decoding all frames of a clip at once, whatever memory is free, gives the same on every machine.
+        # All frames of a clip are decoded at once, whatever the free memory: the same result on every machine.
         self.settings = dataclasses.replace(
             settings, decode_chunk_size=settings.decode_chunk_size or settings.num_frames
         )
@@ -65,7 +65,7 @@ class VideoMaker:
         n, videos = len(pictures), []
         with tqdm(total=n, desc=what, unit="video") as bar:
             for start in range(0, n, self.batch_size):
-                rows = np.minimum(np.arange(start, start + self.batch_size), n - 1)  # the last fills its batch up
+                rows = np.minimum(np.arange(start, start + self.batch_size), n - 1)  # the last batch is padded
                 path = kept and kept / f"{start:06d}.npz"
                 if path and path.exists():
                     videos.append(np.load(path)["videos"])
@@ -176,7 +176,7 @@ def resolve(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
 
 
 def run(args: Namespace) -> None:
-    """Do what the command line asks for."""
+    """The work of the command line."""
     model, sampling = resolve(args)
     check_folder(args.out_dir, "--out_dir")
     size, frames = sampling.height, sampling.num_frames
@@ -259,5 +259,5 @@ def show(table: pd.DataFrame, speeds: pd.DataFrame, correlations: dict[str, floa
 
 
 def main(argv: Optional[list[str]] = None, program: str = "evaluate.py") -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    """The command line; returns 0, or 2 after one error line on stderr."""
     return cli.run(build_parser(program), run, argv)

@@ -21,14 +21,14 @@ from svd.layers.resblock import ResBlock
 from svd.placement import place
 
 FORMAT = "svd-mindspore-digit-judge"
-"""What the file of a judge calls itself, in its metadata."""
+"""Format name in the metadata of a judge's file."""
 MOTIONS = 6
 """Numbers about a clip's motion, all in pixels per frame: the speed of its digits, its parts along x and along y (means
 of |dx| and |dy|), the displacement of the digits' middle (x, y), and how much a step differs from the one before."""
 LAYOUT = 4
 """Numbers about where a frame's digits are: their middle (x, y), and their mean distance from it along x and y."""
 MIN_FRAMES = 5
-"""Of a clip whose motion can be judged."""
+"""Least frames of a clip whose motion can be judged."""
 CELL = 8
 """Pixels of a cell's height and width: what a frame shows is said for each."""
 FEATURES = 64
@@ -81,7 +81,7 @@ class DigitJudge(nn.Cell):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the judge sees in n clips."""
+    """Judgement of n clips."""
 
     digits: np.ndarray
     """Which digits each frame shows, bool [n t 10]."""
@@ -106,7 +106,7 @@ def judge_videos(judge: DigitJudge, videos: np.ndarray, batch_size: int = 16) ->
     results = []
     for start in range(0, len(videos), batch_size):
         batch = videos[start : start + batch_size]
-        # What fills the last batch up is dropped again.
+        # The padding of the last batch is dropped.
         filled = batch[np.arange(batch_size) % len(batch)].transpose(0, 1, 4, 2, 3).astype(np.float32) / 127.5 - 1
         results.append([result.asnumpy()[: len(batch)] for result in judge(Tensor(filled))])
     maps, _, features, clip = (np.concatenate(parts) for parts in zip(*results))

@@ -44,7 +44,7 @@ def build_parser(program: str) -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
-    """Do what the command line asks for."""
+    """The work of the command line."""
     from svd.build import load_pipeline  # MindSpore takes seconds to import
 
     data = MovingDigits(options.videos, digits=[1], speed=[0.5, 2.5], direction=0, part="test")
@@ -62,5 +62,5 @@ def run(options: Namespace) -> None:
 
 
 def main(argv: Optional[list[str]] = None, program: str = "lora_direction.py") -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    """The command line; returns 0, or 2 after one error line on stderr."""
     return cli.run(build_parser(program), run, argv)

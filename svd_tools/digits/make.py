@@ -129,5 +129,5 @@ def _published(path: str, clips: int, frames: int) -> tuple[int, Callable[[int],
 
 
 def main(argv: Optional[list[str]] = None, program: str = "make_digits.py") -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    """The command line; returns 0, or 2 after one error line on stderr."""
     return cli.run(build_parser(program), lambda args: make_digits(**vars(args)), argv)

@@ -1,4 +1,4 @@
-"""Where the digits of a video are, how fast they move, and how straight: no network is asked."""
+"""Positions, speed and straightness of a video's digits, without a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OFF_CENTRE = 6.0
 FASTEST_PATH = 8.0
 """Pixels per frame up to which a path is fitted: a faster one would follow any path, back and forth between walls."""
 BEAM, REFINEMENTS = 32, 10
-"""How many points of a fit's grid are refined, and how often: to thousandths of a pixel."""
+"""Number of grid points that a fit refines, and refinements: to thousandths of a pixel."""
 
 
 def brightness_centres(videos: np.ndarray) -> np.ndarray:

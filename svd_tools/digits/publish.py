@@ -105,5 +105,5 @@ def build_parser(program: str) -> ArgumentParser:
 
 
 def main(argv: Optional[list[str]] = None, program: str = "publish.py") -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    """The command line; returns 0, or 2 after one error line on stderr."""
     return cli.run(build_parser(program), lambda args: publish(Path(args.trained), ROOT), argv)

@@ -1,4 +1,4 @@
-"""What videos of moving digits are measured by: the picture, the digits, the motion, and the distance to real clips."""
+"""Metrics of videos of moving digits: picture, digits, motion, and distance to real clips."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ TITLES = {
 
 
 def title(name: str) -> str:
-    """What a score is called in a table."""
+    """Title of a score in a table."""
     stem, _, n = name.rpartition("_")
     return TITLES[name] if name in TITLES else TITLES[f"{stem}_{{n}}"].format(n=n)
 
 
 @dataclass(frozen=True)
 class Clips:
-    """n real clips, and the truth about them."""
+    """n real clips, and their ground truth."""
 
     videos: np.ndarray
     """uint8 [n t h w 3]"""
@@ -50,9 +50,9 @@ class Clips:
     speeds: np.ndarray
     """Pixels per frame, [n]."""
     count: np.ndarray
-    """How many digits each has, [n]."""
+    """Number of digits in each, [n]."""
     present: np.ndarray
-    """Of which classes they are, bool [n 10]."""
+    """Their classes, bool [n 10]."""
 
     @staticmethod
     def of(data: MovingDigits) -> Clips:
@@ -82,7 +82,7 @@ def scores(videos: np.ndarray, judged: Judgement, clips: Clips, other: Judgement
     """What TITLES says of videos, uint8 [n t h w 3], that were made of the first frames of these real clips.
 
     Speeds and paths of one digit are those of its centre of brightness. Two digits that overlap have no centres that
-    could be told apart: there, the judge is asked for the speed.
+    can be told apart: their speed is that of the judge.
     """
     single, n_digits = clips.count == 1, sorted(set(clips.count.tolist()))
     paths = brightness_centres(videos[single])
@@ -90,25 +90,26 @@ def scores(videos: np.ndarray, judged: Judgement, clips: Clips, other: Judgement
     deviations = np.array([deviation(path, walls) for path in paths])
     quality, moved = psnr(videos[:, 0], clips.pictures), speed(paths)
     right = judged.shows(clips.present, frame=-1)
-    kept = judged.shows(judged.digits[:, 0], frame=-1) & judged.digits[:, 0].any(-1)  # nothing cannot be kept
+    # a first frame without digits does not count
+    kept = judged.shows(judged.digits[:, 0], frame=-1) & judged.digits[:, 0].any(-1)
     return {
         "psnr_mean": quality.mean(),
         "psnr_median": np.median(quality),
         **{f"right_{n}": right[clips.count == n].mean() for n in n_digits},
         **{f"kept_{n}": kept[clips.count == n].mean() for n in n_digits},
-        "speed_error_centres": of_known(np.mean, np.abs(moved - clips.speeds[single])),
+        "speed_error_centres": nan_average(np.mean, np.abs(moved - clips.speeds[single])),
         "speed_error_judge": np.abs(judged.speed - clips.speeds).mean(),
         "bucket_correlation_centres": rank_correlation(moved, clips.buckets[single]),
         "bucket_correlation_judge": rank_correlation(judged.speed, clips.buckets),
-        "deviation_mean": of_known(np.mean, deviations),
-        "deviation_median": of_known(np.median, deviations),
-        "lost": of_known(np.mean, np.isnan(deviations)),
+        "deviation_mean": nan_average(np.mean, deviations),
+        "deviation_median": nan_average(np.median, deviations),
+        "lost": nan_average(np.mean, np.isnan(deviations)),
         "frechet": frechet_distance(judged.features, other.features),
     }
 
 
-def of_known(average: Callable[[np.ndarray], float], values: np.ndarray) -> float:
-    """An average of what is not NaN, or NaN."""
+def nan_average(average: Callable[[np.ndarray], float], values: np.ndarray) -> float:
+    """An average over the values that are not NaN, or NaN."""
     known = values[~np.isnan(values)]
     return float(average(known)) if len(known) else math.nan
 
@@ -132,6 +133,6 @@ def motion_control(
     for name in ("centres", "judge"):
         groups = table.groupby("picture")
         each = np.array([rank_correlation(group[name], group["bucket"]) for _, group in groups])
-        correlations[f"{name}_each_picture"] = of_known(np.mean, each)
+        correlations[f"{name}_each_picture"] = nan_average(np.mean, each)
         correlations[f"{name}_all"] = rank_correlation(table[name], table["bucket"])
     return table.groupby("bucket")[["centres", "judge"]].mean(), correlations

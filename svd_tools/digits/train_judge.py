@@ -111,5 +111,5 @@ def training(args: Namespace, lessons: Dataset) -> TrainConfig:
 
 
 def main(argv: Optional[list[str]] = None, program: str = "train_judge.py") -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    """The command line; returns 0, or 2 after one error line on stderr."""
     return cli.run(build_parser(program), run, argv)
