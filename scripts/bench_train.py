@@ -41,17 +41,18 @@ def mindspore_side(size: Size, folder: Path, recompute: bool) -> tuple[Built, Ca
 
     from svd.conditioning.conditioner import Conditioner
     from svd.config import UNetConfig
+    from svd.diffusion.denoiser import Denoise
     from svd.diffusion.loss import DenoisingLoss, loss_coefficients
     from svd.diffusion.preconditioning import v_scaling
     from svd.layers.marks import temporal_parameters
     from svd.layers.recompute import recompute_blocks
-    from svd.networks.video_unet import VideoUNet
+    from svd.networks.blocks.svd import svd_unet
     from svd.training.config import OptimizerConfig
     from svd.training.optimizer import AdamW
     from svd.training.step import TrainStep, host_scalar
 
     start = time.perf_counter()
-    (network,) = load_networks({"network": lambda: VideoUNet(UNetConfig(**size.unet))}, folder, temporal_parameters)
+    (network,) = load_networks({"network": lambda: svd_unet(UNetConfig(**size.unet))}, folder, temporal_parameters)
     if recompute:
         recompute_blocks(network)
     trained = temporal_parameters(network)
@@ -60,7 +61,7 @@ def mindspore_side(size: Size, folder: Path, recompute: bool) -> tuple[Built, Ca
     for parameter in trained:
         parameter.requires_grad = True
     optimizer = AdamW(trained, OptimizerConfig(learning_rate=LEARNING_RATE))
-    train_step = TrainStep(DenoisingLoss(network), optimizer, trained, average=None)
+    train_step = TrainStep(DenoisingLoss(Denoise(network)), optimizer, trained, average=None)
     built = Built(time.perf_counter() - start, count(network.get_parameters()), count(trained))
 
     x = size.random_inputs()

@@ -39,10 +39,10 @@ def mindspore_side(size: Size, folder: Path) -> tuple[Built, Call]:
 
     from svd.conditioning.conditioner import Conditioner
     from svd.config import UNetConfig
-    from svd.networks.video_unet import VideoUNet
+    from svd.networks.blocks.svd import svd_unet
 
     start = time.perf_counter()
-    (network,) = load_networks({"network": lambda: VideoUNet(UNetConfig(**size.unet))}, folder)
+    (network,) = load_networks({"network": lambda: svd_unet(UNetConfig(**size.unet))}, folder)
     built = Built(time.perf_counter() - start, count(network.get_parameters()))
     x, c_noise, context, numbers = network_inputs(size)
     vector = Conditioner(None, None, 0, size.unet["vector_dim"]).embed_numbers(len(x), *numbers.T)

@@ -13,6 +13,7 @@ import argparse
 import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,8 @@ def interval_quality(mixture: Mixture, samples: int) -> pd.DataFrame:
             work += len(x)
             return mixture.denoise(x, sigma, weights)
 
-        x = SAMPLERS["euler"](guided(denoise, cond, uncond, scale, interval), start, sigmas)
+        guide = guided(lambda weights: partial(denoise, weights=weights), cond, uncond, scale, interval)
+        x = SAMPLERS["euler"](guide, start, sigmas)
         return x.reshape(samples, -1), work / samples
 
     def row(name: str, runs: dict[float, tuple[np.ndarray, float]]) -> dict:

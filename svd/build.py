@@ -29,8 +29,8 @@ from svd.config import ConfigError, ModelConfig, dump_config, load_config
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.preconditioning import PRECONDITIONINGS
 from svd.graphs import keep_latest
-from svd.networks.one_video import PerVideo
-from svd.networks.video_unet import VideoUNet
+from svd.networks.blocks.svd import svd_unet
+from svd.networks.split import Split
 from svd.pipelines.image_to_video import ImageToVideo
 from svd.placement import compute_dtype, place
 from svd.runtime import AmpLevel
@@ -47,7 +47,7 @@ def build_networks(config: ModelConfig) -> dict[str, nn.Cell]:
     """
     with no_init_parameters():
         return {
-            "network": VideoUNet(config.unet),
+            "network": svd_unet(config.unet),
             "conditioner.image_encoder": ImageEncoder(config.image_encoder),
             "conditioner.autoencoder.encoder": Encoder(config.autoencoder, quant_conv=True),
             "autoencoder.encoder": Encoder(config.autoencoder, quant_conv=config.autoencoder.decoder == "image"),
@@ -105,7 +105,7 @@ def load_pipeline(
     merged = None if lora is None else read_lora(lora)
     networks = load_networks(config, checkpoint, device, amp_level, lora=merged, lora_scale=lora_scale)
     pipe = assemble(config, networks, free_memory=lambda: runtime.free_memory(device))
-    cells = {**networks, **pipe.denoiser.per_video.graphs}
+    cells = {**networks, **pipe.denoiser.graphs}
     cache = compile_cache and CompileCache(compile_cache, dump_config(config), device, amp_level)
     for name, cell in cells.items():
         keep_latest(cell)
@@ -210,7 +210,7 @@ def _shares(network: nn.Cell, parameters: list[Parameter]) -> bool:
 def assemble(config: ModelConfig, networks: dict[str, nn.Cell], free_memory) -> ImageToVideo:
     """Put networks that have their values together into a pipeline."""
     network = networks["network"]
-    denoiser = Denoiser(network, PRECONDITIONINGS[config.preconditioning], PerVideo(network))
+    denoiser = Denoiser(network, PRECONDITIONINGS[config.preconditioning], Split(network))
     conditioner, autoencoder = build_conditioner(config, networks), build_autoencoder(config, networks)
     return ImageToVideo(config, conditioner, denoiser, autoencoder, free_memory)
 

@@ -141,7 +141,7 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
             damaged.append(path)
             continue
         beside = side_file(parser, args, {**facts, "image sha256": sha256(path)}, image=[str(path)])
-        frames = pipe(image, seed=args.seed, resize=args.resize, **noise, **dataclasses.asdict(sampling))
+        frames = pipe(image, settings=sampling, seed=args.seed, resize=args.resize, **noise)
         written = write_results(args, path.stem, frames, args.SVD.fps, beside)
         log(f"{path}: {len(frames)} frames in {time.perf_counter() - start:.1f} s")
         for result in written:

@@ -31,6 +31,7 @@ from svd.cli.options import parse
 from svd.config import SamplingConfig, dump_config, load_config
 from svd.data import videos
 from svd.data.images import load_image
+from svd.pipelines.progress import Bars
 from svd_tools import image_to_video
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +83,7 @@ def kept_pipelines(monkeypatch, kept):
         if key not in kept:
             kept[key] = load_pipeline(config, checkpoint, device_target, mode, amp_level, *lora)
         pipe = copy(kept[key])
-        pipe.config, pipe._compiled = config, set()
+        pipe.config, pipe.bars = config, Bars()
         return pipe
 
     monkeypatch.setattr(build, "load_pipeline", load)
@@ -927,7 +928,8 @@ def test_values_that_are_not_finite_are_told_of_with_the_remedy(cli, out, kept_p
 
     def load_overflowing(*arguments):
         pipe = load(*arguments)
-        pipe.denoiser.for_one_video = lambda: lambda x, sigma, conditioning: x * float("nan")
+        pipe.denoiser = copy(pipe.denoiser)
+        pipe.denoiser.bind = lambda *_: lambda x, sigma: x * float("nan")
         return pipe
 
     monkeypatch.setattr(build, "load_pipeline", load_overflowing)

@@ -93,14 +93,14 @@ def test_every_room_is_known():
 @pytest.mark.parametrize(
     "path, source",
     [
-        ("svd/layers/blend.py", "from svd.networks.video_unet import VideoUNet"),
-        ("svd/layers/blend.py", "import svd.networks.video_unet"),
-        ("svd/layers/blend.py", "from ..networks import video_unet"),
-        ("svd/networks/video_unet.py", "from svd.conditioning.conditioner import Conditioning"),
-        ("svd/networks/video_unet.py", "from svd.build import load_pipeline"),
-        ("svd/networks/video_unet.py", "from svd import load_pipeline"),
+        ("svd/layers/blend.py", "from svd.networks.unet import UNet"),
+        ("svd/layers/blend.py", "import svd.networks.unet"),
+        ("svd/layers/blend.py", "from ..networks import unet"),
+        ("svd/networks/unet.py", "from svd.conditioning.conditioning import Conditioning"),
+        ("svd/networks/unet.py", "from svd.build import load_pipeline"),
+        ("svd/networks/unet.py", "from svd import load_pipeline"),
         ("svd/pipelines/image_to_video.py", "def f():\n    from svd.training.trainer import Trainer"),
-        ("svd/diffusion/denoiser.py", "from svd.networks.video_unet import VideoUNet"),
+        ("svd/diffusion/denoiser.py", "from svd.networks.unet import UNet"),
         ("svd/diffusion/denoiser.py", "from svd.layers.basic import conv2d"),
         ("svd/config/models.py", "from svd.layers.basic import conv2d"),
         ("svd/build.py", "from svd_tools.convert import convert"),
@@ -121,8 +121,8 @@ def test_what_breaks_the_rules_is_found(path, source):
 @pytest.mark.parametrize(
     "path, source",
     [
-        ("svd/networks/video_unet.py", "from svd.layers.basic import conv2d\nfrom svd.config import UNetConfig"),
-        ("svd/networks/video_unet.py", "from .blocks import Block\nfrom ..layers import basic"),
+        ("svd/networks/unet.py", "from svd.layers.basic import conv2d\nfrom svd.config import UNetConfig"),
+        ("svd/networks/unet.py", "from .blocks import Block\nfrom ..layers import basic"),
         ("svd/pipelines/image_to_video.py", "from svd.diffusion.samplers import euler\nimport numpy as np"),
         ("svd/build.py", "from svd import runtime\nfrom svd.pipelines.image_to_video import ImageToVideo"),
         ("svd/runtime.py", "import mindspore as ms\nms.set_context(mode=0)"),

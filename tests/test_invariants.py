@@ -33,27 +33,26 @@ def test_a_seed_gives_every_clip_the_noise_that_it_gets_alone(small_pipe):
 
 
 @pytest.fixture
-def conditioning(small_pipe):
+def pair(small_pipe):
     return small_pipe.conditioner(2 * IMAGES[:1].transpose(0, 3, 1, 2) - 1, 3, 7, 127, 0.02, AUG_NOISE[:1])
 
 
-def test_guidance_1_equals_conditional_and_0_unconditional(small_pipe, conditioning):
+def test_guidance_1_equals_conditional_and_0_unconditional(small_pipe, pair):
     """Frame by frame: scales 1, 0 and 2.5 run as one batch of both branches."""
-    denoise, x = small_pipe.denoiser, Tensor(NOISE[:1])
-    unconditional = conditioning.without_image()
-    result = guided(denoise, conditioning, unconditional, [1, 0, 2.5])(x, 1.5).asnumpy()
-    with_image, without = (denoise(x, 1.5, c).asnumpy() for c in (conditioning, unconditional))
+    denoiser, x = small_pipe.denoiser, Tensor(NOISE[:1])
+    result = guided(denoiser.bind, *pair, [1, 0, 2.5])(x, 1.5).asnumpy()
+    with_image, without = (denoiser(x, 1.5, conditioning).asnumpy() for conditioning in pair)
     assert_close(result[:, 0], with_image[:, 0], NETWORK)
     assert_close(result[:, 1], without[:, 1], NETWORK)
     assert_close(result[:, 2], (without + 2.5 * (with_image - without))[:, 2], NETWORK)
     assert np.abs(with_image - without).max() > 0.1
 
 
-def test_a_pipeline_with_guidance_1_samples_the_conditional_model(small_pipe, conditioning):
+def test_a_pipeline_with_guidance_1_samples_the_conditional_model(small_pipe, pair):
     result = small_pipe(
         IMAGES[0], noise=NOISE[:1], aug_noise=AUG_NOISE[:1], guidance=[1, 1], output="latents", progress=False
     )
     sigmas = karras(2)
     start = Tensor((NOISE[:1] * np.sqrt(1 + sigmas[0] ** 2)).astype(np.float32))
-    expected = euler(lambda x, sigma: small_pipe.denoiser(x, sigma, conditioning), start, sigmas)
+    expected = euler(small_pipe.denoiser.bind(pair[0]), start, sigmas)
     assert_close(result, expected[0], CHAIN)

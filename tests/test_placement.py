@@ -23,7 +23,8 @@ from svd.layers import axes
 from svd.layers.attention import Attention
 from svd.layers.basic import Geglu, Linear
 from svd.layers.marks import temporal_parameters
-from svd.networks.video_unet import VideoUNet
+from svd.networks.blocks.svd import svd_unet
+from svd.networks.unet import UNet
 from svd.operators import ascend, portable
 from svd.operators.table import ASCEND_16_BITS
 from svd.placement import compute_dtype, place
@@ -39,7 +40,7 @@ def random(*shape: int) -> np.ndarray:
 
 
 NETWORKS = {
-    "unet": (lambda: VideoUNet(SMALL.unet), [(2, 3, 8, 4, 6), (2,), (2, 1, 16), (2, 24)]),
+    "unet": (lambda: svd_unet(SMALL.unet), [(2, 3, 8, 4, 6), (2,), (2, 1, 16), (2, 24)]),
     "temporal_decoder": (lambda: Decoder(SMALL.autoencoder), [(1, 3, 4, 4, 6)]),
     "image_decoder": (lambda: Decoder(replace(SMALL.autoencoder, decoder="image")), [(2, 4, 4, 6)]),
     "encoder": (lambda: Encoder(SMALL.autoencoder, quant_conv=True), [(2, 3, 8, 12)]),
@@ -142,9 +143,9 @@ UNET = replace(SMALL.unet, channel_mult=[1], attention_resolutions=[])
 """One level: float16 is slow on CPU."""
 
 
-def unet(dtype: ms.Type) -> tuple[VideoUNet, list[Parameter]]:
+def unet(dtype: ms.Type) -> tuple[UNet, list[Parameter]]:
     """The network of this compute type, and the parameters that are trained."""
-    network = fill(VideoUNet(UNET))
+    network = fill(svd_unet(UNET))
     trained = temporal_parameters(network)
     return place(network, DEVICE, dtype, masters=trained), trained
 
@@ -156,7 +157,7 @@ def unet_inputs() -> list[Tensor]:
 def test_trained_parameters_stay_float32():
     """All others have the type that they have without training."""
     network, trained = unet(ms.float16)
-    untrained = place(fill(VideoUNet(UNET)), DEVICE, ms.float16)
+    untrained = place(fill(svd_unet(UNET)), DEVICE, ms.float16)
     masters = {id(p) for p in trained}
     types = {p.name: p.dtype for p in untrained.get_parameters()}
     assert ms.float16 in {types[p.name] for p in trained}  # which training changes
@@ -169,7 +170,7 @@ def test_float16_with_float32_weights(eager):
     """It computes what the network of float16 weights does, bit for bit; small changes of weights are not lost."""
     inputs = unet_inputs()
     network, trained = unet(ms.float16)
-    expected = place(fill(VideoUNet(UNET)), DEVICE, ms.float16)(*inputs)
+    expected = place(fill(svd_unet(UNET)), DEVICE, ms.float16)(*inputs)
     np.testing.assert_array_equal(network(*inputs).asnumpy(), expected.asnumpy())
     weight = next(p for p in trained if p.name.endswith("conv1.weight"))
     before = weight.asnumpy().copy()

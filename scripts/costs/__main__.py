@@ -42,9 +42,11 @@ from scripts.costs.networks import (
 )
 from scripts.costs.steps import UPDATE, Step, forward_steps, live_bytes, training_steps
 from svd.config import ModelConfig, UNetConfig
+from svd.diffusion.denoiser import Denoise
 from svd.diffusion.loss import DenoisingLoss, loss_coefficients
 from svd.diffusion.preconditioning import v_scaling
-from svd.networks.video_unet import VideoUNet
+from svd.networks.blocks.svd import svd_unet
+from svd.networks.unet import UNet
 from svd.placement import place
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW, WeightAverage
@@ -225,12 +227,12 @@ def tensor(*shape: int) -> ms.Tensor:
     return ms.Tensor(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
 
 
-def train_step(network: VideoUNet, shapes: list[tuple[int, ...]]) -> tuple[TrainStep, list[ms.Tensor]]:
+def train_step(network: UNet, shapes: list[tuple[int, ...]]) -> tuple[TrainStep, list[ms.Tensor]]:
     """The training step of a network, of what requires gradients in it, and inputs for it."""
     give_zeros(network)
     trained = network.trainable_params()
     optimizer = AdamW(trained, OptimizerConfig())
-    step = TrainStep(DenoisingLoss(network), optimizer, trained, WeightAverage(trained, 0.999))
+    step = TrainStep(DenoisingLoss(Denoise(network)), optimizer, trained, WeightAverage(trained, 0.999))
     (b, t, c, h, w), _, context, vector = shapes
     coefficients = ms.Tensor(np.array(optimizer.coefficients(1, 1e-5), np.float32))
     inputs = [host_scalar(1.0), host_scalar(True), coefficients, host_scalar(0.1)]
@@ -280,7 +282,7 @@ def check(frames: int = 8, height: int = 320, width: int = 320, modes: list[Lite
 def measure(mode: int, trained: str, recompute: bool, clip: dict[str, int]) -> None:
     """Take a training step."""
     runtime.setup("CPU", mode)
-    network = place(VideoUNet(CHECKED), "CPU", ms.float32)
+    network = place(svd_unet(CHECKED), "CPU", ms.float32)
     learned = {id(parameter) for parameter in trained_parameters(network, Training(trained))}
     for parameter in network.get_parameters():
         parameter.requires_grad = id(parameter) in learned

@@ -15,7 +15,8 @@ from svd.config import ModelConfig, UNetConfig
 from svd.layers.lora import adapters, add_adapters
 from svd.layers.marks import temporal_parameters
 from svd.layers.recompute import blocks
-from svd.networks.video_unet import VideoUNet
+from svd.networks.blocks.svd import svd_unet
+from svd.networks.unet import UNet
 from svd.placement import place
 from svd.training.config import LoRAConfig
 
@@ -58,7 +59,7 @@ class Training:
 def trace_unet(config: UNetConfig, shapes: list[tuple[int, ...]], training: Training) -> Trace:
     """The UNet run on inputs of these shapes, in its form for the device, parameters without values."""
     with no_init_parameters():
-        network = VideoUNet(config)
+        network = svd_unet(config)
     masters = trained_parameters(network, training)
     for parameter in network.get_parameters():
         parameter.requires_grad = False
@@ -68,7 +69,7 @@ def trace_unet(config: UNetConfig, shapes: list[tuple[int, ...]], training: Trai
     return Trace(network, blocks(network) if training.recompute else ()).run(*shapes)
 
 
-def trained_parameters(network: VideoUNet, training: Training) -> list[Parameter]:
+def trained_parameters(network: UNet, training: Training) -> list[Parameter]:
     """What is trained in a network; adapters are added to it if it is those."""
     match training.trained:
         case "temporal":

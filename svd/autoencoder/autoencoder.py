@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Optional
 
 import mindspore as ms
@@ -45,6 +46,7 @@ class Autoencoder:
         overlap: Optional[int] = None,
         tile_size: Optional[int] = None,
         progress: Callable[[list], Iterable] = iter,
+        image_only: bool = False,
     ) -> np.ndarray:
         """Scaled latents [b t c h w] -> video [b t 3 8h 8w], float32, about [-1, 1].
 
@@ -54,6 +56,7 @@ class Autoencoder:
             overlap: frames that neighbouring chunks share and cross-fade over; a third of a chunk if None.
             tile_size: pixels of square tiles, overlapping by a quarter; whole frames if None.
             progress: wraps the list of chunks, as tqdm does.
+            image_only: leave a temporal decoder's blended layers out (alpha = 1).
         """
         z = latents.asnumpy() if isinstance(latents, Tensor) else np.asarray(latents)
         z = z.astype(np.float32) / np.float32(self.config.scale_factor)
@@ -66,7 +69,8 @@ class Autoencoder:
             WindowedAxis(3, tile, tile // 4, scale),
             WindowedAxis(4, tile, tile // 4, scale),
         ]
-        return apply_in_windows(self._decode_window, z, axes, progress)
+        window = partial(self._decode_window, image_only=True) if image_only else self._decode_window
+        return apply_in_windows(window, z, axes, progress)
 
     def decode_bytes_per_frame(self, height: int, width: int, tile_size: Optional[int] = None) -> int:
         """Memory that decoding one frame of latents [h w] takes at its peak, in bytes.
@@ -80,11 +84,11 @@ class Autoencoder:
         element = 4 if self.decoder.compute_dtype == ms.float32 else 2
         return int(PEAK_COPIES * pixels * channels * element)
 
-    def _decode_window(self, z: np.ndarray) -> np.ndarray:
+    def _decode_window(self, z: np.ndarray, image_only: bool = False) -> np.ndarray:
         """[b t c h w] -> [b t 3 8h 8w], all at once."""
         z = np.ascontiguousarray(z)
         if self.decoder.temporal:
-            return self.decoder(Tensor(z)).asnumpy()
+            return self.decoder(Tensor(z), *[True] * image_only).asnumpy()
         images = self.decoder(Tensor(z.reshape((-1,) + z.shape[2:]))).asnumpy()
         return images.reshape(z.shape[:2] + images.shape[1:])
 

@@ -3,7 +3,7 @@
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_block
+from svd.autoencoder.layers import SPATIAL_EPS, Middle, apply_residual, residual_block
 from svd.config import AutoencoderConfig
 from svd.layers.axes import per_image
 from svd.layers.basic import GroupNorm, SwapAxes, Upsample, conv2d
@@ -21,9 +21,9 @@ class UpBlock(nn.Cell):
         if upsample:
             self.upsample = Upsample(channels)
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor, image_only: bool) -> Tensor:
         for resnet in self.resnets:
-            x = resnet(x)
+            x = apply_residual(resnet, x, image_only)
         if self.has_upsample:
             x = per_image(self.upsample, x)
         return x
@@ -60,14 +60,15 @@ class Decoder(nn.Cell):
             self.time_conv_out = temporal(conv2d(3, 3, (3, 1)))
             self.swap = SwapAxes()
 
-    def construct(self, z: Tensor) -> Tensor:
+    def construct(self, z: Tensor, image_only: bool = False) -> Tensor:
+        """`image_only` leaves out the temporal layers that are blended with those of images (alpha = 1)."""
         out_dtype = z.dtype
         x = z.astype(self.compute_dtype)
         if not self.temporal:
             x = self.post_quant_conv(x)
-        x = self.mid(per_image(self.conv_in, x))
+        x = self.mid(per_image(self.conv_in, x), image_only)
         for block in self.up_blocks:
-            x = block(x)
+            x = block(x, image_only)
         x = per_image(self.norm_out, x)
         x = per_image(self.conv_out, x)
         if self.temporal:

@@ -18,6 +18,11 @@ def residual_block(in_channels: int, out_channels: int, temporal: bool = False) 
     return ResBlock(in_channels, out_channels, eps=SPATIAL_EPS)
 
 
+def apply_residual(block: nn.Cell, x: Tensor, image_only: bool) -> Tensor:
+    """A block on x; `image_only`, for those over clips alone, leaves its temporal layers out."""
+    return block(x, None, True) if image_only else block(x)
+
+
 class PixelAttention(nn.Cell):
     """[n c h w] -> [n c h w]: single-head attention over the pixels of each frame, with its residual."""
 
@@ -48,5 +53,6 @@ class Middle(nn.Cell):
         self.resnets = nn.CellList([residual_block(channels, channels, temporal) for _ in range(2)])
         self.attention = PixelAttention(channels)
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.resnets[1](per_image(self.attention, self.resnets[0](x)))
+    def construct(self, x: Tensor, image_only: bool = False) -> Tensor:
+        x = per_image(self.attention, apply_residual(self.resnets[0], x, image_only))
+        return apply_residual(self.resnets[1], x, image_only)

@@ -1,8 +1,8 @@
-"""What the network is told: the image, as an embedding and as latents, and three numbers."""
+"""The conditioner of image-to-video: the image, as an embedding and as latents, and three numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import mindspore as ms
 import numpy as np
@@ -10,35 +10,17 @@ from mindspore import Tensor, nn, ops
 from numpy.typing import ArrayLike
 
 from svd.conditioning.clip_preprocess import clip_preprocess
+from svd.conditioning.conditioning import Conditioning
 from svd.layers.embeddings import frequencies
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """One record for b clips of t frames."""
-
-    context: Tensor
-    """Image embeddings for cross-attention, [b n d]."""
-    concat: Tensor
-    """Latents of the image, joined to the noisy latents of every frame, [b t c h w]."""
-    vector: Tensor
-    """Embedded fps, motion bucket and augmentation, [b v]."""
-
-    def stack(self, other: Conditioning) -> Conditioning:
-        """These clips and then the other's, as one batch."""
-        return Conditioning(
-            ops.cat((self.context, other.context)),
-            ops.cat((self.concat, other.concat)),
-            ops.cat((self.vector, other.vector)),
-        )
-
-    def without_image(self) -> Conditioning:
-        """The unconditional record: image embedding and latents are zero, the numbers stay."""
-        return Conditioning(ops.zeros_like(self.context), ops.zeros_like(self.concat), self.vector)
+def unconditional(cond: Conditioning) -> Conditioning:
+    """Without the image: its embedding and its latents are zero, the numbers stay (SVD, appendix D.4)."""
+    return replace(cond, context=ops.zeros_like(cond.context), concat=ops.zeros_like(cond.concat))
 
 
 class Conditioner:
-    """Image and numbers -> Conditioning (SVD, appendix D.4).
+    """Image and numbers -> the pair (cond, uncond) (SVD, appendix D.4).
 
     Args:
         image_encoder: preprocessed images [b 3 s s] -> embeddings [b d].
@@ -59,13 +41,13 @@ class Conditioner:
         motion_bucket_id: ArrayLike,
         noise_aug_strength: ArrayLike,
         aug_noise: np.ndarray,
-    ) -> Conditioning:
-        """The conditioning of b clips.
+    ) -> tuple[Conditioning, Conditioning]:
+        """The pair (cond, uncond) of b clips.
 
         Args:
             image: float32 [b 3 h w] in [-1, 1].
             num_frames: t.
-            fps: frames per second, one for all clips or [b]; the network is told fps - 1, as in training.
+            fps: frames per second, one for all clips or [b]; the network is given fps - 1, as in training.
             motion_bucket_id: 0 to 255, one or [b].
             noise_aug_strength: standard deviation of the noise on the image, one or [b].
             aug_noise: that noise at unit variance, [b 3 h w].
@@ -76,7 +58,8 @@ class Conditioner:
         latents = self.encode_image(noisy)
         concat = latents.expand_dims(1).broadcast_to((b, num_frames) + latents.shape[1:])
         vector = self.embed_numbers(b, np.asarray(fps) - 1, motion_bucket_id, noise_aug_strength)
-        return Conditioning(self.embed_image(image), concat, vector)
+        cond = Conditioning(self.embed_image(image), concat, vector)
+        return cond, unconditional(cond)
 
     def embed_image(self, image: np.ndarray) -> Tensor:
         """[b 3 h w] in [-1, 1] -> image embeddings as a context of one token, [b 1 d]."""

@@ -1,49 +1,94 @@
 """The denoiser: a network between its preconditioning's scalars."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor, float32, ops
+from mindspore import Tensor, float32, nn, ops
 from numpy.typing import ArrayLike
 
 from svd.diffusion.preconditioning import Preconditioning
 
 
-class Denoiser:
-    """Estimate clean latents: D(x; sigma) = c_skip * x + c_out * F(c_in * x; c_noise), EDM equation 7.
+class Denoise(nn.Cell):
+    """D(x; sigma) = c_skip * x + c_out * F(c_in * x; c_noise), EDM (arXiv 2206.00364), equation 7.
 
-    `network(latents [b t c h w], c_noise [b], context, vector)` is F. It may compute in half precision:
-    everything around it is float32.
+    `network(latents [b t c h w], c_noise [b] or [b t], *inputs)` is F. It may compute in half precision: everything
+    around it is float32.
     """
 
-    def __init__(self, network: Callable, preconditioning: Preconditioning, per_video: Callable | None = None):
+    def __init__(self, network: Callable):
+        super().__init__(auto_prefix=False)
         self.network = network
-        self.preconditioning = preconditioning
-        self.per_video = per_video
 
-    def for_one_video(self) -> "Denoiser":
-        """The same, by the network that `per_video()` returns: it may keep what is the same at all noise levels."""
-        return self if self.per_video is None else Denoiser(self.per_video(), self.preconditioning)
+    def construct(self, x: Tensor, coefficients: Tensor, concat: Tensor, *inputs) -> Tensor:
+        """Clean latents [b t c h w], estimated from noisy ones.
+
+        Args:
+            x: noisy latents [b t c h w].
+            coefficients: `Preconditioning.coefficients` of each clip's noise level, [4 b]; or of each frame's, [4 b t].
+                Tensors, not numbers, so that one graph serves all noise levels.
+            concat: joined to the channels of c_in * x, not scaled itself (SVD, arXiv 2311.15127, appendix D.4),
+                [b t c' h w]; or None.
+            inputs: the network's others.
+        """
+        c_skip, c_out, c_in, _ = ops.reshape(coefficients, (4, x.shape[0], -1, 1, 1, 1))
+        latents = c_in * x
+        if concat is not None:
+            latents = ops.cat((latents, concat), 2)
+        output = self.network(latents, coefficients[3], *inputs)
+        return c_skip * x + c_out * output.astype(float32)
+
+
+class Denoiser:
+    """Estimates clean latents by a network, whatever it is conditioned on.
+
+    Args:
+        network: F(latents [b t c h w], c_noise [b], *inputs, image_only); `inputs` are the conditioning's.
+        preconditioning: the scalars around it.
+        split: the network in two, svd.networks.split: `prepare(inputs, num_frames, image_only)` gives what `evaluate`
+            takes after latents and c_noise. The network is called as a whole if None.
+    """
+
+    def __init__(self, network: Callable, preconditioning: Preconditioning, split: Any = None):
+        self.network, self.preconditioning = network, preconditioning
+        self._prepare = _as_they_are if split is None else split.prepare
+        self._denoise = Denoise(network if split is None else split.evaluate)
+        self.graphs = {} if split is None else {"network.constants": split.constants, "network.evaluate": self._denoise}
+        """The cells that are compiled, by the names that their graphs are kept under."""
 
     def __call__(self, x: Tensor | np.ndarray, sigma: ArrayLike, conditioning: Any) -> Tensor:
-        """Return D [b t c h w], float32, for x [b t c h w] and sigma, one number or one per clip, [b].
+        """D [b t c h w] at one noise level: as `bind(conditioning)(x, sigma)`."""
+        return self.bind(conditioning)(x, sigma)
 
-        `conditioning` has `context`, `vector` and `concat`: [b t c' h w], joined to the channels of x after
-        c_in and not scaled itself (SVD, arXiv 2311.15127, appendix D.4), or None. Raises ValueError when
-        sigma is not positive and finite, or has another shape.
+    def bind(self, conditioning: Any, image_only: bool = False) -> Callable[[Tensor | np.ndarray, ArrayLike], Tensor]:
+        """Return (x, sigma) -> D [b t c h w], float32, for this conditioning.
+
+        What does not depend on x and sigma is computed once, at the first call: weights must stand still from then on.
+        x is [b t c h w], sigma one number or one per clip, [b]. The result raises ValueError when sigma is not positive
+        and finite, or has another shape.
+
+        Args:
+            conditioning: has `concat`, [b t c' h w] or None, and the network's other `inputs`.
+            image_only: leave the temporal layers out (alpha = 1): frames are then independent images.
         """
-        x = (x if isinstance(x, Tensor) else Tensor(x)).astype(float32)
-        sigma = _per_clip(sigma, x.shape[0])
-        p = self.preconditioning
-        c_skip, c_out, c_in, c_noise = (
-            Tensor(c(sigma).astype(np.float32)) for c in (p.c_skip, p.c_out, p.c_in, p.c_noise)
-        )
-        latents = _broadcast(c_in) * x
-        if conditioning.concat is not None:
-            latents = ops.cat([latents, conditioning.concat.astype(float32)], axis=2)
-        output = self.network(latents, c_noise, conditioning.context, conditioning.vector)
-        return _broadcast(c_skip) * x + _broadcast(c_out) * output.astype(float32)
+        concat = None if conditioning.concat is None else conditioning.concat.astype(float32)
+
+        @cache
+        def prepared(num_frames: int) -> tuple:
+            return self._prepare(conditioning.inputs, num_frames, image_only)
+
+        def denoise(x: Tensor | np.ndarray, sigma: ArrayLike) -> Tensor:
+            x = (x if isinstance(x, Tensor) else Tensor(x)).astype(float32)
+            coefficients = self.preconditioning.coefficients(_per_clip(sigma, x.shape[0])).astype(np.float32)
+            return self._denoise(x, Tensor(coefficients), concat, *prepared(x.shape[1]))
+
+        return denoise
+
+
+def _as_they_are(inputs: tuple, _: int, image_only: bool) -> tuple:
+    return *inputs, image_only
 
 
 def _per_clip(sigma: ArrayLike, b: int) -> np.ndarray:
@@ -53,7 +98,3 @@ def _per_clip(sigma: ArrayLike, b: int) -> np.ndarray:
     if not np.all((sigma > 0) & (sigma < np.inf)):
         raise ValueError(f"sigma must be positive and finite, not {sigma}")
     return np.broadcast_to(sigma, (b,))
-
-
-def _broadcast(c: Tensor) -> Tensor:
-    return c.reshape(-1, 1, 1, 1, 1)

@@ -39,7 +39,7 @@ def acts(sigma: float, scale: ArrayLike, interval: tuple[float, float]) -> bool:
 
 
 def guided(
-    denoise: Callable,
+    bind: Callable[[Any], Callable],
     cond: Any,
     uncond: Any,
     scale: ArrayLike,
@@ -47,28 +47,29 @@ def guided(
 ) -> Callable[[Any, float], Any]:
     """Return (x, sigma) -> x0 with D = D_u + scale * (D_c - D_u), both branches run as one batch.
 
-    `denoise(x, sigma, conditioning)` and the result take x [b t c h w], a NumPy array or a MindSpore tensor,
-    and one sigma for the whole batch. `cond` and `uncond` are conditioning records for b clips, joined along
-    the batch axis by `uncond.stack(cond)`. `scale` is one number or one per frame, [t]. Where it is 1 in
-    every frame, and at a sigma outside of `interval` (low, high], only the conditional branch is run, on b
-    clips in place of 2b: half the work, but a graph of its own where networks are compiled. Raises ValueError
-    for an empty interval; the result raises it when x has another number of frames than `scale`.
-    Classifier-free guidance: arXiv 2207.12598, equation 6, with scale = 1 + w.
+    `bind(conditioning)` gives a denoiser (x, sigma) -> x0, as `Denoiser.bind` does; it and the result take x
+    [b t c h w], a NumPy array or a MindSpore tensor, and one sigma for the whole batch. `cond` and `uncond` are
+    conditioning records for b clips, joined along the batch axis by `uncond.stack(cond)`. `scale` is one number or
+    one per frame, [t]. Where it is 1 in every frame, and at a sigma outside of `interval` (low, high], only the
+    conditional branch is run, on b clips in place of 2b: half the work, but a graph of its own where networks are
+    compiled. Raises ValueError for an empty interval; the result raises it when x has another number of frames than
+    `scale`. Classifier-free guidance: arXiv 2207.12598, equation 6, with scale = 1 + w.
     """
     if not 0 <= interval[0] < interval[1]:
         raise ValueError(f"the interval of guidance must be two noise levels, the lower first, not {interval}")
     scale = np.asarray(scale, np.float64).reshape(1, -1, 1, 1, 1)
+    denoise_cond = bind(cond)
     if np.all(scale == 1):
-        return lambda x, sigma: denoise(x, sigma, cond)
-    both = uncond.stack(cond)  # the same at every step
+        return denoise_cond
+    denoise_both = bind(uncond.stack(cond))
 
     def guided_denoise(x, sigma):
         b, t = x.shape[:2]
         if scale.size not in (1, t):
             raise ValueError(f"guidance has {scale.size} scales, one per frame, but x has {t} frames")
         if not acts(sigma, scale, interval):
-            return denoise(x, sigma, cond)
-        x0 = denoise(_twice(x), sigma, both)
+            return denoise_cond(x, sigma)
+        x0 = denoise_both(_twice(x), sigma)
         x0_uncond, x0_cond = x0[:b], x0[b:]
         return x0_uncond + _float32_like(x0, scale) * (x0_cond - x0_uncond)
 

@@ -19,8 +19,12 @@ class Preconditioning:
     c_skip: Curve  # weight of the noisy input in the denoised output
     c_out: Curve  # weight of the network's output in the denoised output
     c_in: Curve  # scale of the network's input
-    c_noise: Curve  # what the network is told about sigma
+    c_noise: Curve  # what the network sees of sigma
     weight: Curve  # lambda(sigma), the weight of |D - x0|^2 in the training loss
+
+    def coefficients(self, sigma: ArrayLike) -> np.ndarray:
+        """c_skip, c_out, c_in and c_noise of noise levels [...]: float64 [4 ...]"""
+        return np.stack([curve(sigma) for curve in (self.c_skip, self.c_out, self.c_in, self.c_noise)])
 
 
 def edm(sigma_data: float = 0.5) -> Preconditioning:

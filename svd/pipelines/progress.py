@@ -1,11 +1,26 @@
 """What a user sees while waiting: progress bars, and that a graph is being compiled."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
+import mindspore as ms
 from tqdm import tqdm
 
 from svd.console import log
+
+
+class Bars:
+    """The progress bars of a pipeline, which know the sizes that there are graphs for."""
+
+    def __init__(self):
+        self._compiled: set[tuple] = set()
+
+    def __call__(self, shown: bool, description: str, unit: str, size: tuple) -> Callable[[list], Iterable]:
+        """A wrapper for a list of steps of this size: in graph mode, the first of a new one compiles a graph."""
+        compiling = ms.get_context("mode") == ms.GRAPH_MODE and (description, *size) not in self._compiled
+        self._compiled.add((description, *size))
+        return partial(steps, description=description, unit=unit, compiling=compiling) if shown else iter
 
 
 def steps(items: list, description: str, unit: str, compiling: bool) -> Iterator:

@@ -15,7 +15,8 @@ from mindspore import Tensor, nn
 
 from svd import load_pipeline
 from svd.autoencoder.decoder import Decoder
-from svd.conditioning.conditioner import Conditioning
+from svd.conditioning.conditioner import unconditional
+from svd.conditioning.conditioning import Conditioning
 from svd.config import load_config
 from svd.layers.basic import Linear
 from svd.pipelines.image_to_video import ImageToVideo
@@ -67,7 +68,7 @@ def _image_encoder(pipe: ImageToVideo, golden: Values) -> list[tuple]:
 def _conditioning(pipe: ImageToVideo, golden: Values) -> list[tuple]:
     """The reference's fps_id 6 is our fps 7."""
     fps, motion, strength = (float(golden[key]) for key in ("fps_id", "motion_bucket_id", "cond_aug"))
-    result = pipe.conditioner(golden["image"], 3, fps + 1, motion, strength, golden["aug_noise"])
+    result, _ = pipe.conditioner(golden["image"], 3, fps + 1, motion, strength, golden["aug_noise"])
     return [
         (result.context, golden["cond_crossattn"]),
         (result.concat, np.repeat(golden["cond_concat"][:, None], 3, axis=1)),
@@ -81,22 +82,23 @@ def _encoder(pipe: ImageToVideo, golden: Values) -> list[tuple]:
 
 def _unet(pipe: ImageToVideo, golden: Values) -> list[tuple]:
     """Each frame has a noise level of its own here."""
-    told = given_conditioning(golden)
+    cond = given_conditioning(golden)
     x, c_noise = Tensor(golden["unet_x"][None]), Tensor(golden["unet_c_noise"][None])
-    return [(pipe.denoiser.network(x, c_noise, told.context, told.vector)[0], golden["unet_out"])]
+    return [(pipe.denoiser.network(x, c_noise, *cond.inputs)[0], golden["unet_out"])]
 
 
 def _denoiser(pipe: ImageToVideo, golden: Values) -> list[tuple]:
     """As two equal clips in a batch: guidance runs the same graph."""
     x, expected = (np.stack([golden[key]] * 2) for key in ("denoiser_x", "denoiser_out"))
-    told = given_conditioning(golden)
-    return [(pipe.denoiser(x, float(golden["denoiser_sigma"]), told.stack(told)), expected)]
+    cond = given_conditioning(golden)
+    return [(pipe.denoiser(x, float(golden["denoiser_sigma"]), cond.stack(cond)), expected)]
 
 
 def _sampler(pipe: ImageToVideo, golden: Values) -> list[tuple]:
     """From the reference's conditioning, so that it is the sampler that is tested."""
     noise, settings = golden["sampler_noise"][None], pipe.settings()
-    result = pipe.sample(given_conditioning(golden), noise, settings, None, progress=False)
+    cond = given_conditioning(golden)
+    result = pipe.sample((cond, unconditional(cond)), noise, settings, None, progress=False)
     return [(result[0], golden["sampler_latents"])]
 
 

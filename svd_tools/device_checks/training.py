@@ -12,6 +12,7 @@ from mindspore import Tensor
 from svd import runtime
 from svd.build import load_networks
 from svd.config import load_config
+from svd.diffusion.denoiser import Denoise
 from svd.diffusion.loss import DenoisingLoss, loss_coefficients
 from svd.diffusion.preconditioning import PRECONDITIONINGS
 from svd.layers.marks import temporal_parameters
@@ -37,11 +38,11 @@ def reference_file() -> Path:
 def inputs(scale_factor: float, preconditioning: str) -> tuple[Tensor, ...]:
     """What the loss takes: the golden clip, noise and conditioning, at the golden noise level."""
     values = golden.values()
-    told = golden.given_conditioning(values)
+    cond = golden.given_conditioning(values)
     latents, noise = values["frames_mode"] * np.float32(scale_factor), values["sampler_noise"]
     sigma = np.array([float(values["denoiser_sigma"])])
     coefficients = loss_coefficients(PRECONDITIONINGS[preconditioning], sigma)
-    return Tensor(latents[None]), Tensor(noise[None]), coefficients, told.context, told.concat, told.vector
+    return Tensor(latents[None]), Tensor(noise[None]), coefficients, cond.context, cond.concat, cond.vector
 
 
 class Run:
@@ -64,7 +65,8 @@ class Run:
         for parameter in self.network.get_parameters():
             parameter.requires_grad = id(parameter) in learned
         self.optimizer = AdamW(trained, OPTIMIZER)
-        self.step = TrainStep(DenoisingLoss(self.network), self.optimizer, trained, None, max_grad_norm=MAX_NORM)
+        loss = DenoisingLoss(Denoise(self.network))
+        self.step = TrainStep(loss, self.optimizer, trained, None, max_grad_norm=MAX_NORM)
         self.scale = LOSS_SCALE if settings.variant == "float16" else 1.0
         self.inputs = inputs(config.autoencoder.scale_factor, config.preconditioning)
 

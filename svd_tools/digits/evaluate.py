@@ -45,11 +45,14 @@ GREY = 64
 class VideoMaker:
     """Generates videos in batches of one size, with one graph per network.
 
-    A clip's noise is determined by the seed and the clip's number, whatever its batch and its bucket.
+    A clip's noise follows from the seed and the clip's number, whatever its batch and its bucket. `image_only` leaves
+    the temporal layers out.
     """
 
-    def __init__(self, pipe: ImageToVideo, settings: SamplingConfig, batch_size: int, seed: int):
-        self.pipe, self.batch_size, self.seed = pipe, batch_size, seed
+    def __init__(
+        self, pipe: ImageToVideo, settings: SamplingConfig, batch_size: int, seed: int, image_only: bool = False
+    ):
+        self.pipe, self.batch_size, self.seed, self.image_only = pipe, batch_size, seed, image_only
         # All frames of a clip are decoded at once, whatever the free memory: the same result on every machine.
         self.settings = dataclasses.replace(
             settings, decode_chunk_size=settings.decode_chunk_size or settings.num_frames
@@ -78,38 +81,11 @@ class VideoMaker:
         return np.concatenate(videos)
 
     def _batch(self, pictures: np.ndarray, buckets: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        from mindspore import Tensor
-
-        s, autoencoder = self.settings, self.pipe.config.autoencoder
-        generators = [np.random.default_rng([self.seed, number]) for number in numbers]
-
-        def noise(*shape: int) -> np.ndarray:
-            return np.stack([generator.standard_normal(shape, dtype=np.float32) for generator in generators])
-
-        pixels = pictures.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
-        sides = (s.height // autoencoder.downsampling, s.width // autoencoder.downsampling)
-        latents = noise(s.num_frames, autoencoder.latent_channels, *sides)
-        told = self.pipe.conditioner(
-            pixels, s.num_frames, s.fps, buckets, s.noise_aug_strength, noise(*pixels.shape[1:])
-        )
-        latents = self.pipe.sample(told, latents, s, lambda shape: Tensor(noise(*shape[1:])), progress=False)
-        videos = [self.pipe.decode(clip[None], s, progress=False)[0] for clip in latents]
+        options = {"settings": self.settings, "image_only": self.image_only, "progress": False}
+        seeds = [(self.seed, int(number)) for number in numbers]
+        latents = self.pipe(pictures, motion_bucket_id=buckets, seed=seeds, output="latents", **options)
+        videos = [self.pipe.decode(clip[None], **options)[0] for clip in latents]
         return np.round(255 * np.stack(videos)).astype(np.uint8)
-
-
-def leave_image_model(pipe: ImageToVideo) -> None:
-    """Set every blend to its spatial branch: alpha = sigmoid(100) is 1 in float32 (VideoLDM, section 3.1).
-
-    Frames are then drawn independently of each other. A decoder of videos keeps its last convolution over time.
-    """
-    from mindspore import Tensor
-
-    from svd.layers.blend import Blend
-
-    for network in (pipe.denoiser.network, pipe.autoencoder.decoder):
-        for _, cell in network.cells_and_names():
-            if isinstance(cell, Blend):
-                cell.mix_factor.set_data(Tensor([100.0], cell.mix_factor.dtype))
 
 
 def contact_sheet(real: np.ndarray, generated: np.ndarray) -> np.ndarray:
@@ -191,9 +167,7 @@ def run(args: Namespace) -> None:
         raise ConfigError(f"--SVD.num_frames must be {MIN_FRAMES} or more for motion to be judged, got {frames}")
     judge = load_judge(args.judge, runtime.setup(args.device_target, args.mode), size, args.data.source)
     pipe = load_pipeline(model, args.SVD.checkpoint, args.device_target, args.mode, args.SVD.amp_level)
-    if args.image_model:
-        leave_image_model(pipe)
-    make = VideoMaker(pipe, sampling, args.batch_size, args.seed)
+    make = VideoMaker(pipe, sampling, args.batch_size, args.seed, args.image_model)
     clips, others = Clips.of(real), Clips.of(other)
     digest, versions = sha256(args.SVD.checkpoint), {"svd": __version__, **runtime.describe(args.mode)}
     settings = {

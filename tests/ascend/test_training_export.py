@@ -15,9 +15,10 @@ from platforms import SECTION, documented_platforms
 from test_export import PRODUCTS, beyond_convolution, beyond_flash_attention, of_other_type, undocumented, written_out
 
 from svd.config import UNetConfig
+from svd.diffusion.denoiser import Denoise
 from svd.diffusion.loss import DenoisingLoss
 from svd.layers.marks import temporal_parameters
-from svd.networks.video_unet import VideoUNet
+from svd.networks.blocks.svd import svd_unet
 from svd.placement import place
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW, WeightAverage
@@ -55,11 +56,11 @@ class Exported(nn.Cell):
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory) -> Graph:
-    network = VideoUNet(CONFIG).set_train(False)
+    network = svd_unet(CONFIG).set_train(False)
     trained = temporal_parameters(network)
     place(network, "Ascend", ms.float16, masters=trained)
     step = TrainStep(
-        DenoisingLoss(network),
+        DenoisingLoss(Denoise(network)),
         AdamW(trained, OptimizerConfig()),
         trained,
         WeightAverage(trained, 0.9999),
@@ -109,6 +110,6 @@ def test_sizes_are_within_what_convolutions_take(graph):
 
 
 def test_each_trained_parameter_is_updated_once(graph):
-    trained = len(temporal_parameters(VideoUNet(CONFIG)))
+    trained = len(temporal_parameters(svd_unet(CONFIG)))
     assert len(graph.of("AdamWeightDecay")) == trained
     assert len(graph.of("AssignAdd")) == trained

@@ -1,4 +1,6 @@
-"""What the network is told: which image, which noise, which numbers, in which order."""
+"""The conditioning of a video: which image, which noise, which numbers, in which order."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +8,8 @@ from comparison import assert_close
 from mindspore import Tensor
 
 from svd.conditioning.clip_preprocess import clip_preprocess
-from svd.conditioning.conditioner import Conditioner, Conditioning
+from svd.conditioning.conditioner import Conditioner
+from svd.conditioning.conditioning import Conditioning
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(-1, 1, (2, 3, 8, 12)).astype(np.float32)
@@ -37,8 +40,8 @@ def sinusoids(number: float) -> np.ndarray:
 
 
 def test_the_numbers_stand_in_the_order_fps_motion_augmentation(conditioner):
-    """The network is told fps - 1, as in training."""
-    vector = conditioner(IMAGES, 3, 7, 127, 0.02, AUG_NOISE).vector
+    """The network is given fps - 1, as in training."""
+    vector = conditioner(IMAGES, 3, 7, 127, 0.02, AUG_NOISE)[0].vector
     expected = np.concatenate([sinusoids(6), sinusoids(127), sinusoids(0.02)])
     assert_close(vector, np.stack([expected] * 2), 1e-6)
 
@@ -46,32 +49,32 @@ def test_the_numbers_stand_in_the_order_fps_motion_augmentation(conditioner):
 def test_each_clip_may_have_numbers_of_its_own(conditioner):
     """As a training batch has; a batch is what its clips are alone."""
     numbers = np.array([[7, 25], [127, 3.5], [0.02, 0.3]])
-    together = conditioner(IMAGES, 3, *numbers, AUG_NOISE)
+    together, _ = conditioner(IMAGES, 3, *numbers, AUG_NOISE)
     for i in (0, 1):
-        alone = conditioner(IMAGES[i : i + 1], 3, *numbers[:, i], AUG_NOISE[i : i + 1])
+        alone, _ = conditioner(IMAGES[i : i + 1], 3, *numbers[:, i], AUG_NOISE[i : i + 1])
         for name in ("context", "concat", "vector"):
             assert_close(getattr(together, name)[i : i + 1], getattr(alone, name), 1e-6)
 
 
 def test_the_latents_are_of_the_noisy_image_and_the_same_for_all_frames(conditioner):
     """The mode (the first half of the moments), not scaled; the strength is a standard deviation."""
-    concat = conditioner(IMAGES, 5, 7, 127, [0.1, 0.5], AUG_NOISE).concat
+    concat = conditioner(IMAGES, 5, 7, 127, [0.1, 0.5], AUG_NOISE)[0].concat
     noisy = IMAGES + np.reshape([0.1, 0.5], (2, 1, 1, 1)) * AUG_NOISE
     assert_close(concat, np.stack([noisy] * 5, 1), 1e-6)
 
 
 def test_the_embedding_is_of_the_clean_image_as_one_token(conditioner):
-    context = conditioner(IMAGES, 5, 7, 127, 0.5, AUG_NOISE).context
+    context = conditioner(IMAGES, 5, 7, 127, 0.5, AUG_NOISE)[0].context
     expected = clip_preprocess(IMAGES, 4).reshape(2, -1)[:, None, :EMBEDDING]
     assert_close(context, expected, 1e-6)
 
 
-def test_without_image_the_numbers_stay():
-    record = Conditioning(*(Tensor(RNG.standard_normal((2, n)).astype(np.float32)) for n in (3, 4, 5)))
-    unconditional = record.without_image()
-    assert unconditional.context.shape == (2, 3) and not unconditional.context.asnumpy().any()
-    assert unconditional.concat.shape == (2, 4) and not unconditional.concat.asnumpy().any()
-    np.testing.assert_array_equal(unconditional.vector.asnumpy(), record.vector.asnumpy())
+def test_without_the_image_the_numbers_stay(conditioner):
+    cond, uncond = conditioner(IMAGES, 5, 7, 127, 0.5, AUG_NOISE)
+    assert cond.context.asnumpy().any() and cond.concat.asnumpy().any()
+    assert uncond.context.shape == cond.context.shape and not uncond.context.asnumpy().any()
+    assert uncond.concat.shape == cond.concat.shape and not uncond.concat.asnumpy().any()
+    np.testing.assert_array_equal(uncond.vector.asnumpy(), cond.vector.asnumpy())
 
 
 def test_records_are_stacked_in_order():
@@ -79,3 +82,12 @@ def test_records_are_stacked_in_order():
     both = first.stack(second)
     for j, tensor in enumerate((both.context, both.concat, both.vector)):
         np.testing.assert_array_equal(tensor.asnumpy()[:, 0], [10 + j, 10 + j, 20 + j, 20 + j])
+
+
+def test_records_that_are_stacked_have_the_same_fields():
+    text = Conditioning(Tensor(np.ones((1, 7, 3), np.float32)))
+    both = text.stack(text)
+    assert both.context.shape == (2, 7, 3) and both.concat is None and both.vector is None
+    for pair in ((text, replace(text, vector=text.context)), (replace(text, vector=text.context), text)):
+        with pytest.raises(TypeError):
+            pair[0].stack(pair[1])

@@ -1,21 +1,19 @@
-from dataclasses import dataclass, replace
+"""The denoiser around networks that are formulas, and what is computed once for a conditioning."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from mindspore import Tensor, float16, float32
 
+from svd.conditioning.conditioning import Conditioning
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.preconditioning import edm, v_scaling
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 RNG = np.random.default_rng(0)
 X, CONCAT, F = (RNG.standard_normal((2, 3, c, 4, 4)).astype(np.float32) for c in (4, 5, 4))
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    context: Tensor
-    concat: Tensor | None
-    vector: Tensor
 
 
 class Network:
@@ -24,8 +22,9 @@ class Network:
     def __init__(self, dtype=float32):
         self.dtype = dtype
 
-    def __call__(self, latents, c_noise, context, vector):
+    def __call__(self, latents, c_noise, context, vector, image_only):
         self.latents, self.c_noise, self.context, self.vector = latents, c_noise, context, vector
+        self.image_only = image_only
         return Tensor(F, self.dtype)
 
 
@@ -81,3 +80,42 @@ def test_impossible_noise_levels_are_refused(sigma):
 def test_one_sigma_per_frame_is_refused():
     with pytest.raises(ValueError, match=r"one per clip, \[2\], not of shape \[6\]"):
         Denoiser(Network(), v_scaling())(Tensor(X), np.ones(6), CONDITIONING)
+
+
+def test_the_temporal_layers_are_left_out_where_that_is_asked_for():
+    network = Network()
+    denoiser = Denoiser(network, v_scaling())
+    for image_only in (False, True):
+        denoiser.bind(CONDITIONING, image_only)(X, 1.0)
+        assert network.image_only is image_only
+
+
+class InTwo(Network):
+    """A network in two: the first half is counted, the second gives what the first has made of the inputs."""
+
+    def __init__(self):
+        self.constants, self.evaluate, self.prepared = None, self, []
+
+    def prepare(self, inputs, num_frames, image_only):
+        self.prepared.append((inputs, num_frames))
+        return (10.0 * len(self.prepared),)
+
+    def __call__(self, latents, c_noise, constant):
+        return latents[:, :, :4] * 0 + constant
+
+
+def test_what_does_not_depend_on_the_noise_level_is_computed_once_for_a_conditioning():
+    network = InTwo()
+    denoiser = Denoiser(network, v_scaling(), network)
+    other = replace(CONDITIONING, context=CONDITIONING.context * 2)
+    first, second = denoiser.bind(CONDITIONING), denoiser.bind(other)
+    assert network.prepared == [], "not before it is needed"
+    for sigma in (5.0, 0.5):
+        scale = -sigma / np.sqrt(1 + sigma**2)
+        for denoise, constant in ((first, 10), (second, 20)):
+            x0 = denoise(X, sigma).asnumpy()
+            np.testing.assert_allclose(x0 - X / (1 + sigma**2), constant * scale, rtol=1e-4, atol=1e-4)
+    assert [inputs[0] is c.context for (inputs, _), c in zip(network.prepared, (CONDITIONING, other))] == [True, True]
+    assert [frames for _, frames in network.prepared] == [3, 3]
+    denoiser(X, 5.0, CONDITIONING)
+    assert len(network.prepared) == 3, "another binding sees weights as they are then"

@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,6 +24,9 @@ class Recorder:
 
     def __init__(self):
         self.batches = []
+
+    def bind(self, conditioning):
+        return partial(self, conditioning=conditioning)
 
     def __call__(self, x, sigma, conditioning):
         self.batches.append(x.shape[0])
@@ -52,7 +56,7 @@ def test_triangular_scale():
 @pytest.mark.parametrize("scale", [1.0, np.ones(5)], ids=["number", "per frame"])
 def test_scale_one_is_the_conditional_branch_alone(scale):
     denoise = Recorder()
-    x0 = guided(denoise, COND, UNCOND, scale)(X, 2.0)
+    x0 = guided(denoise.bind, COND, UNCOND, scale)(X, 2.0)
     assert denoise.batches == [2]
     np.testing.assert_array_equal(x0, Recorder()(X, 2.0, COND))
 
@@ -60,7 +64,7 @@ def test_scale_one_is_the_conditional_branch_alone(scale):
 @pytest.mark.parametrize("scale", [7.0, linear_scale(1.0, 2.5, 5)], ids=["number", "per frame"])
 def test_both_branches_in_one_batch_equal_two_calls(scale):
     denoise = Recorder()
-    x0 = guided(denoise, COND, UNCOND, scale)(X, 2.0)
+    x0 = guided(denoise.bind, COND, UNCOND, scale)(X, 2.0)
     assert denoise.batches == [4] and x0.dtype == np.float32
     x0_cond, x0_uncond = denoise(X, 2.0, COND), denoise(X, 2.0, UNCOND)
     per_frame = np.broadcast_to(scale, 5)
@@ -77,7 +81,9 @@ def test_by_default_guidance_acts_everywhere(kind, sigma):
     both = Recorder()(kind(np.concatenate([X, X])), sigma, UNCOND.stack(COND))
     expected = both[:2] + kind(scale.astype(np.float32).reshape(1, 5, 1, 1, 1)) * (both[2:] - both[:2])
     for interval in ((), ((0.0, np.inf),)):
-        np.testing.assert_array_equal(np.asarray(guided(recorder, COND, UNCOND, scale, *interval)(x, sigma)), expected)
+        np.testing.assert_array_equal(
+            np.asarray(guided(recorder.bind, COND, UNCOND, scale, *interval)(x, sigma)), expected
+        )
     assert recorder.batches == [4, 4]
 
 
@@ -85,12 +91,14 @@ def test_by_default_guidance_acts_everywhere(kind, sigma):
 def test_outside_of_the_interval_is_the_conditional_branch_alone(kind):
     """The lower bound lies outside, the higher inside, as in the paper."""
     denoise, scale = Recorder(), linear_scale(1.0, 2.5, 5)
-    in_interval = guided(denoise, COND, UNCOND, scale, (0.5, 4.0))
+    in_interval = guided(denoise.bind, COND, UNCOND, scale, (0.5, 4.0))
     for sigma, batch in ((700.0, 2), (4.01, 2), (4.0, 4), (0.51, 4), (0.5, 2), (0.002, 2)):
         result = in_interval(kind(X), sigma)
         assert denoise.batches.pop() == batch, sigma
         expected = (
-            Recorder()(kind(X), sigma, COND) if batch == 2 else guided(Recorder(), COND, UNCOND, scale)(kind(X), sigma)
+            Recorder()(kind(X), sigma, COND)
+            if batch == 2
+            else guided(Recorder().bind, COND, UNCOND, scale)(kind(X), sigma)
         )
         np.testing.assert_array_equal(np.asarray(result), np.asarray(expected))
 
@@ -100,21 +108,21 @@ def test_a_sampler_in_an_interval():
     sigmas = [8.0, 4.0, 2.0, 1.0, 0.0]
     for sampler, batches in ((euler, [2, 4, 4, 2]), (heun, [2, 4, 4, 4, 4, 2, 2])):
         denoise = Recorder()
-        sampler(guided(denoise, COND, UNCOND, 3.0, (1.0, 4.0)), X, sigmas)
+        sampler(guided(denoise.bind, COND, UNCOND, 3.0, (1.0, 4.0)), X, sigmas)
         assert denoise.batches == batches
 
 
 def test_tensors_give_what_arrays_give():
-    denoise = guided(Recorder(), COND, UNCOND, linear_scale(1.0, 2.5, 5))
+    denoise = guided(Recorder().bind, COND, UNCOND, linear_scale(1.0, 2.5, 5))
     np.testing.assert_allclose(denoise(Tensor(X), 2.0).asnumpy(), denoise(X, 2.0), rtol=1e-6, atol=1e-6)
 
 
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="14 scales, one per frame, but x has 5 frames"):
-        guided(Recorder(), COND, UNCOND, linear_scale(1.0, 2.5, 14))(X, 2.0)
+        guided(Recorder().bind, COND, UNCOND, linear_scale(1.0, 2.5, 14))(X, 2.0)
     for interval in ((4.0, 0.5), (1.0, 1.0), (-1.0, 2.0), (np.nan, 1.0)):
         with pytest.raises(ValueError, match="interval of guidance must be two noise levels, the lower first"):
-            guided(Recorder(), COND, UNCOND, 3.0, interval)
+            guided(Recorder().bind, COND, UNCOND, 3.0, interval)
     with pytest.raises(ValueError, match="at least one frame, not 0"):
         linear_scale(1.0, 2.5, 0)
     with pytest.raises(ValueError, match=r"period .* must be positive, not 0"):

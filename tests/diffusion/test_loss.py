@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
+from svd.diffusion.denoiser import Denoise
 from svd.diffusion.loss import DenoisingLoss, log_normal, loss_coefficients
 from svd.diffusion.preconditioning import PRECONDITIONINGS
 
@@ -45,7 +46,7 @@ def loss(network: nn.Cell, kind: str, sigma=SIGMA, clips=slice(None)) -> float:
     """Of these clips."""
     coefficients = loss_coefficients(PRECONDITIONINGS[kind], sigma[clips])
     arrays = [Tensor(array[clips]) for array in (LATENTS, NOISE, CONTEXT, CONCAT, VECTOR)]
-    result = DenoisingLoss(network)(*arrays[:2], coefficients, *arrays[2:])
+    result = DenoisingLoss(Denoise(network))(*arrays[:2], coefficients, *arrays[2:])
     assert result.shape == () and result.dtype == arrays[0].dtype
     return float(result.asnumpy())
 
@@ -126,7 +127,7 @@ def test_images_have_a_noise_level_each(mode):
         output = p.c_in(sigma) * x + p.c_noise(sigma) + shift
         denoised = p.c_skip(sigma) * x + p.c_out(sigma) * output
         expected = (p.weight(sigma) * (denoised - LATENTS) ** 2).mean()
-        result = DenoisingLoss(OfFrames(), image_only)(*arrays[:2], coefficients, *arrays[2:])
+        result = DenoisingLoss(Denoise(OfFrames()), image_only)(*arrays[:2], coefficients, *arrays[2:])
         np.testing.assert_allclose(float(result.asnumpy()), expected, rtol=1e-5)
 
 

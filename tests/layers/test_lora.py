@@ -13,7 +13,7 @@ from svd import runtime
 from svd.config import ConfigError, ModelConfig
 from svd.layers.attention import TransformerBlock
 from svd.layers.lora import adapters, add_adapters
-from svd.networks.video_unet import VideoUNet
+from svd.networks.blocks.svd import svd_unet
 from svd.placement import place
 from svd.training.config import LoRAConfig
 from svd.training.tasks.video import trained_parameters
@@ -115,7 +115,7 @@ def test_gradients_are_the_adapters_alone(eager):
 def test_the_default_modules_of_the_published_network():
     """Six layers of each of the 16 transformers over time; at rank 16 not a hundredth of the weights over time."""
     with no_init_parameters():
-        network = VideoUNet(ModelConfig().unet)
+        network = svd_unet(ModelConfig().unet)
     add_adapters(network, LoRAConfig().modules, rank=16, alpha=16, seed=0)
     names = [p.name for p in adapters(network)]
     assert len(names) == 2 * 6 * 16 and all(".temporal.attn" in name for name in names)
@@ -127,7 +127,7 @@ def test_what_they_begin_with(eager):
     """The seed decides; the bound is that of a new linear layer, and no two layers begin alike."""
 
     def downs(seed: int) -> list[np.ndarray]:
-        network = fill(VideoUNet(SMALL.unet))
+        network = fill(svd_unet(SMALL.unet))
         add_adapters(network, ["temporal.attn1"], rank=4, alpha=4, seed=seed)
         return [p.asnumpy() for p in adapters(network) if p.name.endswith("down")]
 

@@ -8,6 +8,7 @@ import copy
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from PIL import Image
 from small_model import SMALL
 
 from svd import runtime
-from svd.conditioning.conditioner import Conditioning
+from svd.conditioning.conditioning import Conditioning
 from svd.config import ConfigError, load_config
 from svd.data.images import ImageError, prepare_image
+from svd.pipelines.progress import Bars
 from svd_tools import image_to_video
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -43,14 +45,15 @@ def pipe(small_pipe):
 def light(small_pipe):
     """Every video of it is grey; `calls` keeps what the networks were called with."""
     light = copy.copy(small_pipe)
-    light._compiled, light.calls = set(), {"conditioner": [], "denoiser": [], "decoder": []}
+    light.bars, light.calls = Bars(), {"conditioner": [], "denoiser": [], "decoder": []}
 
     def conditioner(images, *numbers_and_noise):
         light.calls["conditioner"].append((images, *numbers_and_noise))
         b, t, (h, w) = len(images), numbers_and_noise[0], (side // 2 for side in images.shape[-2:])
-        return Conditioning(*(Tensor(np.zeros(shape, np.float32)) for shape in ((b, 1, 16), (b, t, 4, h, w), (b, 24))))
+        shapes = (b, 1, 16), (b, t, 4, h, w), (b, 24)
+        return tuple(Conditioning(*(Tensor(np.zeros(shape, np.float32)) for shape in shapes)) for _ in range(2))
 
-    def denoiser(x, sigma, conditioning):
+    def denoise(x, sigma):
         light.calls["denoiser"].append((x, sigma))
         return x * 0
 
@@ -58,8 +61,8 @@ def light(small_pipe):
         light.calls["decoder"].append(z.shape)
         return np.zeros((*z.shape[:2], 3, 2 * z.shape[3], 2 * z.shape[4]), np.float32)
 
-    denoiser.for_one_video = lambda: denoiser
-    light.conditioner, light.denoiser, light.autoencoder = conditioner, denoiser, copy.copy(light.autoencoder)
+    light.conditioner, light.autoencoder = conditioner, copy.copy(light.autoencoder)
+    light.denoiser = SimpleNamespace(bind=lambda conditioning, image_only: denoise)
     light.autoencoder._decode_window = decode_window
     return light
 
@@ -220,12 +223,48 @@ def test_the_same_seed_gives_the_same_video(pipe, photo):
     np.testing.assert_array_equal(pipe(photo, progress=False), pipe(photo, seed=0, progress=False))
 
 
+def test_clips_of_a_batch_may_have_seeds_and_motion_buckets_of_their_own(pipe, photo):
+    options = {"image": [photo, photo, photo], "churn": 1.0}
+    batch = latents(pipe, seed=[3, (7, 4), 3], motion_bucket_id=[0, 200, 255], **options)
+    for clip, seed, bucket in zip(batch, ([3], [(7, 4)], [3]), (0, 200, 255)):
+        assert_close(clip, latents(pipe, [photo], seed=seed, motion_bucket_id=bucket, churn=1.0)[0])
+    assert min(relative_error(batch[i], batch[j]) for i, j in ((0, 1), (0, 2))) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"seed": [1]}, "seed must be one number, or one for each of 2 clips, got 1"),
+        ({"seed": [1, -2]}, "seed must not be negative, got -2"),
+        ({"motion_bucket_id": [1, 2, 3]}, "motion_bucket_id must be one number, or one for each of 2 images"),
+        ({"motion_bucket_id": [1, -2]}, "motion_bucket_id must not be negative, got -2"),
+    ],
+    ids=str,
+)
+def test_seeds_and_motion_buckets_that_do_not_fit(light, photo, given, what):
+    with pytest.raises(ConfigError, match=f"^{what}"):
+        light([photo, photo], **given)
+    assert not light.calls["conditioner"]
+
+
+def test_the_image_model_alone_draws_frame_by_frame(pipe, photo):
+    """Without its temporal layers no frame is changed by another's noise, in latents and decoded."""
+    noise = np.random.default_rng(8).standard_normal((1, *LATENTS), dtype=np.float32)
+    other = noise.copy()
+    other[:, -1] *= -1
+    for image_only in (False, True):
+        options = {"image_only": image_only, "guidance": [2.0, 2.0]}
+        a, b = (latents(pipe, photo, noise=given, **options) for given in (noise, other))
+        changed = np.abs(a - b).max((1, 2, 3)) > 1e-4
+        assert changed.tolist() == ([False, False, True] if image_only else [True, True, True])
+
+
 def test_nothing_is_compiled_for_another_seed_image_or_schedule(pipe, photo, other):
     """Of the same size; the noise levels are inputs of the graph."""
 
     def compiled() -> int:
         networks = (pipe.conditioner.image_encoder, pipe.conditioner.encoder, pipe.autoencoder.decoder)
-        return sum(len(cell.compile_cache) for cell in (*networks, *pipe.denoiser.per_video.graphs.values()))
+        return sum(len(cell.compile_cache) for cell in (*networks, *pipe.denoiser.graphs.values()))
 
     pipe(photo, seed=1, sampling_steps=2, progress=False)
     before = compiled()
@@ -319,10 +358,17 @@ def test_what_is_not_set_is_the_models_own(light):
     assert light.settings(fps=5, guidance=(2.0, 3.0)) == replace(own, fps=5, guidance=(2.0, 3.0))
 
 
+def test_settings_may_be_given_as_a_whole(light, photo):
+    """As they are, and with some of their fields changed."""
+    own = replace(SMALL.sampling, fps=11, num_frames=4, sampling_steps=1)
+    assert light(photo, settings=own, fps=8, progress=False).shape[0] == 4
+    assert light.calls["conditioner"][0][1:3] == (4, 8) and len(light.calls["denoiser"]) == 1
+
+
 def test_settings_reach_the_conditioner_and_the_schedule(light, photo):
     settings = {"num_frames": 5, "fps": 9, "motion_bucket_id": 60, "noise_aug_strength": 0.1}
     light(photo, **settings, sampling_steps=3, sigma_min=0.1, sigma_max=8.0, rho=1.0, progress=False)
-    assert light.calls["conditioner"][0][1:5] == (5, 9, 60, 0.1)
+    assert light.calls["conditioner"][0][1:5] == (5, 9, [60], 0.1)
     sigmas = [sigma for _, sigma in light.calls["denoiser"]]
     np.testing.assert_allclose(sigmas, [8.0, 4.05, 0.1])
     assert light.calls["denoiser"][0][0].shape == (2, 5, 4, 8, 12), "unconditional and conditional"
@@ -348,9 +394,12 @@ def test_guidance_over_the_frames(pipe, photo):
 def test_guidance_in_an_interval_of_noise_levels(light, photo):
     """Noise levels 8, 6, 4, 2: at 6 and 4 both branches are run, at the others only that of the image."""
     schedule = {"sampling_steps": 4, "sigma_max": 8.0, "sigma_min": 2.0, "rho": 1.0, "progress": False}
-    conditions = []
-    denoise = light.denoiser
-    denoise.for_one_video = lambda: lambda x, sigma, told: conditions.append(told) or denoise(x, sigma, told)
+    conditions, bind = [], light.denoiser.bind
+
+    def noted(conditioning, image_only):
+        return lambda x, sigma: conditions.append(conditioning) or bind(conditioning, image_only)(x, sigma)
+
+    light.denoiser.bind = noted
     light([photo, photo], guidance_interval=[3.0, 6.0], **schedule)
     assert [(x.shape[0], sigma) for x, sigma in light.calls["denoiser"]] == [(2, 8.0), (4, 6.0), (4, 4.0), (2, 2.0)]
     assert [conditioning.context.shape[0] for conditioning in conditions] == [2, 4, 4, 2]
@@ -437,7 +486,7 @@ def test_more_clips_share_the_memory_limit(light, photo):
 
 
 def test_without_a_limit_it_is_half_of_what_is_free(light, photo, capsys):
-    light._free_memory = lambda: 5 * light.autoencoder.decode_bytes_per_frame(8, 12)
+    light.free_memory = lambda: 5 * light.autoencoder.decode_bytes_per_frame(8, 12)
     light(photo)
     assert light.calls["decoder"][0][1] == 2
     light.calls["decoder"].clear()
@@ -525,7 +574,7 @@ def test_svd_xt_1_1_was_trained_on_single_values(light, photo):
 
 
 def test_a_network_that_returns_nan_is_told_of(light, photo):
-    light.denoiser.for_one_video = lambda: lambda x, sigma, conditioning: x * float("nan")
+    light.denoiser.bind = lambda *_: lambda x, sigma: x * float("nan")
     with pytest.raises(FloatingPointError, match="^the network returned values that are not finite: try amp_level O0$"):
         light(photo, progress=False)
     assert not light.calls["decoder"]

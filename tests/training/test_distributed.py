@@ -6,7 +6,7 @@ from mindspore.nn.utils import no_init_parameters
 from small_model import SMALL
 
 from svd.layers.marks import temporal_parameters
-from svd.networks.video_unet import VideoUNet
+from svd.networks.blocks.svd import svd_unet
 from svd.runtime import join_ranks
 from svd.training.distributed import Ranks, owners
 
@@ -15,7 +15,7 @@ from svd.training.distributed import Ranks, owners
 def test_all_is_owned_in_equal_shares(ranks):
     """Of the real network's parameters, whose sizes differ a thousandfold."""
     with no_init_parameters():
-        sizes = [p.size for p in temporal_parameters(VideoUNet(SMALL.unet))]
+        sizes = [p.size for p in temporal_parameters(svd_unet(SMALL.unet))]
     owned = owners(sizes, ranks)
     assert len(owned) == len(sizes) and set(owned) == set(range(ranks))
     loads = [sum(size for size, owner in zip(sizes, owned) if owner == rank) for rank in range(ranks)]

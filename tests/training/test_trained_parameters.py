@@ -20,7 +20,8 @@ from svd.layers.marks import temporal_parameters
 from svd.layers.recompute import recompute_blocks
 from svd.layers.resblock import VideoResBlock
 from svd.layers.transformer import VideoTransformer
-from svd.networks.video_unet import VideoUNet
+from svd.networks.blocks.svd import svd_unet
+from svd.networks.unet import UNet
 from svd.training.config import LossConfig, OptimizerConfig
 from svd.training.optimizer import AdamW, WeightAverage
 from svd.training.step import TrainStep, host_scalar
@@ -39,7 +40,7 @@ class Updated:
     """The network after one update of its temporal layers."""
 
     def __init__(self, recompute: bool):
-        network = fill(VideoUNet(ONE_LEVEL))
+        network = fill(svd_unet(ONE_LEVEL))
         if recompute:
             recompute_blocks(network)
         self.trained = {f"network.{p.name}": p for p in trained_parameters(network, temporal_only=True)}
@@ -100,7 +101,7 @@ def _graph() -> None:
 def test_what_is_recomputed_are_the_blocks():
     """What goes from one to the next is kept."""
     with no_init_parameters():
-        network = VideoUNet(SMALL.unet)
+        network = svd_unet(SMALL.unet)
     assert "recompute" not in (network.mid_block.resnets[0].get_scope() or "")
     recompute_blocks(network)
     blocks = [cell for _, cell in network.cells_and_names() if isinstance(cell, (VideoResBlock, VideoTransformer))]
@@ -114,10 +115,10 @@ def test_what_is_recomputed_are_the_blocks():
 
 
 @pytest.fixture(scope="module")
-def published() -> VideoUNet:
+def published() -> UNet:
     """The network of Stable Video Diffusion, without values."""
     with no_init_parameters():
-        return VideoUNet(ModelConfig().unet)
+        return svd_unet(ModelConfig().unet)
 
 
 def test_published_numbers(published):
@@ -129,7 +130,7 @@ def test_published_numbers(published):
 
 def test_the_image_model_uses_none_of_them(eager):
     """Whatever they are, it gives the same images: they are all that the video model adds, and nothing of it."""
-    network = fill(VideoUNet(SMALL.unet))
+    network = fill(svd_unet(SMALL.unet))
     inputs = [random(2, 3, 8, 4, 6), random(2), random(2, 1, 16), random(2, 24)]
     images = network(*inputs, True).asnumpy()
     for parameter in temporal_parameters(network):

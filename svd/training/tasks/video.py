@@ -10,13 +10,14 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from svd.autoencoder.autoencoder import Autoencoder, autoencoder_part
-from svd.conditioning.conditioner import Conditioner, Conditioning
+from svd.conditioning.conditioner import Conditioner
+from svd.conditioning.conditioning import Conditioning
 from svd.config import ModelConfig
 from svd.data.dataset import BadItem
 from svd.data.latents_dataset import EncodedClip, LatentsDataset
 from svd.data.pixels import pixels
 from svd.data.video_dataset import Clip
-from svd.diffusion.denoiser import Denoiser
+from svd.diffusion.denoiser import Denoise, Denoiser
 from svd.diffusion.loss import DenoisingLoss, log_normal, loss_coefficients
 from svd.diffusion.preconditioning import PRECONDITIONINGS
 from svd.errors import check
@@ -100,8 +101,8 @@ class ClipEncoder:
         t, channels, *size = moments.shape
         draws = draw(self.config, self.seed, [sample], (t, channels // 2, *size), video.shape[2:])
         numbers = clip.fps, clip.motion_bucket_id, draws.aug_strength
-        told = self.conditioner(video[:, 0], 1, *numbers, draws.aug_noise)
-        arrays = moments, told.context.asnumpy()[0], told.concat.asnumpy()[0, 0]
+        cond, _ = self.conditioner(video[:, 0], 1, *numbers, draws.aug_noise)
+        arrays = moments, cond.context.asnumpy()[0], cond.concat.asnumpy()[0, 0]
         with np.errstate(over="ignore"):
             arrays = [array.astype(np.float16) for array in arrays]
         if not all(np.isfinite(array).all() for array in arrays):
@@ -134,7 +135,7 @@ class DenoisingObjective:
         self.conditioner, self.autoencoder = conditioner, autoencoder
         self.preconditioning, self.config, self.seed = denoiser.preconditioning, config, seed
         self.trained, self.image_only = trained, image_only
-        self.loss = DenoisingLoss(denoiser.network, image_only)
+        self.loss = DenoisingLoss(Denoise(denoiser.network), image_only)
         learned = {id(parameter) for parameter in trained.values()}
         for parameter in denoiser.network.get_parameters():
             parameter.requires_grad = id(parameter) in learned
@@ -155,8 +156,9 @@ class DenoisingObjective:
     ) -> tuple[Tensor, ...]:
         """The same from a video [b t 3 h w] in [-1, 1], its numbers [b] and given random numbers."""
         latents = self.autoencoder.encode(video, draws.posterior_noise)
-        told = self.conditioner(video[:, 0], video.shape[1], fps, motion_bucket_id, draws.aug_strength, draws.aug_noise)
-        return self._inputs(latents, told, draws)
+        numbers = fps, motion_bucket_id, draws.aug_strength
+        cond, _ = self.conditioner(video[:, 0], video.shape[1], *numbers, draws.aug_noise)
+        return self._inputs(latents, cond, draws)
 
     def _encoded_inputs(self, clips: list[EncodedClip], samples: list[int]) -> tuple[Tensor, ...]:
         moments, context, concat = (
@@ -168,14 +170,14 @@ class DenoisingObjective:
         numbers = [(clip.fps - 1, clip.motion_bucket_id, clip.aug_strength) for clip in clips]
         vector = self.conditioner.embed_numbers(b, *zip(*numbers))
         concat = np.broadcast_to(concat[:, None], (b, t, *concat.shape[1:]))
-        told = Conditioning(Tensor(context.astype(np.float32)), Tensor(concat.astype(np.float32)), vector)
-        return self._inputs(self.autoencoder.encode(moments, draws.posterior_noise), told, draws)
+        cond = Conditioning(Tensor(context.astype(np.float32)), Tensor(concat.astype(np.float32)), vector)
+        return self._inputs(self.autoencoder.encode(moments, draws.posterior_noise), cond, draws)
 
-    def _inputs(self, latents: Tensor, told: Conditioning, draws: Draws) -> tuple[Tensor, ...]:
-        context = told.context * _mask(draws.keep_context, told.context)
-        concat = told.concat * _mask(draws.keep_concat, told.concat)
+    def _inputs(self, latents: Tensor, cond: Conditioning, draws: Draws) -> tuple[Tensor, ...]:
+        context = cond.context * _mask(draws.keep_context, cond.context)
+        concat = cond.concat * _mask(draws.keep_concat, cond.concat)
         coefficients = loss_coefficients(self.preconditioning, draws.sigma)
-        return latents, Tensor(draws.noise), coefficients, context, concat, told.vector
+        return latents, Tensor(draws.noise), coefficients, context, concat, cond.vector
 
 
 def _mask(keep: np.ndarray, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import svd
 from svd.data.moving_digits import MovingDigits
 from svd.metrics.frechet import frechet_distance
 from svd_tools.digits import evaluate
-from svd_tools.digits.evaluate import BUCKETS, VideoMaker, contact_sheet, grid, leave_image_model
+from svd_tools.digits.evaluate import BUCKETS, VideoMaker, contact_sheet, grid
 from svd_tools.digits.judge import DigitJudge, judge_videos, load_judge, write_judge
 from svd_tools.digits.scores import BEST_PSNR, Clips, psnr
 
@@ -56,8 +56,7 @@ def clips_of(seed: int) -> Clips:
 def test_the_numbers_are_those_of_the_videos(outcome, folder, pipe):
     report = json.loads((outcome / "metrics.json").read_text())
     real, other, judge = clips_of(5), clips_of(6), load_judge(folder / "judge.safetensors", DEVICE, SIZE)
-    leave_image_model(pipe)
-    videos = VideoMaker(pipe, MODEL.sampling, 4, 5)(real.pictures, real.buckets, np.arange(CLIPS), "")
+    videos = VideoMaker(pipe, MODEL.sampling, 4, 5, image_only=True)(real.pictures, real.buckets, np.arange(CLIPS), "")
     found = report["scores"]["generated"]
     assert found["psnr_mean"] == pytest.approx(psnr(videos[:, 0], real.pictures).mean(), abs=0.05)
     judged = [judge_videos(judge, x).features for x in (videos, real.videos, other.videos)]
@@ -168,16 +167,15 @@ def test_the_image_model_draws_frames_independently(pipe):
     other = noise.copy()
     other[:, -1] = rng.standard_normal((1, 4, 8, 8))
     picture, aug_noise = rng.random((1, 3, 8, 8), np.float32), np.zeros((1, 3, 8, 8), np.float32)
-    told = pipe.condition(picture, aug_noise, SMALLER, progress=False)
+    pair = pipe.condition(picture, aug_noise, SMALLER, progress=False)
 
-    def change() -> np.ndarray:
+    def change(image_only: bool) -> np.ndarray:
         """How much the frames change by the noise of the last."""
-        a, b = (pipe.sample(told, start, SMALLER, None, progress=False)[0] for start in (noise, other))
+        a, b = (pipe.sample(pair, start, SMALLER, None, False, image_only)[0] for start in (noise, other))
         return np.abs(a - b).max((1, 2, 3))
 
-    assert change().min() > 1e-3
-    leave_image_model(pipe)
-    assert change()[:-1].max() == 0 and change()[-1] > 1e-3
+    assert change(False).min() > 1e-3
+    assert change(True)[:-1].max() == 0 and change(True)[-1] > 1e-3
 
 
 @pytest.mark.parametrize(

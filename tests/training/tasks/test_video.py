@@ -209,6 +209,6 @@ def test_the_loss_takes_them(eager, task, inputs):
 
 
 def test_only_what_is_to_be_trained_has_gradients(task):
-    network = {f"network.{p.name}": p for p in task.loss.network.get_parameters()}
+    network = {f"network.{p.name}": p for p in task.loss.get_parameters()}
     assert {name for name, p in network.items() if p.requires_grad} == task.trained.keys()
     assert 0 < len(task.trained) < len(network)

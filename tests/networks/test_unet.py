@@ -1,15 +1,21 @@
 """The UNet's symmetries: clips are independent, frames are so in image-only mode, and only there."""
 
+from typing import Optional
+
 import numpy as np
 import pytest
 from comparison import assert_close
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.nn.utils import no_init_parameters
 from small_model import SMALL, fill
 
 from svd.config import UNetConfig
+from svd.layers.axes import fold_frames
 from svd.layers.blend import Blend
-from svd.networks.video_unet import VideoUNet
+from svd.layers.resblock import ResBlock
+from svd.networks.blocks.svd import svd_unet
+from svd.networks.split import Split
+from svd.networks.unet import UNet
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 8, 4, 6)).astype(np.float32)
@@ -20,13 +26,13 @@ ORDER = [2, 0, 1]
 
 
 @pytest.fixture(scope="module")
-def networks() -> dict[int, VideoUNet]:
+def networks() -> dict[int, UNet]:
     """One for each mode, so that its graphs are compiled once."""
-    return {mode: fill(VideoUNet(SMALL.unet)) for mode in (0, 1)}
+    return {mode: fill(svd_unet(SMALL.unet)) for mode in (0, 1)}
 
 
 @pytest.fixture
-def network(mode, networks) -> VideoUNet:
+def network(mode, networks) -> UNet:
     return networks[mode]
 
 
@@ -96,10 +102,66 @@ def test_noise_levels_per_frame(network, result):
     assert np.abs(different - result)[:, 1].max() > 0.1
 
 
+class Spatial(nn.Cell):
+    """A residual block of an image model, frame by frame."""
+
+    def __init__(self, in_channels: int, channels: int, emb_dim: int):
+        super().__init__()
+        self.spatial = ResBlock(in_channels, channels, emb_dim=emb_dim)
+
+    def construct(self, x: Tensor, emb: Tensor, image_only: bool) -> Tensor:
+        b, t, _, h, w = x.shape
+        y = self.spatial(fold_frames(x), ops.expand_dims(fold_frames(emb), 1))
+        return ops.reshape(y, (b, t, -1, h, w))
+
+
+class PlusContext(nn.Cell):
+    """In place of attention: adds a number that is learned of the context's mean, one constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = Parameter(Tensor(np.ones(1, np.float32)), name="scale")
+
+    def constants(self, context: Tensor, num_frames: int) -> tuple[Tensor]:
+        return (ops.mean(context, (1, 2)),)
+
+    def construct(self, x: Tensor, mean: Tensor, image_only: bool) -> Tensor:
+        return x + self.scale * ops.reshape(mean, (-1, 1, 1, 1, 1))
+
+
+class ImageBlocks:
+    """Blocks of another kind: no vector, no layers over time, and what is at a level without attention too."""
+
+    def vector_embedding(self) -> None:
+        return None
+
+    def residual(self, in_channels: int, channels: int) -> nn.Cell:
+        return Spatial(in_channels, channels, 4 * SMALL.unet.model_channels)
+
+    def attention(self, channels: int, attends: bool) -> Optional[nn.Cell]:
+        return None if attends else PlusContext()
+
+
+def test_a_ladder_of_other_blocks(mode):
+    """As a whole and in two halves; it knows of neither vector nor attention what it was not given."""
+    network = fill(UNet(SMALL.unet, ImageBlocks()))
+    names = [parameter.name for parameter in network.get_parameters()]
+    assert {name.split(".")[1] for name in names if ".attentions." in name} == {"0", "1"}
+    assert not any(name.startswith(("vector_embedding", "mid_block.attentions")) for name in names)
+    x, c_noise, context = map(Tensor, (X, C_NOISE, CONTEXT))
+    result = network(x, c_noise, context)
+    split = Split(network)
+    prepared = split.prepare((context, None), 3, False)
+    assert len(prepared) == 2 + 3, "a constant for each attention"
+    assert_close(split.evaluate(x, c_noise, *prepared), result, 2e-6)
+    assert_close(network(x[:, :1], c_noise, context), result[:, :1])
+    assert np.abs((network(x, c_noise, context[[1, 0]]) - result).asnumpy()).max() > 0.01
+
+
 def test_published_sizes():
     """All parameters, and those of the temporal layers, which training may restrict itself to."""
     with no_init_parameters():
-        network = VideoUNet(UNetConfig())
+        network = svd_unet(UNetConfig())
     sizes = {parameter.name: int(np.prod(parameter.shape)) for parameter in network.get_parameters()}
     temporal = (".temporal.", ".blend.", ".frame_embedding.")
     assert sum(sizes.values()) == 1_524_623_082

@@ -1,0 +1,60 @@
+"""A network as two graphs: what depends on neither latents nor noise level, once for a video, and the rest."""
+
+from typing import Optional
+
+from mindspore import Tensor, nn
+
+from svd.networks.unet import UNet
+
+
+class Constants(nn.Cell):
+    """The constants of a network, nested as it is."""
+
+    def __init__(self, network: UNet):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, context: Tensor, vector: Optional[Tensor], num_frames: int) -> tuple:
+        return self.network.constants(context, vector, num_frames)
+
+
+class Evaluate(nn.Cell):
+    """F(x; c_noise) of a network by its constants: flat, since that is what tensors have to be where a graph begins."""
+
+    def __init__(self, network: UNet):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, x: Tensor, c_noise: Tensor, image_only: bool, places: tuple, *flat: Tensor) -> Tensor:
+        return self.network.evaluate(x, c_noise, _nested(places, flat), image_only)
+
+
+class Split:
+    """Both graphs, compiled once for all videos of a size."""
+
+    def __init__(self, network: UNet):
+        self.constants, self.evaluate = Constants(network), Evaluate(network)
+
+    def prepare(self, inputs: tuple, num_frames: int, image_only: bool) -> tuple:
+        """What `evaluate` takes after x and c_noise in place of these inputs, by the weights as they are now."""
+        flat = []
+        places = _flatten(self.constants(*inputs, num_frames), flat)
+        return image_only, places, *flat
+
+
+def _flatten(nested, flat: list[Tensor]):
+    """Append all tensors to `flat`; returns the nested tuple with their places in place of them."""
+    if isinstance(nested, Tensor):
+        flat.append(nested)
+        return len(flat) - 1
+    return tuple(_flatten(part, flat) for part in nested)
+
+
+def _nested(places, flat: tuple[Tensor, ...]):
+    """The inverse, in a graph too."""
+    if isinstance(places, int):
+        return flat[places]
+    nested = ()
+    for part in places:
+        nested = nested + (_nested(part, flat),)
+    return nested

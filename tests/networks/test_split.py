@@ -1,0 +1,61 @@
+"""A network in two: what is constant over the noise levels, and the rest."""
+
+import numpy as np
+import pytest
+from comparison import assert_close
+from mindspore import Tensor
+from small_model import SMALL, fill
+
+from svd.conditioning.conditioning import Conditioning
+from svd.diffusion.denoiser import Denoiser
+from svd.diffusion.preconditioning import v_scaling
+from svd.networks.blocks.svd import svd_unet
+from svd.networks.split import Constants, Split
+
+RNG = np.random.default_rng(0)
+
+
+def random(*shape: int) -> Tensor:
+    return Tensor(RNG.standard_normal(shape).astype(np.float32))
+
+
+@pytest.mark.parametrize("image_only", [False, True])
+def test_both_halves_are_the_network(mode, image_only):
+    network = fill(svd_unet(SMALL.unet)).set_train(False)
+    split, inputs = Split(network), (random(2, 1, 16), random(2, 24))
+    prepared = split.prepare(inputs, 3, image_only)
+    for noise_level in (0.5, -1.0):
+        x, c_noise = random(2, 3, 8, 4, 6), Tensor(np.full(2, noise_level, np.float32))
+        assert_close(split.evaluate(x, c_noise, *prepared), network(x, c_noise, *inputs, image_only), 2e-6)
+
+
+def test_constants_are_computed_once_for_each_conditioning(mode, monkeypatch):
+    """And the results are those of the network; of another conditioning, nothing is taken over."""
+    calls, constants = [], Constants.__call__
+
+    def spy(self, context, *others):
+        calls.append(context)
+        return constants(self, context, *others)
+
+    monkeypatch.setattr(Constants, "__call__", spy)
+    network = fill(svd_unet(SMALL.unet)).set_train(False)
+    in_two, whole = Denoiser(network, v_scaling(), Split(network)), Denoiser(network, v_scaling())
+    conditionings = [Conditioning(random(2, 1, 16), random(2, 3, 4, 4, 6), random(2, 24)) for _ in range(2)]
+    bound = [in_two.bind(conditioning) for conditioning in conditionings]
+    for sigma in (5.0, 0.5):
+        for denoise, conditioning in zip(bound, conditionings):
+            x = random(2, 3, 4, 4, 6)
+            assert_close(denoise(x, sigma), whole(x, sigma, conditioning), 2e-6)
+    assert [context is c.context for context, c in zip(calls, conditionings)] == [True, True] and len(calls) == 2
+
+
+def test_another_video_sees_other_weights(eager):
+    network = fill(svd_unet(SMALL.unet)).set_train(False)
+    denoiser = Denoiser(network, v_scaling(), Split(network))
+    x, conditioning = random(1, 3, 4, 4, 6), Conditioning(random(1, 1, 16), random(1, 3, 4, 4, 6), random(1, 24))
+    before = denoiser(x, 1.0, conditioning).asnumpy()
+    for parameter in network.get_parameters():
+        parameter.set_data(Tensor(1.1 * parameter.asnumpy()))
+    after = denoiser(x, 1.0, conditioning)
+    assert_close(after, Denoiser(network, v_scaling())(x, 1.0, conditioning), 2e-6)
+    assert np.abs(after.asnumpy() - before).max() > 1e-3
