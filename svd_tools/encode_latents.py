@@ -55,16 +55,13 @@ VALUES = {"file": "TEXT", "entry": "INTEGER", **dict.fromkeys(NUMBERS[1:], "REAL
 def build_parser(program: str) -> ArgumentParser:
     """The command line."""
     parser = new_parser(program, __doc__, "File of the options of train.py that follow.")
-    parser.add_argument("--out", required=True, type=str, help="Folder of latents to write.")
-    parser.add_argument(
-        "--passes",
-        default=1,
-        type=int,
-        help="How often every video is encoded: as many epochs are as if trained on the videos.",
-    )
-    parser.add_argument("--shard", type=Optional[str], help="i/n: encode the i-th (from 0) of n parts of the videos.")
-    parser.add_argument("--shard_mb", default=500, type=float, help="Megabytes of a file of latents, about.")
-    parser.add_argument("--retry_failed", action="store_true", help="Try clips again that could not be encoded.")
+    add = parser.add_argument
+    add("--out", required=True, type=str, help="Folder of latents to write.")
+    add("--passes", default=1, type=int, help="How often every video is encoded: as many epochs are as if trained on "
+        "the videos.")  # fmt: skip
+    add("--shard", type=Optional[str], help="i/n: encode the i-th (from 0) of n parts of the videos.")
+    add("--shard_mb", default=500, type=float, help="Megabytes of a file of latents, about.")
+    add("--retry_failed", action="store_true", help="Try clips again that could not be encoded.")
     add_training(parser)
     return parser
 

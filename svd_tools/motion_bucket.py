@@ -39,28 +39,18 @@ _REMEDY = "give a CSV file of this program"
 def build_parser(program: str) -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog=program, description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Optional[str], help="Folder of videos, searched with all below it.")
-    parser.add_argument("--out", required=True, type=str, help="CSV file to write, with paths relative to the folder.")
-    parser.add_argument(
-        "--scale",
-        default="quantiles",
-        type=str,
-        help="Scores to buckets. quantiles: 256 x the share of the videos that move less. A number: the score that is "
-        "bucket 255, and 0 is 0. A CSV file written before: the buckets that its scores have.",
-    )
-    parser.add_argument("--processes", default=_cores(), type=int, help="Processes that score videos.")
-    parser.add_argument(
-        "--shard",
-        type=Optional[str],
-        help="i/n: score the i-th (from 0) of n parts of the videos, and write OUT.shard-i-of-n.csv for --merge.",
-    )
-    parser.add_argument(
-        "--merge",
-        nargs="+",
-        type=str,
-        help="Score nothing: take the rows of these CSV files instead of a folder, such as those of all shards.",
-    )
-    parser.add_argument("--retry_failed", action="store_true", help="Try videos again that could not be scored.")
+    add = parser.add_argument
+    add("folder", nargs="?", type=Optional[str], help="Folder of videos, searched with all below it.")
+    add("--out", required=True, type=str, help="CSV file to write, with paths relative to the folder.")
+    add("--scale", default="quantiles", type=str, help="Scores to buckets. quantiles: 256 x the share of the videos "
+        "that move less. A number: the score that is bucket 255, and 0 is 0. A CSV file written before: the buckets "
+        "that its scores have.")  # fmt: skip
+    add("--processes", default=_cores(), type=int, help="Processes that score videos.")
+    add("--shard", type=Optional[str], help="i/n: score the i-th (from 0) of n parts of the videos, and write "
+        "OUT.shard-i-of-n.csv for --merge.")  # fmt: skip
+    add("--merge", nargs="+", type=str, help="Score nothing: take the rows of these CSV files instead of a folder, "
+        "such as those of all shards.")  # fmt: skip
+    add("--retry_failed", action="store_true", help="Try videos again that could not be scored.")
     return parser
 
 
