@@ -14,14 +14,13 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 import numpy as np
 import pandas as pd
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from PIL import Image
-from tqdm import tqdm
 
 from svd import __version__, cli, runtime
 from svd.cli.options import add_device, add_model, add_sampling, new_parser, resolve_sampling
@@ -31,79 +30,10 @@ from svd.data.moving_digits import MovingDigits
 from svd.data.videos import write_video
 from svd.files import atomic_write, check_folder, sha256, write_text
 from svd.resources import DIGITS
-
-if TYPE_CHECKING:
-    from svd.pipelines.image_to_video import ImageToVideo
+from svd_tools.digits.drawing import VideoMaker, contact_sheet, grid
 
 BUCKETS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
 """Motion buckets that one picture is drawn with after the other."""
-SHEET_CLIPS, SHEET_FRAMES, GIF_SIDE = 6, 14, 6
-GREY = 64
-"""Of the lines between frames."""
-
-
-class VideoMaker:
-    """Generates videos in batches of one size, with one graph per network.
-
-    A clip's noise follows from the seed and the clip's number, whatever its batch and its bucket. `image_only` leaves
-    the temporal layers out.
-    """
-
-    def __init__(
-        self, pipe: ImageToVideo, settings: SamplingConfig, batch_size: int, seed: int, image_only: bool = False
-    ):
-        self.pipe, self.batch_size, self.seed, self.image_only = pipe, batch_size, seed, image_only
-        # All frames of a clip are decoded at once, whatever the free memory: the same result on every machine.
-        self.settings = dataclasses.replace(
-            settings, decode_chunk_size=settings.decode_chunk_size or settings.num_frames
-        )
-
-    def __call__(
-        self, pictures: np.ndarray, buckets: np.ndarray, numbers: np.ndarray, what: str, kept: Optional[Path] = None
-    ) -> np.ndarray:
-        """Pictures uint8 [n h w 3], their motion buckets [n] and clips' numbers [n] -> uint8 [n t h w 3].
-
-        Batches are written to the folder `kept`, and read if they are there already.
-        """
-        n, videos = len(pictures), []
-        with tqdm(total=n, desc=what, unit="video") as bar:
-            for start in range(0, n, self.batch_size):
-                rows = np.minimum(np.arange(start, start + self.batch_size), n - 1)  # the last batch is padded
-                path = kept and kept / f"{start:06d}.npz"
-                if path and path.exists():
-                    videos.append(np.load(path)["videos"])
-                else:
-                    videos.append(self._batch(pictures[rows], buckets[rows], numbers[rows])[: n - start])
-                    if path:
-                        with atomic_write(path, need=videos[-1].nbytes) as aside, open(aside, "wb") as file:
-                            np.savez_compressed(file, videos=videos[-1])
-                bar.update(len(videos[-1]))
-        return np.concatenate(videos)
-
-    def _batch(self, pictures: np.ndarray, buckets: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        options = {"settings": self.settings, "image_only": self.image_only, "progress": False}
-        seeds = [(self.seed, int(number)) for number in numbers]
-        latents = self.pipe(pictures, motion_bucket_id=buckets, seed=seeds, output="latents", **options)
-        videos = [self.pipe.decode(clip[None], **options)[0] for clip in latents]
-        return np.round(255 * np.stack(videos)).astype(np.uint8)
-
-
-def contact_sheet(real: np.ndarray, generated: np.ndarray) -> np.ndarray:
-    """A picture [y x 3] of some clips' frames side by side: each real clip, and under it the generated one."""
-    step = math.ceil(real.shape[1] / SHEET_FRAMES)
-    pairs = np.stack([real, generated], 1)[:SHEET_CLIPS, :, ::step]  # [n 2 t h w 3]
-    framed = np.pad(pairs, ((0, 0), (0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=GREY)
-    n, _, t, h, w, _ = framed.shape
-    return framed.transpose(0, 1, 3, 2, 4, 5).reshape(2 * n * h, t * w, 3)
-
-
-def grid(videos: np.ndarray) -> np.ndarray:
-    """Videos [n t h w 3] beside and below each other, as many as make full rows: [t y x 3]"""
-    columns = min(GIF_SIDE, len(videos))
-    rows = min(GIF_SIDE, len(videos) // columns)
-    _, t, h, w, _ = videos.shape
-    tiles = videos[: rows * columns].reshape(rows, columns, t, h, w, 3)
-    return tiles.transpose(2, 0, 3, 1, 4, 5).reshape(t, rows * h, columns * w, 3)
 
 
 def plain(value: Any) -> Any:
@@ -155,8 +85,8 @@ def run(args: Namespace) -> None:
     """The work of the command line."""
     model, sampling = resolve(args)
     check_folder(args.out_dir, "--out_dir")
-    size, frames = sampling.height, sampling.num_frames
-    options = {**args.data.as_dict(), "frames": frames, "size": size, "fps": sampling.fps, "part": "test"}
+    frames = sampling.num_frames
+    options = {**args.data.as_dict(), "frames": frames, "size": sampling.height, "fps": sampling.fps, "part": "test"}
     real, other = (MovingDigits(args.clips, **options, seed=seed) for seed in (args.seed, args.seed + 1))
 
     from svd.build import load_pipeline  # MindSpore takes seconds to import
@@ -165,21 +95,13 @@ def run(args: Namespace) -> None:
 
     if frames < MIN_FRAMES:
         raise ConfigError(f"--SVD.num_frames must be {MIN_FRAMES} or more for motion to be judged, got {frames}")
-    judge = load_judge(args.judge, runtime.setup(args.device_target, args.mode), size, args.data.source)
+    device = runtime.setup(args.device_target, args.mode)
+    judge = load_judge(args.judge, device, sampling.height, args.data.source)
     pipe = load_pipeline(model, args.SVD.checkpoint, args.device_target, args.mode, args.SVD.amp_level)
     make = VideoMaker(pipe, sampling, args.batch_size, args.seed, args.image_model)
     clips, others = Clips.of(real), Clips.of(other)
-    digest, versions = sha256(args.SVD.checkpoint), {"svd": __version__, **runtime.describe(args.mode)}
-    settings = {
-        **{name: args[name] for name in ("clips", "control_pictures", "seed", "batch_size", "image_model")},
-        "data": args.data.as_dict(),
-        "model": dataclasses.asdict(model),
-        "sampling": dataclasses.asdict(sampling),
-        "amp_level": args.SVD.amp_level,
-        "checkpoint": digest,
-        "versions": versions,
-    }
-    name = hashlib.sha256(json.dumps(plain(settings)).encode()).hexdigest()[:16]
+    facts = describe(args, model, sampling)
+    name = hashlib.sha256(json.dumps(plain(facts)).encode()).hexdigest()[:16]
     kept = Path(args.out_dir) / "generated" / name  # a folder for each settings: nothing has to be deleted
     log("the first videos compile the networks, once")
     rows = np.arange(args.clips)
@@ -200,14 +122,27 @@ def run(args: Namespace) -> None:
 
     report = {
         "options": args.as_dict(),
-        "sampling": dataclasses.asdict(sampling),
-        "sha256": {"checkpoint": digest, "judge": sha256(args.judge)},
-        "versions": versions,
+        "sampling": facts["sampling"],
+        "sha256": {"checkpoint": facts["checkpoint"], "judge": sha256(args.judge)},
+        "versions": facts["versions"],
         "scores": table.to_dict(),
         "motion_control": {"speed_by_bucket": speeds.to_dict(), "rank_correlation": correlations},
     }
     write(Path(args.out_dir), report, contact_sheet(clips.videos, generated), grid(generated), sampling.fps)
     show(table, speeds, correlations)
+
+
+def describe(args: Namespace, model: ModelConfig, sampling: SamplingConfig) -> dict[str, Any]:
+    """All that the generated videos depend on."""
+    return {
+        **{name: args[name] for name in ("clips", "control_pictures", "seed", "batch_size", "image_model")},
+        "data": args.data.as_dict(),
+        "model": dataclasses.asdict(model),
+        "sampling": dataclasses.asdict(sampling),
+        "amp_level": args.SVD.amp_level,
+        "checkpoint": sha256(args.SVD.checkpoint),
+        "versions": {"svd": __version__, **runtime.describe(args.mode)},
+    }
 
 
 def write(folder: Path, report: dict[str, Any], sheet: np.ndarray, samples: np.ndarray, fps: int) -> None:

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 from svd import cli
 from svd.data.moving_digits import MovingDigits
 from svd.resources import DIGITS
-from svd_tools.digits.evaluate import VideoMaker
+from svd_tools.digits.drawing import VideoMaker
 from svd_tools.digits.motion import brightness_centres
 
 

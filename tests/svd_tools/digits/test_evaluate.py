@@ -19,7 +19,8 @@ import svd
 from svd.data.moving_digits import MovingDigits
 from svd.metrics.frechet import frechet_distance
 from svd_tools.digits import evaluate
-from svd_tools.digits.evaluate import BUCKETS, VideoMaker, contact_sheet, grid
+from svd_tools.digits.drawing import VideoMaker, contact_sheet, grid
+from svd_tools.digits.evaluate import BUCKETS
 from svd_tools.digits.judge import DigitJudge, judge_videos, load_judge, write_judge
 from svd_tools.digits.scores import BEST_PSNR, Clips, psnr
 
