@@ -14,4 +14,4 @@ bash scripts/setup.sh test,parity
 source .venv/bin/activate
 ruff check .
 ruff format --check .
-python -m pytest -n $processes --dist loadfile "$@"
+python -m pytest -n $processes --dist loadfile --no-loadscope-reorder "$@"

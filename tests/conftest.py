@@ -3,6 +3,7 @@
 import svd  # before MindSpore, whose slow convolutions it may have to cure
 
 # isort: split
+import gc
 import signal
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from svd import runtime
 from svd_tools.convert import convert
 
 GOLDEN = Path(__file__).parent / "golden"
+DEAREST = ("test_option_pairs_training", "test_sampling_pairs", "test_train_ranks", "test_invariants", "test_uses")
 
 # One operator after the other: an error is raised where it occurs, and on CPU pynative mode runs ten times faster
 # than with its threads, which wait for one another.
@@ -36,6 +38,17 @@ def pytest_configure() -> None:
         runtime.setup(DEVICE)
     except runtime.RuntimeSetupError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The dearest files first: none of them is still running when all others are done."""
+    items.sort(key=lambda item: DEAREST.index(item.path.stem) if item.path.stem in DEAREST else len(DEAREST))
+
+
+def pytest_collection_finish() -> None:
+    """MindSpore looks for garbage before it compiles a graph: not among all that has been imported, time and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 import pytest
 import yaml
-from comparison import CHAIN, assert_close
+from comparison import assert_close
 from PIL import Image
 from safetensors.numpy import save_file
 from small_checkpoint import small_tensors, write_checkpoint
@@ -137,7 +137,8 @@ def arguments(row: dict) -> dict:
         clip = generator.standard_normal((1, 3, 4, h // 2, w // 2), dtype=np.float32)
         aug = generator.standard_normal((1, 3, h, w), dtype=np.float32)
         settings |= {"noise": clip.repeat(row["images"], 0), "aug_noise": aug.repeat(row["images"], 0)}
-    return settings | {"seed": 3, "progress": False}
+    # Not from 700 to 0.002 in one step: whatever is off by rounding, second-order samplers and churn then make 50 times.
+    return settings | {"seed": 3, "progress": False, "sigma_max": 20.0, "sigma_min": 0.5}
 
 
 @pytest.mark.filterwarnings("ignore:24 x 16 is not the size")
@@ -154,7 +155,7 @@ def test_settings_of_the_pipeline_together(pipes, row):
     for number, image in enumerate(images):
         noise = {name: options[name][number : number + 1] for name in ("noise", "aug_noise") if name in options}
         alone = pipes[int(fitted)](image, output="latents", **options | noise | asked)
-        assert_close(alone, latents[number], CHAIN)
+        assert_close(alone, latents[number], 1e-5)
 
     runtime.setup("CPU", 1)
     names = {field.name for field in dataclasses.fields(SamplingConfig)}

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_train.py"
 
 
 def test_bench_train(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--size=tiny", "--repeats=1", "--recompute", "--profile"]
+    command = [sys.executable, str(SCRIPT), "--size=tiny", "--repeats=1", "--profile"]
     run = subprocess.run([*command, f"--folder={tmp_path}"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert re.search(r"^\| mindspore \| .*^\| pytorch \| .*^A step takes [0-9.]+ times", run.stdout, re.M | re.S)
