@@ -1,4 +1,4 @@
-"""The weights that a training from nothing begins with."""
+"""Initial weights for training from scratch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOKENS = ("class_embedding", "position_embedding")
 
 
 def initial_value(name: str, shape: tuple[int, ...], seed: int, zero: bool = False) -> np.ndarray:
-    """The first value of a parameter, float32; it follows from the arguments alone.
+    """The initial value of a parameter, float32; it follows from the arguments alone.
 
     Weights are uniform with a variance of 1 / (3 inputs), PyTorch's default; biases are zero. So are the layers of
     `svd.layers.marks.zero_init` (`zero`): residual blocks and transformers then change nothing, as in Stable

@@ -10,12 +10,13 @@ from mindspore import nn, ops
 from small_model import SMALL
 
 from scripts.costs import __main__ as script
-from scripts.costs.networks import Clip, Training, encoder_steps, part, trace_unet, training_memory
+from scripts.costs.networks import Clip, Training, encoder_steps, parts, trace_unet, training_memory
 from scripts.costs.steps import Step, forward_steps, live_bytes, training_steps, update_steps
 from scripts.costs.trace import Array, Operators, Trace
 from svd.config import ModelConfig
 from svd.layers.basic import Linear
 from svd.layers.marks import temporal_parameters
+from svd.networks.blocks.svd import svd_unet
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW, WeightAverage
 from svd.training.step import TrainStep, host_scalar
@@ -214,17 +215,17 @@ def test_adapters_have_the_size_of_their_rank():
 @pytest.mark.parametrize(
     "name, expected",
     [
-        ("down_blocks.0.resnets.1.spatial.conv1", "residual blocks, space"),
+        ("down_blocks.1.resnets.0.spatial.conv1", "residual blocks, space"),
         ("mid_block.resnets.0.temporal.norm1", "residual blocks, time"),
-        ("up_blocks.1.attentions.0.proj_in", "transformers, space"),
-        ("up_blocks.1.attentions.0.frame_embedding.linear_1", "transformers, time"),
-        ("up_blocks.1.attentions.0.blend", "transformers, time"),
+        ("mid_block.attentions.0.proj_in", "transformers, space"),
+        ("mid_block.attentions.0.frame_embedding.linear_1", "transformers, time"),
+        ("mid_block.attentions.0.blend", "transformers, time"),
         ("conv_in", "the rest"),
         ("update", "update"),
     ],
 )
 def test_parts(name, expected):
-    assert part(name) == expected
+    assert parts(svd_unet(UNET)).get(name, "the rest") == expected
 
 
 def test_encoders_are_counted():

@@ -132,7 +132,7 @@ class Folder:
         if row["previews"]:
             flags += [f"--train.preview.images=[{self.inputs / 'photo.png'}]", "--train.preview.every=1"]
             flags += ["--train.preview.sampling_steps=1", "--train.preview.format=gif"]
-        return ["composed"] * (not row["kernels"]) + [
+        return ["portable"] * (not row["kernels"]) + [
             *flags,
             "--train.updates=2",
             # A large eps: where a gradient is next to nothing, Adam would make an update of its rounding.

@@ -1,6 +1,6 @@
 """Trainings of given flags, one after the other in this process, or in each of several ranks: `msrun training_rows.py`.
 
-A row is a list of flags of train.py; `composed` before them has the layers computed without the kernels.
+A row is a list of flags of train.py; `portable` before them has the layers computed without the kernels.
 """
 
 import json
@@ -17,9 +17,9 @@ import svd  # noqa: F401 (before MindSpore)
 
 def train_row(row: list[str]) -> Outcome:
     """Run train.py with the flags of a row, in this process."""
-    kernels = patch("svd.operators.table.library", lambda: None) if row[0] == "composed" else nullcontext()
+    kernels = patch("svd.operators.table.library", lambda: None) if row[0] == "portable" else nullcontext()
     with kernels:
-        return train_here(*(flag for flag in row if flag != "composed"))
+        return train_here(*(flag for flag in row if flag != "portable"))
 
 
 def main() -> int:

@@ -35,7 +35,7 @@ from scripts.costs.networks import (
     Clip,
     Training,
     encoder_steps,
-    part,
+    parts,
     trace_unet,
     trained_parameters,
     training_memory,
@@ -112,11 +112,12 @@ def performance(
     config = ModelConfig()
     for clip in (Clip(n, height, width) for n in frames):
         trace = trace_unet(config.unet, clip.unet_inputs(2, config.unet), Training("nothing"))
-        print_costs(f"Denoising step, {clip}, with guidance", forward_steps(trace.nodes), card)
+        print_costs(f"Denoising step, {clip}, with guidance", forward_steps(trace.nodes), card, parts(trace.network))
         for recompute in (False, True):
             training = Training("temporal", recompute)
-            steps = training_steps(trace_unet(config.unet, clip.unet_inputs(1, config.unet), training))
-            print_costs(f"Training step, {clip}, temporal layers{', recomputing' * recompute}", steps, card)
+            trace = trace_unet(config.unet, clip.unet_inputs(1, config.unet), training)
+            title = f"Training step, {clip}, temporal layers{', recomputing' * recompute}"
+            print_costs(title, training_steps(trace), card, parts(trace.network))
         images, encoders = clip.frames + 1, encoder_steps(config, clip)  # the frames, and the conditioning image
         float32, steps = replace(card, tflops=card.tflops_float32), images * encoders["encoder"]
         print(f"Before a training step {sum(step.flops for step in steps) / 1e12:.0f} TFLOP of the encoder, ", end="")
@@ -125,10 +126,10 @@ def performance(
         print(f"{card.seconds(encoders['image_encoder']):.3f} s at the peaks.\n")
 
 
-def print_costs(title: str, steps: list[Step], card: Card) -> None:
+def print_costs(title: str, steps: list[Step], card: Card, part_of: dict[str, str]) -> None:
     """A table by kind of operator and by part of the network, and the times."""
     print(f"### {title}\n\n{TABLE}")
-    for key in (lambda step: step.kind, lambda step: part(step.part), lambda _: "all"):
+    for key in (lambda step: step.kind, lambda step: part_of.get(step.part, "the rest"), lambda _: "all"):
         groups = defaultdict(list)
         for step in steps:
             groups[key(step)].append(step)

@@ -8,13 +8,15 @@ import mindspore as ms
 from mindspore import Parameter
 from mindspore.nn.utils import no_init_parameters
 
-from scripts.costs.steps import Step, forward_steps, live_bytes, training_steps
+from scripts.costs.steps import UPDATE, Step, forward_steps, live_bytes, training_steps
 from scripts.costs.trace import SIZES, Trace
 from svd.build import build_networks
 from svd.config import ModelConfig, UNetConfig
 from svd.layers.lora import adapters, add_adapters
 from svd.layers.marks import temporal_parameters
 from svd.layers.recompute import blocks
+from svd.layers.resblock import VideoResBlock
+from svd.layers.transformer import VideoTransformer
 from svd.networks.blocks.svd import svd_unet
 from svd.networks.unet import UNet
 from svd.placement import place
@@ -122,11 +124,15 @@ def training_memory(config: UNetConfig, shapes: list[tuple[int, ...]], training:
     return Memory(weights, 3 * trained, live[len(forward_steps(trace.nodes)) - 1], max(live))
 
 
-def part(name: str) -> str:
-    """The part of the UNet that a cell of this name belongs to."""
-    if name == "update":
-        return name
-    kinds = {".resnets.": "residual blocks", ".attentions.": "transformers"}
-    kind = next((kind for infix, kind in kinds.items() if infix in name), None)
-    in_time = any(infix in f"{name}." for infix in (".temporal.", ".frame_embedding.", ".blend."))
-    return f"{kind}, {'time' if in_time else 'space'}" if kind else "the rest"
+def parts(network: UNet) -> dict[str, str]:
+    """The parts of the UNet, in space and in time, by the names of the cells that belong to them; and the update."""
+    kinds, found, in_time = {VideoResBlock: "residual blocks", VideoTransformer: "transformers"}, {}, set()
+    for name, cell in network.cells_and_names():
+        within = {inner for inner, _ in cell.cells_and_names(name_prefix=name)}
+        if type(cell) in kinds:
+            found |= dict.fromkeys(within, kinds[type(cell)])
+        if getattr(cell, "is_temporal", False):
+            in_time |= within
+    return {name: f"{kind}, {'time' if name in in_time else 'space'}" for name, kind in found.items()} | {
+        UPDATE: UPDATE
+    }

@@ -3,7 +3,7 @@
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from svd.autoencoder.layers import SPATIAL_EPS, Middle, apply_residual, residual_block
+from svd.autoencoder.layers import SPATIAL_EPS, Middle, apply_residual, residual_blocks
 from svd.config import AutoencoderConfig
 from svd.layers.axes import per_image
 from svd.layers.basic import GroupNorm, SwapAxes, Upsample, conv2d
@@ -15,9 +15,8 @@ class UpBlock(nn.Cell):
 
     def __init__(self, in_channels: int, channels: int, num_res_blocks: int, upsample: bool, temporal: bool):
         super().__init__()
-        widths = [in_channels] + [channels] * num_res_blocks
         self.has_upsample = upsample
-        self.resnets = nn.CellList([residual_block(a, b, temporal) for a, b in zip(widths[:-1], widths[1:])])
+        self.resnets = residual_blocks(in_channels, channels, num_res_blocks, temporal)
         if upsample:
             self.upsample = Upsample(channels)
 

@@ -3,7 +3,7 @@
 import mindspore as ms
 from mindspore import Tensor, nn
 
-from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_block
+from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_blocks
 from svd.config import AutoencoderConfig
 from svd.layers.basic import Conv2d, GroupNorm, conv2d
 
@@ -24,9 +24,8 @@ class DownBlock(nn.Cell):
 
     def __init__(self, in_channels: int, channels: int, num_res_blocks: int, downsample: bool):
         super().__init__()
-        widths = [in_channels] + [channels] * num_res_blocks
         self.has_downsample = downsample
-        self.resnets = nn.CellList([residual_block(a, b) for a, b in zip(widths[:-1], widths[1:])])
+        self.resnets = residual_blocks(in_channels, channels, num_res_blocks)
         if downsample:
             self.downsample = Downsample(channels)
 

@@ -18,6 +18,12 @@ def residual_block(in_channels: int, out_channels: int, temporal: bool = False) 
     return ResBlock(in_channels, out_channels, eps=SPATIAL_EPS)
 
 
+def residual_blocks(in_channels: int, channels: int, count: int, temporal: bool = False) -> nn.CellList:
+    """Those of one resolution, all of them to so many channels."""
+    widths = [in_channels] + [channels] * count
+    return nn.CellList([residual_block(a, b, temporal) for a, b in zip(widths, widths[1:])])
+
+
 def apply_residual(block: nn.Cell, x: Tensor, image_only: bool) -> Tensor:
     """A block on x; `image_only`, for those over clips alone, leaves its temporal layers out."""
     return block(x, None, True) if image_only else block(x)
@@ -50,7 +56,7 @@ class Middle(nn.Cell):
 
     def __init__(self, channels: int, temporal: bool = False):
         super().__init__()
-        self.resnets = nn.CellList([residual_block(channels, channels, temporal) for _ in range(2)])
+        self.resnets = residual_blocks(channels, channels, 2, temporal)
         self.attention = PixelAttention(channels)
 
     def construct(self, x: Tensor, image_only: bool = False) -> Tensor:

@@ -14,7 +14,10 @@ from svd.operators.table import PORTABLE, Operators
 
 
 class DotProductAttention(nn.Cell):
-    """softmax(q k^T / sqrt(d)) v in several heads. q [b l c], k v [b n c] -> [b l c]"""
+    """softmax(q k^T / sqrt(d) + bias) v in several heads. q [b l c], k v [b n c] -> [b l c]
+
+    bias: [b or 1, heads or 1, l, n], added to the scores; or a mask of Booleans, true where a query must not see a key.
+    """
 
     def __init__(self, heads: int):
         super().__init__()
@@ -24,12 +27,12 @@ class DotProductAttention(nn.Cell):
     def set_operators(self, operators: Operators) -> None:
         self.attention = shared(operators.attention, self.heads)
 
-    def construct(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self.attention(q, k, v)
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+        return self.attention(q, k, v, bias)
 
 
 class Attention(nn.Cell):
-    """Multi-head attention of x [b l c] over the context [b n d], or over itself."""
+    """Multi-head attention of x [b l c] over the context [b n d], or over itself; bias as `DotProductAttention`."""
 
     def __init__(self, dim: int, heads: int, context_dim: Optional[int] = None, qkv_bias: bool = False):
         super().__init__()
@@ -39,14 +42,14 @@ class Attention(nn.Cell):
         self.attention = DotProductAttention(heads)
         self.to_out = Linear(dim, dim)
 
-    def attend(self, x: Tensor, context: Optional[Tensor] = None) -> Tensor:
-        """Without the layer at its end."""
+    def attend(self, x: Tensor, context: Optional[Tensor] = None, bias: Optional[Tensor] = None) -> Tensor:
+        """Without the output projection."""
         if context is None:
             context = x
-        return self.attention(self.to_q(x), self.to_k(context), self.to_v(context))
+        return self.attention(self.to_q(x), self.to_k(context), self.to_v(context), bias)
 
-    def construct(self, x: Tensor, context: Optional[Tensor] = None) -> Tensor:
-        return self.to_out(self.attend(x, context))
+    def construct(self, x: Tensor, context: Optional[Tensor] = None, bias: Optional[Tensor] = None) -> Tensor:
+        return self.to_out(self.attend(x, context, bias))
 
 
 class FeedForward(nn.Cell):

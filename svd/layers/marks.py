@@ -14,7 +14,7 @@ def temporal(layer: nn.Cell) -> nn.Cell:
 
 
 def zero_init(layer: nn.Cell) -> nn.Cell:
-    """Mark what begins at zero in a training from nothing, so that the branch that it ends adds nothing yet."""
+    """Mark what begins at zero in training from scratch, so that the branch that it ends adds nothing yet."""
     layer.zero_init = True
     return layer
 

@@ -21,14 +21,10 @@ class Linear(nn.Cell):
 
 
 class AddBias(nn.Cell):
-    """x [n c ...] plus a bias [c]."""
-
-    def __init__(self):
-        super().__init__()
-        self.bias_add = ops.BiasAdd()
+    """x [n c ...] plus a bias [c], with MindSpore's own derivative."""
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.bias_add(x, bias)
+        return ops.BiasAdd()(x, bias)
 
 
 class GroupNorm(nn.Cell):
@@ -57,24 +53,39 @@ def check_flash_attention(dtype: ms.Type, head_dim: int) -> None:
         raise ValueError(f"flash attention takes head dimensions that are multiples of 16 up to 512, got {head_dim}")
 
 
-def flash_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Fused attention on Ascend, without a mask. q [b l c], k v [b n c] -> [b l c]; float16 or bfloat16."""
+def is_flash_mask(bias: Optional[Tensor], batch: int) -> bool:
+    """Whether this bias, of a batch of this size, is one that `flash_attention` takes as its mask."""
+    return bias is None or (bias.dtype == ms.bool_ and (bias.shape[1] == 1 or bias.shape[0] == batch))
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Optional[Tensor] = None) -> Tensor:
+    """Fused attention on Ascend. q [b l c], k v [b n c] -> [b l c]; float16 or bfloat16.
+
+    The mask is of Booleans, true where a query must not see a key: [b heads l n], [b 1 l n] or [1 1 l n].
+    """
     head_dim = q.shape[-1] // heads
     check_flash_attention(q.dtype, head_dim)
-    return ops.flash_attention_score(q, k, v, heads, scalar_value=head_dim**-0.5, input_layout="BSH")
+    if not is_flash_mask(mask, q.shape[0]):
+        raise TypeError(f"flash attention takes no bias and no mask of its heads alone, got {mask.dtype} {mask.shape}")
+    if mask is not None and mask.shape[:2] == (1, 1):
+        mask = ops.reshape(mask, mask.shape[2:])  # one for the whole batch
+    return ops.flash_attention_score(q, k, v, heads, attn_mask=mask, scalar_value=head_dim**-0.5, input_layout="BSH")
 
 
 class Attention(nn.Cell):
-    """softmax(q k^T / sqrt(d)) v. q [b l c], k v [b n c] -> [b l c]; float16 or bfloat16.
+    """`portable.Attention` in float16 or bfloat16, fused where that can be and gains anything.
 
-    Scores over no more tokens than a head has channels take no more memory than the queries: fusing gains nothing.
+    Scores over no more tokens than a head has channels take no more memory than the queries. Masks go along, but for
+    those of several heads and one of several clips. A bias does not: of `real_shift` MindSpore says that it is added
+    to the scaled scores, and CANN (aclnnFlashAttentionScore) that it is scaled with them.
     """
 
     def __init__(self, heads: int):
         super().__init__()
         self.heads, self.portable = heads, shared(portable.Attention, heads)
 
-    def construct(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if k.shape[1] > q.shape[2] // self.heads and q.shape[0] <= MAX_FLASH_BATCH:
-            return flash_attention(q, k, v, self.heads)
-        return self.portable(q, k, v)
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+        b, n = k.shape[:2]
+        if n > q.shape[2] // self.heads and b <= MAX_FLASH_BATCH and is_flash_mask(bias, b):
+            return flash_attention(q, k, v, self.heads, bias)
+        return self.portable(q, k, v, bias)

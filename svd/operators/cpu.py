@@ -1,4 +1,4 @@
-"""The kernels as cells, each with its derivative. The sources in src/ say what they take and give."""
+"""The kernels as cells, each with its derivative. The sources in kernels/ say what they take and return."""
 
 from collections.abc import Callable
 from typing import Optional
@@ -6,6 +6,7 @@ from typing import Optional
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from svd.operators import portable
 from svd.operators.library import library
 from svd.operators.portable import Product
 from svd.operators.shared import shared
@@ -44,21 +45,28 @@ def kernel(name: str, rule: str) -> ops.Custom:
     return operator.add_prim_attr("rule", rule)
 
 
+def group_norm_kernels(silu: bool, shift: str = "") -> tuple[ops.Custom, ops.Custom]:
+    """Forward and backward; `shift`: the axes of one more input, which is added to x."""
+    name, more = "GroupNormSilu" if silu else "GroupNorm", f", {shift}" if shift else ""
+    return (
+        kernel(name, f"b c e, c, c, g{more} -> b c e, b g, b g"),
+        kernel(name + "Grad", f"b c e, b c e, c, c, b g, b g{more} -> b c e, c, c{more}"),
+    )
+
+
 class NormaliseGroups(nn.Cell):
     """x [b c e], weight [c], bias [c] -> y [b c e], means and inverse deviations [b g]"""
 
     def __init__(self, groups: int, eps: float, silu: bool):
         super().__init__()
         self.eps = Tensor([eps] * groups, ms.float32)
-        name = "GroupNormSilu" if silu else "GroupNorm"
-        self.forth = kernel(name, "b c e, c, c, g -> b c e, b g, b g")
-        self.back = kernel(name + "Grad", "b c e, b c e, c, c, b g, b g -> b c e, c, c")
+        self.forward, self.backward = group_norm_kernels(silu)
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor):
-        return self.forth(x, weight, bias, self.eps)
+        return self.forward(x, weight, bias, self.eps)
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out, dout):
-        return self.back(dout[0], x, weight, bias, out[1], out[2])
+        return self.backward(dout[0], x, weight, bias, out[1], out[2])
 
 
 class NormaliseShiftedGroups(nn.Cell):
@@ -67,15 +75,13 @@ class NormaliseShiftedGroups(nn.Cell):
     def __init__(self, groups: int, eps: float, silu: bool):
         super().__init__()
         self.eps = Tensor([eps] * groups, ms.float32)
-        name = "GroupNormSilu" if silu else "GroupNorm"
-        self.forth = kernel(name, "b c e, c, c, g, b s t -> b c e, b g, b g")
-        self.back = kernel(name + "Grad", "b c e, b c e, c, c, b g, b g, b s t -> b c e, c, c, b s t")
+        self.forward, self.backward = group_norm_kernels(silu, "b s t")
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor):
-        return self.forth(x, weight, bias, self.eps, shift)
+        return self.forward(x, weight, bias, self.eps, shift)
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, out, dout):
-        return self.back(dout[0], x, weight, bias, out[1], out[2], shift)
+        return self.backward(dout[0], x, weight, bias, out[1], out[2], shift)
 
 
 class GroupNorm(nn.Cell):
@@ -101,14 +107,14 @@ class NormaliseRows(nn.Cell):
     def __init__(self, eps: float):
         super().__init__()
         self.eps = Tensor([eps], ms.float32)
-        self.forth = kernel("LayerNorm", "m c, c, c, o -> m c, m, m")
-        self.back = kernel("LayerNormGrad", "m c, m c, c, m, m -> m c, c, c")
+        self.forward = kernel("LayerNorm", "m c, c, c, o -> m c, m, m")
+        self.backward = kernel("LayerNormGrad", "m c, m c, c, m, m -> m c, c, c")
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor):
-        return self.forth(x, weight, bias, self.eps)
+        return self.forward(x, weight, bias, self.eps)
 
     def bprop(self, x: Tensor, weight: Tensor, bias: Tensor, out, dout):
-        return self.back(dout[0], x, weight, out[1], out[2])
+        return self.backward(dout[0], x, weight, out[1], out[2])
 
 
 class LayerNorm(nn.Cell):
@@ -128,13 +134,13 @@ class Gelu(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.forth, self.back = kernel("Gelu", "... -> ..."), kernel("GeluGrad", "..., ... -> ...")
+        self.forward, self.backward = kernel("Gelu", "... -> ..."), kernel("GeluGrad", "..., ... -> ...")
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.forth(x)
+        return self.forward(x)
 
     def bprop(self, x: Tensor, out: Tensor, dout: Tensor):
-        return (self.back(dout, x),)
+        return (self.backward(dout, x),)
 
 
 class GateRows(nn.Cell):
@@ -142,14 +148,14 @@ class GateRows(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.forth = kernel("Geglu", "m w, h e -> m e")
-        self.back = kernel("GegluGrad", "m e, m w, w -> m w, w")
+        self.forward = kernel("Geglu", "m w, h e -> m e")
+        self.backward = kernel("GegluGrad", "m e, m w, w -> m w, w")
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.forth(x, ops.reshape(bias, (2, -1)))  # of which the kernel takes the half as a size
+        return self.forward(x, ops.reshape(bias, (2, -1)))  # of which the kernel takes the half as a size
 
     def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
-        return self.back(dout, x, bias)
+        return self.backward(dout, x, bias)
 
 
 class Geglu(nn.Cell):
@@ -170,25 +176,25 @@ class Attend(nn.Cell):
     def __init__(self, heads: int):
         super().__init__()
         self.heads = Tensor([1.0] * heads, ms.float32)
-        self.forth = kernel("Attention", "b l c, b n c, b n c, h -> b l c, b h l")
-        self.back = kernel("AttentionGrad", "b l c, b l c, b n c, b n c, b l c, b h l -> b l c, b n c, b n c")
+        self.forward = kernel("Attention", "b l c, b n c, b n c, h -> b l c, b h l")
+        self.backward = kernel("AttentionGrad", "b l c, b l c, b n c, b n c, b l c, b h l -> b l c, b n c, b n c")
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor):
-        return self.forth(q, k, v, self.heads)
+        return self.forward(q, k, v, self.heads)
 
     def bprop(self, q: Tensor, k: Tensor, v: Tensor, out, dout):
-        return self.back(dout[0], q, k, v, out[0], out[1])
+        return self.backward(dout[0], q, k, v, out[0], out[1])
 
 
 class Attention(nn.Cell):
-    """softmax(q k^T / sqrt(d)) v. q [b l c], k v [b n c] -> [b l c]"""
+    """`portable.Attention`; by a kernel where there is no bias."""
 
     def __init__(self, heads: int):
         super().__init__()
-        self.attend = shared(Attend, heads)
+        self.attend, self.portable = shared(Attend, heads), shared(portable.Attention, heads)
 
-    def construct(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self.attend(q, k, v)[0]
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+        return self.attend(q, k, v)[0] if bias is None else self.portable(q, k, v, bias)
 
 
 class SwapAxes(nn.Cell):
@@ -210,11 +216,11 @@ class AddTokens(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.forth = kernel("AddTokens", "b m c, b m c, s t c -> b m c")
+        self.forward = kernel("AddTokens", "b m c, b m c, s t c -> b m c")
         self.sums = kernel("SumTokens", "b m c, s t c -> s t c")
 
     def construct(self, x: Tensor, h: Tensor, shift: Tensor) -> Tensor:
-        return self.forth(x, h, shift)
+        return self.forward(x, h, shift)
 
     def bprop(self, x: Tensor, h: Tensor, shift: Tensor, out: Tensor, dout: Tensor):
         return dout, dout, self.sums(dout, shift)
@@ -237,11 +243,11 @@ class AddRows(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.forth = kernel("AddToChannels", "n c e, n c e, c -> n c e")
+        self.forward = kernel("AddToChannels", "n c e, n c e, c -> n c e")
         self.sums = kernel("SumChannels", "n c e -> c")
 
     def construct(self, x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
-        return self.forth(x, h, bias)
+        return self.forward(x, h, bias)
 
     def bprop(self, x: Tensor, h: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
         return dout, dout, self.sums(dout)
@@ -264,11 +270,11 @@ class Blend(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.forth = kernel("Blend", "..., ..., a -> ...")
-        self.back = kernel("BlendGrad", "..., ..., ..., a -> ..., ..., a")
+        self.forward = kernel("Blend", "..., ..., a -> ...")
+        self.backward = kernel("BlendGrad", "..., ..., ..., a -> ..., ..., a")
 
     def construct(self, x: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
-        return self.forth(x, y, alpha)
+        return self.forward(x, y, alpha)
 
     def bprop(self, x: Tensor, y: Tensor, alpha: Tensor, out: Tensor, dout: Tensor):
-        return self.back(dout, x, y, alpha)
+        return self.backward(dout, x, y, alpha)

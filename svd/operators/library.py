@@ -1,4 +1,4 @@
-"""Compiling the kernels in src/, once for each machine."""
+"""Compiling the kernels in kernels/, once per machine."""
 
 from __future__ import annotations
 

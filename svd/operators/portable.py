@@ -203,10 +203,15 @@ class Geglu(nn.Cell):
 
 MAX_SCORES = 2**28
 """The most attention scores that are in memory at a time: 1 GB in float32."""
+MASKED = -1e30
+"""What is added to the score of a masked key: its weight is zero, and no sum of scores is infinite."""
 
 
 class Attention(nn.Cell):
-    """softmax(q k^T / sqrt(d)) v, the softmax in float32. q [b l c], k v [b n c] -> [b l c]
+    """softmax(q k^T / sqrt(d) + bias) v, the softmax in float32. q [b l c], k v [b n c] -> [b l c]
+
+    The bias, [b or 1, heads or 1, l, n] or None, is added to the scores; or it is a mask of Booleans, true where a
+    query must not see a key (MindSpore's convention, not PyTorch's). Every query has to see some key.
 
     Where the scores would be more than `MAX_SCORES`, so many queries at a time as stay below it.
     """
@@ -215,7 +220,7 @@ class Attention(nn.Cell):
         super().__init__()
         self.heads = heads
 
-    def construct(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         b, l, c = q.shape
         n, heads, d = k.shape[1], self.heads, c // self.heads
         q = ops.transpose(ops.reshape(ops.mul(q, d**-0.5), (b, l, heads, d)), (0, 2, 1, 3))
@@ -223,22 +228,25 @@ class Attention(nn.Cell):
         v = ops.transpose(ops.reshape(v, (b, n, heads, d)), (0, 2, 1, 3))
         queries = max(MAX_SCORES // (b * heads * n), 1)
         if queries >= l:
-            y = self._attend(q, k, v)
+            y = self._attend(q, k, v, bias)
         else:
             blocks = ()
             for start in range(0, l, queries):
                 block = q[:, :, start : start + queries]
                 if start > 0:
                     block = ops.depend(block, blocks[-1])  # one after the other, or memory would be needed for all
-                blocks = blocks + (self._attend(block, k, v),)
+                of_block = None if bias is None else bias[:, :, start : start + queries]
+                blocks = blocks + (self._attend(block, k, v, of_block),)
             y = ops.cat(blocks, 2)
         return ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (b, l, c))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor]) -> Tensor:
         """q [b heads l d], k v [b heads n d] -> [b heads l d]"""
-        scores = ops.BatchMatMul(transpose_b=True)(q, k)
-        weights = ops.softmax(scores.astype(ms.float32), -1).astype(v.dtype)
-        return ops.BatchMatMul()(weights, v)
+        scores = ops.BatchMatMul(transpose_b=True)(q, k).astype(ms.float32)
+        if bias is not None:
+            added = bias.astype(ms.float32)
+            scores = scores + (ops.mul(added, MASKED) if bias.dtype == ms.bool_ else added)
+        return ops.BatchMatMul()(ops.softmax(scores, -1).astype(v.dtype), v)
 
 
 class SwapAxes(nn.Cell):

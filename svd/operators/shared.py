@@ -1,4 +1,4 @@
-"""Cells without parameters, of which one is enough."""
+"""One instance for all layers of a cell without parameters."""
 
 from collections.abc import Callable
 from functools import cache

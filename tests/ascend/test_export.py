@@ -21,6 +21,7 @@ from svd.build import build_networks
 from svd.config import ModelConfig
 from svd.layers.basic import conv2d
 from svd.layers.transformer import VideoTransformer
+from svd.operators import ascend
 from svd.placement import place
 
 pytestmark = cpu_only("graphs for Ascend are exported on CPU")
@@ -109,7 +110,7 @@ def beyond_convolution(graph: Graph) -> set[str]:
 
 
 def beyond_flash_attention(graph: Graph) -> set[str]:
-    """Fused attention of types, shapes or scales that it is not documented for, and where it is.
+    """Fused attention of types, shapes, masks or scales that it is not documented for, and where it is.
 
     The limits are those of mindspore.ops.flash_attention_score; CANN's own are wider in some versions.
     """
@@ -118,9 +119,10 @@ def beyond_flash_attention(graph: Graph) -> set[str]:
         query, key, value = node.inputs[:3]
         heads, scale = node.inputs[10], node.inputs[12]
         (b, l, c), n = query.shape, key.shape[1]
-        head_dim = c // heads
+        head_dim, mask = c // heads, node.inputs[6]
         if not (
-            query.dtype == key.dtype == value.dtype == "float16"
+            (mask is None or (mask.dtype == "bool" and mask.shape in ((b, heads, l, n), (b, 1, l, n), (l, n))))
+            and query.dtype == key.dtype == value.dtype == "float16"
             and b <= 2048
             and max(l, n) <= 512 * 1024
             and heads <= 256
@@ -196,6 +198,10 @@ def fused_attention(x: Tensor) -> Tensor:
     return ops.flash_attention_score(x, x, x, 4, scalar_value=0.25)
 
 
+def with_a_mask_of_numbers(x: Tensor) -> Tensor:
+    return ops.flash_attention_score(x, x, x, 4, attn_mask=x[0], scalar_value=0.25)
+
+
 def in_double(x: Tensor) -> Tensor:
     return (x.astype(ms.float64) * 2).astype(ms.float32)
 
@@ -262,6 +268,33 @@ def test_images_too_large_for_conv2d_are_found(exported, shape, fits):
 )
 def test_what_flash_attention_cannot_take_is_found(exported, shape, dtype, fits):
     assert (beyond_flash_attention(exported(fused_attention, *shape, dtype=dtype)) == set()) == fits
+
+
+def test_masks_that_flash_attention_cannot_take_are_found(exported):
+    graph = exported(with_a_mask_of_numbers, 2, 64, 64, dtype=ms.float16)
+    assert len(beyond_flash_attention(graph)) == 1
+
+
+class Masked(nn.Cell):
+    """Self-attention of 4 heads with a mask, or a bias."""
+
+    def __init__(self, mask: np.ndarray):
+        super().__init__()
+        self.attention, self.mask = ascend.Attention(4), Tensor(mask)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, self.mask)
+
+
+@pytest.mark.parametrize(
+    "clips, heads, dtype, fused",
+    [(1, 1, bool, 1), (2, 1, bool, 1), (2, 4, bool, 1), (1, 4, bool, 0), (2, 1, np.float16, 0)],
+)
+def test_masks_are_fused_and_biases_written_out(exported, clips, heads, dtype, fused):
+    graph = exported(Masked(np.zeros((clips, heads, 65, 65), dtype)), 2, 65, 64, dtype=ms.float16)
+    assert len(graph.of("FlashAttentionScore")) == fused and len(written_out(graph)) == 1 - fused
+    assert undocumented(graph) == beyond_flash_attention(graph) == set()
+    assert of_other_type(graph, NORMALISATIONS, "float32") == set()
 
 
 def test_scores_that_should_be_fused_are_found(exported):

@@ -6,26 +6,51 @@ import mindspore as ms
 import numpy as np
 import pytest
 from comparison import assert_close
+from device import DEVICE
 from mindspore import Tensor, ops
 from small_model import fill
 from weighted import Weighted
 
 from svd.layers.attention import Attention, FeedForward, TransformerBlock
-from svd.operators import portable
+from svd.operators import ascend, cpu, portable
 from svd.operators.ascend import check_flash_attention, flash_attention
+from svd.operators.library import library
 from svd.placement import place
 
 RNG = np.random.default_rng(0)
 
 
-def softmax_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int) -> np.ndarray:
-    """softmax(q k^T / sqrt(d)) v, head by head, in float64."""
-    outputs = []
-    for q_head, k_head, v_head in zip(*(np.split(x.astype(np.float64), heads, -1) for x in (q, k, v))):
-        scores = q_head @ k_head.swapaxes(1, 2) / np.sqrt(q_head.shape[-1])
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        outputs.append(weights / weights.sum(-1, keepdims=True) @ v_head)
-    return np.concatenate(outputs, -1)
+def split_heads(x: np.ndarray, heads: int) -> np.ndarray:
+    """[b l c] -> float64 [b heads l d]"""
+    return x.astype(np.float64).reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
+
+def softmax_weights(q: np.ndarray, k: np.ndarray, heads: int, bias: np.ndarray | None = None) -> np.ndarray:
+    """softmax(q k^T / sqrt(d) + bias), float64 [b heads l n]; a Boolean bias is a mask."""
+    q, k = split_heads(q, heads), split_heads(k, heads)
+    scores = q @ k.swapaxes(2, 3) / np.sqrt(q.shape[-1])
+    if bias is not None:
+        scores = np.where(bias, -np.inf, scores) if bias.dtype == bool else scores + bias
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def softmax_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, bias=None) -> np.ndarray:
+    """softmax(q k^T / sqrt(d) + bias) v in float64."""
+    y = softmax_weights(q, k, heads, bias) @ split_heads(v, heads)
+    return y.swapaxes(1, 2).reshape(q.shape)
+
+
+def attention_gradients(dy, q, k, v, heads: int, bias: np.ndarray) -> list[np.ndarray]:
+    """Of q, k and v, and of the scores [b heads l n], from that of the result."""
+    shapes = [x.shape for x in (q, k, v)]
+    weights = softmax_weights(q, k, heads, bias)
+    dy, q, k, v = (split_heads(x, heads) for x in (dy, q, k, v))
+    of_weights = dy @ v.swapaxes(2, 3)
+    of_scores = weights * (of_weights - (weights * of_weights).sum(-1, keepdims=True))
+    scaled = of_scores / np.sqrt(q.shape[-1])
+    gradients = scaled @ k, scaled.swapaxes(2, 3) @ q, weights.swapaxes(2, 3) @ dy
+    return [x.swapaxes(1, 2).reshape(shape) for x, shape in zip(gradients, shapes)] + [of_scores]
 
 
 def linear(layer, x: np.ndarray) -> np.ndarray:
@@ -34,24 +59,74 @@ def linear(layer, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_composed_attention_is_the_formula(heads):
+def test_portable_attention_is_the_formula(heads):
     q = 3 * RNG.standard_normal((2, 5, 16)).astype(np.float32)
     k, v = (RNG.standard_normal((2, 7, 16)).astype(np.float32) for _ in range(2))
     result = portable.Attention(heads)(*map(Tensor, (q, k, v)))
     assert_close(result, softmax_attention(q, k, v, heads), 2e-6)
 
 
-def test_composed_attention_in_blocks_of_queries(mode, monkeypatch):
-    """Forth and back, where no more than 2 of the 5 queries have room for their scores."""
-    q, k, v = (Tensor(RNG.standard_normal(shape).astype(np.float32)) for shape in ((2, 5, 16), (2, 7, 16), (2, 7, 16)))
+@pytest.mark.parametrize("biased", [False, True])
+def test_portable_attention_in_blocks_of_queries(mode, monkeypatch, biased):
+    """Forward and backward, where no more than 2 of the 5 queries have room for their scores."""
+    shapes = [(2, 5, 16), (2, 7, 16), (2, 7, 16)] + [(1, 2, 5, 7)] * biased
+    inputs = [Tensor(RNG.standard_normal(shape).astype(np.float32)) for shape in shapes]
     weight = Tensor(RNG.standard_normal((2, 5, 16)).astype(np.float32))
     results = []
     for limit in (portable.MAX_SCORES, 2 * 2 * 2 * 7):
         monkeypatch.setattr(portable, "MAX_SCORES", limit)
         layer = portable.Attention(2)
-        results.append([layer(q, k, v), *ms.grad(Weighted(layer), (1, 2, 3))(weight, q, k, v)])
+        gradient = ms.grad(Weighted(layer), tuple(range(1, 1 + len(inputs))))
+        results.append([layer(*inputs), *gradient(weight, *inputs)])
     for whole, in_blocks in zip(*results):
         assert_close(in_blocks, whole, 2e-6)
+
+
+OPERATORS = {"portable": portable.Attention, "ascend": ascend.Attention}
+if DEVICE == "CPU" and library() is not None:
+    OPERATORS["cpu"] = cpu.Attention
+BIASES = {"heads": (1, 2, 5, 7), "clips": (3, 1, 5, 7), "both": (3, 2, 5, 7), "none": (1, 1, 5, 7)}
+"""What has a bias of its own."""
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("of", BIASES)
+@pytest.mark.parametrize("masks", [False, True])
+def test_attention_with_a_bias_is_the_formula(mode, operator, of, masks):
+    """And its gradients; a head has more channels than there are tokens, and nothing is fused on Ascend either."""
+    heads, shape = 2, BIASES[of]
+    q, k, v, dy = (RNG.standard_normal((3, n, 2 * 8)).astype(np.float32) for n in (5, 7, 7, 5))
+    bias = 2 * RNG.standard_normal(shape).astype(np.float32)
+    if masks:
+        bias = (bias > 0.5) & (np.arange(7) > 0)  # the first key is seen by all
+    layer, inputs = OPERATORS[operator](heads), [Tensor(x) for x in (q, k, v, bias)]
+    assert_close(layer(*inputs), softmax_attention(q, k, v, heads, bias), 2e-6)
+    *expected, of_scores = attention_gradients(dy, q, k, v, heads, bias)
+    if not masks:
+        expected.append(of_scores.sum(tuple(i for i in range(4) if shape[i] == 1), keepdims=True))
+    gradients = ms.grad(Weighted(layer), tuple(range(1, 1 + len(expected))))(Tensor(dy), *inputs)
+    for result, value in zip(gradients, expected, strict=True):
+        assert_close(result, value, 5e-6)
+
+
+def test_nothing_masked_is_as_without_a_mask(mode):
+    """Bit for bit."""
+    q, k, v = (Tensor(RNG.standard_normal((2, n, 16)).astype(np.float32)) for n in (5, 7, 7))
+    layer = portable.Attention(2)
+    masked = layer(q, k, v, Tensor(np.zeros((1, 1, 5, 7), bool)))
+    np.testing.assert_array_equal(masked.asnumpy(), layer(q, k, v).asnumpy())
+
+
+def test_a_layer_with_a_causal_mask(mode):
+    """No token sees those after it."""
+    layer, n = fill(Attention(32, 2)), 6
+    mask = Tensor(np.triu(np.ones((1, 1, n, n), bool), 1))
+    x = RNG.standard_normal((2, n, 32)).astype(np.float32)
+    q, k, v = (linear(part, x) for part in (layer.to_q, layer.to_k, layer.to_v))
+    y = layer(Tensor(x), None, mask)
+    assert_close(y, linear(layer.to_out, softmax_attention(q, k, v, 2, mask.asnumpy())), 2e-6)
+    x[:, 4:] += 1
+    assert_close(layer(Tensor(x), None, mask)[:, :4], y[:, :4], 1e-6)
 
 
 def test_float16_attention_takes_its_softmax_in_float32(monkeypatch):
@@ -147,3 +222,24 @@ def test_flash_attention_is_for_ascend_in_16_bits():
         layer(x)
     assert place(layer, "Ascend", ms.float32)(x.astype(ms.float32)).shape == x.shape
     assert place(layer, "GPU", ms.float16)(x).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    "shape, dtype, fused",
+    [
+        ((1, 1, 41, 41), bool, True),
+        ((2, 1, 41, 41), bool, True),
+        ((2, 2, 41, 41), bool, True),
+        ((1, 2, 41, 41), bool, False),  # FlashAttentionScore takes none of heads alone
+        ((2, 2, 41, 41), np.float16, False),  # a bias
+    ],
+)
+def test_masks_go_to_flash_attention_and_biases_do_not(monkeypatch, shape, dtype, fused):
+    x, seen = Tensor(RNG.standard_normal((2, 41, 64)).astype(np.float16)), []
+    monkeypatch.setattr(ops, "flash_attention_score", lambda q, *_, attn_mask, **__: seen.append(attn_mask.shape) or q)
+    bias = np.zeros(shape, dtype)
+    ascend.Attention(2)(x, x, x, Tensor(bias))
+    assert seen == ([shape[2:] if shape[:2] == (1, 1) else shape] if fused else [])
+    if not fused:
+        with pytest.raises(TypeError, match="no bias and no mask of its heads alone"):
+            flash_attention(x, x, x, 2, Tensor(bias))

@@ -105,7 +105,7 @@ def test_what_others_can_write_is_not_loaded(compile_anew, log, planted, monkeyp
 
 
 def test_a_compiler_that_fails(compile_anew, tmp_path, monkeypatch, capsys):
-    """The layers' composed operators take over, and the user is told why it is slow."""
+    """The portable operators take over, and the user is told why it is slow."""
     monkeypatch.setenv("CXX", compiler(tmp_path / "c++", "echo no such flag >&2; exit 1"))
     assert compile_anew() is None
     assert "using MindSpore's own, slower operators" in (said := capsys.readouterr().err) and "no such flag" in said

@@ -1,4 +1,4 @@
-"""The formulations of the layers' operators against each other, forth and back, and against their formulas."""
+"""The formulations of the layers' operators against each other, forward and backward, and against their formulas."""
 
 import mindspore as ms
 import numpy as np
@@ -26,7 +26,7 @@ needs_kernels = pytest.mark.skipif(
 )
 FORMULATIONS = [
     pytest.param(ASCEND, id="ascend"),  # in float32: what MindSpore has on every device
-    pytest.param(CPU, id="native", marks=needs_kernels),
+    pytest.param(CPU, id="cpu", marks=needs_kernels),
 ]
 
 
@@ -55,6 +55,11 @@ LAYERS = {
     "attention": (lambda: DotProductAttention(2), [(3, 5, 40), (3, 11, 40), (3, 11, 40)]),
     "attention_of_long_rows": (lambda: DotProductAttention(1), [(1, 53, 6), (1, 131, 6), (1, 131, 6)]),
     "attention_of_many_heads": (lambda: DotProductAttention(5), [(13, 50, 10), (13, 7, 10), (13, 7, 10)]),
+    "attention_with_a_bias": (lambda: DotProductAttention(2), [(3, 5, 40), (3, 11, 40), (3, 11, 40), (1, 2, 5, 11)]),
+    "attention_with_long_rows_and_a_bias": (
+        lambda: DotProductAttention(1),
+        [(2, 5, 6), (2, 11, 6), (2, 11, 6), (2, 1, 5, 11)],
+    ),
     "blend": (lambda: Blend(), [(2, 3, 40), (2, 3, 40)]),
     "conv_over_time_added": (lambda: Added(conv2d(3, 4, (3, 1))), [(2, 4, 6, 5), (2, 3, 6, 5)]),
     "linear_added": (lambda: Added(Linear(5, 7)), [(3, 4, 7), (3, 4, 5)]),
@@ -68,7 +73,7 @@ def random(*shape: int) -> np.ndarray:
     return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
 
 
-def forth_and_back(layer: nn.Cell, *inputs: np.ndarray) -> list[Tensor]:
+def forward_and_backward(layer: nn.Cell, *inputs: np.ndarray) -> list[Tensor]:
     """The result, and the gradients of all inputs and parameters."""
     inputs = [Tensor(x) for x in inputs]
     y = layer(*inputs)
@@ -93,7 +98,7 @@ def test_formulations_are_the_same(mode, case, operators):
         for _, cell in layer.cells_and_names():
             if hasattr(cell, "set_operators"):
                 cell.set_operators(used)
-        results.append(forth_and_back(layer, *inputs))
+        results.append(forward_and_backward(layer, *inputs))
     assert len(results[0]) == len(results[1])
     for expected, value in zip(*results):
         assert_close(value, expected)
@@ -106,7 +111,7 @@ def test_the_operators_of_devices():
     assert operators_for("CPU", ms.float32) is (PORTABLE if library() is None else CPU)
 
 
-@pytest.mark.parametrize("operators", [PORTABLE, pytest.param(CPU, id="native", marks=needs_kernels)])
+@pytest.mark.parametrize("operators", [PORTABLE, pytest.param(CPU, id="cpu", marks=needs_kernels)])
 def test_group_norm_of_long_rows(mode, operators):
     """Far from zero; against float64, from which MindSpore's operator is 3e-4 off."""
     layer, x = GroupNorm(32), random(1, 32, 96, 96) * 2 + 3
@@ -117,14 +122,14 @@ def test_group_norm_of_long_rows(mode, operators):
     z = (x - x.mean((2, 3), keepdims=True, dtype=np.float64)) * inverse
     scaled = dy * weight[:, None, None].astype(np.float64)
     means = scaled.mean((2, 3), keepdims=True), (scaled * z).mean((2, 3), keepdims=True)
-    y, dx, of_weight, of_bias = forth_and_back(layer, x)
+    y, dx, of_weight, of_bias = forward_and_backward(layer, x)
     assert_close(y, z * weight[:, None, None])
     assert_close(dx, inverse * (scaled - means[0] - z * means[1]))
     assert_close(of_weight, (dy * z).sum((0, 2, 3)))
     assert_close(of_bias, dy.sum((0, 2, 3), dtype=np.float64))
 
 
-@pytest.mark.parametrize("operators", [PORTABLE, pytest.param(CPU, id="native", marks=needs_kernels)])
+@pytest.mark.parametrize("operators", [PORTABLE, pytest.param(CPU, id="cpu", marks=needs_kernels)])
 def test_gelu_is_exact(mode, operators):
     """Against SciPy, over all of the range; infinities and NaN are not hidden."""
     layer, x = GELU(), np.linspace(-12, 12, 10001).astype(np.float32)
