@@ -1,8 +1,8 @@
-"""Compiled graphs kept on disk, each in a file named by all that it depends on.
+"""A cache of compiled graphs on disk: a file for each, named by a hash of all that it depends on.
 
-MindSpore's own compile cache serves, for the n-th graph of a process, what the n-th graph of another process was,
-whatever has changed since, and keeps to the first folder that it was told. So it gets a folder that is this process's
-alone, and for each graph that is compiled nothing lies there but the one that was kept of the same facts, if any.
+MindSpore's own compile cache serves, as the n-th graph of a process, what was the n-th graph of another process,
+whatever has changed since, and never leaves the first folder it was given. So it gets a temporary folder for this
+process, and finds nothing there but the cached graph, if there is one, of what is being compiled.
 """
 
 from __future__ import annotations
@@ -21,16 +21,12 @@ from typing import Any, Optional
 from mindspore import Tensor, nn
 
 from svd import runtime
-from svd.files import atomic_write
 from svd.operators.library import library
-from svd.trust import private_folder, read_trusted
-
-_DIGEST = 32
-"""Bytes of the digest that a file begins with: what is damaged is compiled again."""
+from svd.trust import private_folder, read_trusted, write_trusted
 
 
 class CompileCache:
-    """Keeps the graphs of networks between processes. What goes wrong with it is told, and costs no more than time.
+    """Caches the graphs of networks between processes. A failure is printed, and costs no more than time.
 
     Args:
         folder: made if it is not there; it may be removed at any time.
@@ -74,9 +70,7 @@ class CompileCache:
         try:
             compiled = workspace.take()
             if compiled is not None:
-                with atomic_write(path) as aside:
-                    aside.write_bytes(hashlib.sha256(compiled).digest() + compiled)
-                    aside.chmod(0o600)  # whatever others may do with what this user writes
+                write_trusted(path, compiled)
         except OSError as error:
             self._give_up(str(error))
         return result
@@ -109,7 +103,7 @@ class _Workspace:
         graphs = {int(path.stem.rsplit("_", 1)[1]): path for path in self._graphs()}
         if self._offered:
             graphs.pop(self._next, None)
-        # If MindSpore counts otherwise than is thought here, it has found nothing, and says how it counts.
+        # If MindSpore counts differently, it has found nothing, and its file shows how it counts.
         number = max(graphs, default=self._next)
         compiled = graphs[number].read_bytes() if number in graphs else None
         for path in self._graphs():
@@ -137,15 +131,12 @@ def _described(value: Any) -> Any:
 
 
 def _read(path: Path) -> Optional[bytes]:
-    """The graph of a file; None if there is none that can be used, which is told if it is the fault of others."""
+    """The graph of a file; None if there is none that can be used."""
     try:
-        content = read_trusted(path)
+        return read_trusted(path)
     except OSError as error:
         print(f"svd: {error}", file=sys.stderr)
         return None
-    if content is None or hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
-        return None
-    return content[_DIGEST:]
 
 
 def _sources() -> str:

@@ -1,11 +1,16 @@
-"""Compiled kernels and graphs are code: they are loaded only if no other user can write them."""
+"""Compiled kernels and graphs are code: they are loaded only if no other user can write them, and they are whole."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
 from typing import Optional
+
+from svd.files import atomic_write
+
+_DIGEST = hashlib.sha256().digest_size
 
 
 def why_not_trusted(found: os.stat_result) -> Optional[str]:
@@ -25,8 +30,22 @@ def private_folder(folder: Path) -> Path:
     return folder
 
 
+def write_trusted(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file with a digest of its content behind it, where loaders of libraries pass over it; raises OSError.
+
+    Args:
+        mode: its permissions, regardless of the umask.
+    """
+    with atomic_write(path) as aside:
+        aside.write_bytes(content + hashlib.sha256(content).digest())
+        aside.chmod(mode)
+
+
 def read_trusted(path: Path) -> Optional[bytes]:
-    """The content of a file, None if there is none. Raises OSError if it is no regular file or others can write it."""
+    """The content that `write_trusted` was given; None if there is no such file.
+
+    Raises OSError if it is no regular file, others can write it, or it is damaged.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -37,4 +56,7 @@ def read_trusted(path: Path) -> Optional[bytes]:
             raise PermissionError(f"{path} is not used: it is no file")
         if fault := why_not_trusted(found):
             raise PermissionError(f"{path} is not used: {fault}")
-        return file.read()
+        content, digest = (whole := file.read())[:-_DIGEST], whole[-_DIGEST:]
+    if hashlib.sha256(content).digest() != digest:
+        raise OSError(f"{path} is damaged")
+    return content

@@ -4,16 +4,25 @@ import os
 
 import pytest
 
-from svd.trust import private_folder, read_trusted, why_not_trusted
+from svd.trust import private_folder, read_trusted, why_not_trusted, write_trusted
 
 
 def test_what_is_ours_is_read(tmp_path):
     folder = private_folder(tmp_path / "a/b")
     assert folder.stat().st_mode & 0o077 == 0
-    (folder / "file").write_bytes(b"content")
-    (folder / "file").chmod(0o644)
+    write_trusted(folder / "file", b"content", 0o644)
+    assert (folder / "file").stat().st_mode & 0o777 == 0o644 and (folder / "file").read_bytes()[:7] == b"content"
     assert read_trusted(folder / "file") == b"content"
     assert read_trusted(folder / "missing") is None
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "changed"])
+def test_what_is_damaged_is_refused(tmp_path, damage):
+    write_trusted(tmp_path / "file", b"content")
+    whole = (tmp_path / "file").read_bytes()
+    (tmp_path / "file").write_bytes({"empty": b"", "cut": whole[:-1], "changed": b"C" + whole[1:]}[damage])
+    with pytest.raises(OSError, match="file is damaged"):
+        read_trusted(tmp_path / "file")
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o620, 0o602])

@@ -15,14 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import Optional
 
-from svd.files import atomic_write
-from svd.trust import private_folder, read_trusted
+from svd.trust import private_folder, read_trusted, write_trusted
 
 FOLDER = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")
 """NaN and infinity keep their meaning: no -ffast-math."""
 LINK_FLAGS = ("-pthread", "-shared", "-fPIC")
-_DIGEST = 32
 
 
 def _compiler() -> Optional[str]:
@@ -57,25 +55,21 @@ def _cache_folder() -> Path:
 
 
 def _compiled(compiler: str) -> bytes:
-    """The kernels, and a digest of them, which the loader passes over; raises OSError with the compiler's last line."""
+    """The kernels; raises OSError with the compiler's last line."""
     with tempfile.TemporaryDirectory() as aside:
         target = Path(aside) / "kernels.so"
         command = [compiler, *FLAGS, *LINK_FLAGS, *map(str, FOLDER.glob("*.cpp")), "-o", str(target)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode != 0:
             raise OSError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
-        code = target.read_bytes()
-    return code + hashlib.sha256(code).digest()
+        return target.read_bytes()
 
 
 def _usable(path: Path) -> bool:
     """Whether the file is there, ours alone to write, as it was written, and can be loaded: where not, it is told."""
     try:
-        content = read_trusted(path)
-        if content is None:
+        if read_trusted(path) is None:
             return False
-        if hashlib.sha256(content[:-_DIGEST]).digest() != content[-_DIGEST:]:
-            raise OSError(f"{path} is damaged")
         ctypes.CDLL(str(path))  # a folder may forbid it (mounted noexec)
     except OSError as error:
         print(f"svd: {error}", file=sys.stderr)
@@ -87,9 +81,7 @@ def _kept(code: bytes, name: str, folder: Optional[Path]) -> Path:
     """Write compiled kernels into the folder, or where that cannot be, into one of this process; raises OSError."""
     if folder is not None:
         try:
-            with atomic_write(folder / name) as aside:
-                aside.write_bytes(code)
-                aside.chmod(0o700)
+            write_trusted(folder / name, code, 0o700)
         except OSError as error:
             print(f"svd: compiled kernels are not kept: {error}", file=sys.stderr)
         else:
@@ -97,8 +89,7 @@ def _kept(code: bytes, name: str, folder: Optional[Path]) -> Path:
                 return folder / name
     private = Path(tempfile.mkdtemp(prefix="svd-kernels-"))
     atexit.register(shutil.rmtree, private, ignore_errors=True)
-    (private / name).write_bytes(code)
-    (private / name).chmod(0o700)
+    write_trusted(private / name, code, 0o700)
     if not _usable(private / name):
         raise OSError("what it compiles cannot be loaded")
     return private / name
