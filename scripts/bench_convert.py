@@ -136,11 +136,12 @@ def published_shapes() -> Shapes:
 def tiny_shapes(config: Path) -> Shapes:
     from svd.build import parameter_shapes
     from svd.config import load_config
-    from svd_tools.checkpoints.checkpoint_maps import TRANSFORMS, expand
+    from svd_tools.checkpoints.layouts import SGM, expand
+    from svd_tools.checkpoints.tables import TRANSFORMS
 
     model = load_config(config)
     ours = parameter_shapes(model)
-    return {e.theirs: TRANSFORMS[e.transform].shape(ours[e.ours]) for e in expand("sgm", model, ours)}
+    return {e.theirs: TRANSFORMS[e.transform].shape(ours[e.ours]) for e in expand(SGM, model, ours)}
 
 
 def values(shapes: Shapes, dtype: str) -> Iterator[tuple[str, np.ndarray]]:

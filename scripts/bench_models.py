@@ -100,14 +100,16 @@ def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> 
         networks: those that are written, by the prefix of their parameters.
 
     Raises:
-        ConversionError: there is no room for the files.
+        CheckpointError: there is no room for the files.
     """
     from svd.build import parameter_shapes
+    from svd.checkpoints.formats import MODEL_FORMAT
+    from svd.checkpoints.tensor_files import read_safetensors, write_safetensors
     from svd.config import dump_config
     from svd.files import atomic_write
-    from svd_tools.checkpoints.conversion import scatter
+    from svd_tools.checkpoints.conversion import to_layout
     from svd_tools.checkpoints.diffusers_folder import write_folder
-    from svd_tools.checkpoints.tensor_files import read_safetensors, write_safetensors
+    from svd_tools.checkpoints.layouts import DIFFUSERS
 
     config = model_config(settings)
     shapes = {name: shape for name, shape in parameter_shapes(config).items() if name.startswith(networks)}
@@ -116,14 +118,14 @@ def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> 
     with atomic_write(target, need=2 * sum(tensor.nbytes for tensor in tensors.values())) as aside:
         aside.mkdir()
         ours = aside / checkpoint(folder).relative_to(target)
-        write_safetensors(ours, tensors, {"format": "svd-mindspore", "config": dump_config(config)})
-        theirs = scatter(read_safetensors(ours), "diffusers", config)
+        write_safetensors(ours, tensors, {"format": MODEL_FORMAT, "config": dump_config(config)})
+        theirs = to_layout(read_safetensors(ours), DIFFUSERS, config)
         write_folder(aside / diffusers_folder(folder).relative_to(target), theirs, config, progress=lambda count: None)
 
 
 def _random_tensor(name: str, shape: tuple[int, ...]):
     """Values of its own that keep activations near 1, drawn when they are written."""
-    from svd_tools.checkpoints.tensor_files import LazyTensor
+    from svd.checkpoints.tensor_files import LazyTensor
 
     def read() -> np.ndarray:
         noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
@@ -191,7 +193,7 @@ def load_networks(networks: dict[str, Callable], folder: Path, trained: Callable
     import mindspore as ms
     from mindspore.nn.utils import no_init_parameters
 
-    from svd.checkpoints.model_file import load_parameters
+    from svd.checkpoints.model_file import Checkpoint
     from svd.placement import place
 
     with no_init_parameters():
@@ -199,7 +201,7 @@ def load_networks(networks: dict[str, Callable], folder: Path, trained: Callable
     for network in built.values():
         network.set_train(False)
         place(network, "CPU", ms.float32, trained(network))
-    load_parameters(built, checkpoint(folder))
+    Checkpoint(checkpoint(folder)).load(built)
     return list(built.values())
 
 

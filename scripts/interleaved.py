@@ -167,12 +167,12 @@ class Side:
 
 def in_own_process(function: Callable, *arguments):
     """Call it in a process that ends: what it needed in memory is no part of what the sides need."""
-    from svd_tools.checkpoints.tensor_files import ConversionError
+    from svd.checkpoints.tensor_files import CheckpointError
 
     with _new_process() as process:
         try:
             return process.submit(function, *arguments).result()
-        except ConversionError as error:
+        except CheckpointError as error:
             sys.exit(f"{error}; choose another --folder")
 
 

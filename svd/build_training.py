@@ -1,44 +1,40 @@
-"""From configuration to a training: `svd.build` for what is to be learned."""
+"""From configuration to a training, and to the encoders of latents for one: `svd.build` for what is to be learned."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from hashlib import blake2b
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn
 
 from svd import runtime
-from svd.build import (
-    assemble,
-    build_networks,
-    latents_model,
-    load_networks,
-)
+from svd.autoencoder.autoencoder import Autoencoder, autoencoder_part
+from svd.build import build_networks, load_networks, stored_networks
 from svd.checkpoints.lora import describe_lora
-from svd.checkpoints.model_file import check_networks
+from svd.checkpoints.model_file import Checkpoint
+from svd.conditioning.conditioner import Conditioner
 from svd.config import ModelConfig, dump_config
 from svd.data.latents_dataset import LatentsDataset
 from svd.layers.lora import add_adapters
 from svd.layers.recompute import recompute_blocks
+from svd.models import model_of
+from svd.models.svd import build_conditioner
 from svd.pipelines.preview import Preview
 from svd.placement import compute_dtype
+from svd.runtime import AmpLevel
 from svd.training.checkpoint import TrainState
-from svd.training.config import EnvironmentConfig, TrainConfig
+from svd.training.config import EnvironmentConfig, LossConfig, TrainConfig
 from svd.training.distributed import Ranks
 from svd.training.tasks import Plan, find_task
 from svd.training.trainer import Objective, Trainer
 from svd.training.uses import check_used
 
-NETWORKS = {
-    "network": "the UNet",
-    "conditioner.image_encoder": "the image encoder",
-    "conditioner.autoencoder.encoder": "the conditioner's encoder",
-    "conditioner.autoencoder.decoder": "the conditioner's decoder",
-    "autoencoder.encoder": "the encoder",
-    "autoencoder.decoder": "the decoder",
-}
-"""What networks are called where training tells of them."""
+ENCODERS = ("conditioner.image_encoder", "conditioner.autoencoder.encoder", "autoencoder.encoder")
+"""The parts that encode, for a training from latents."""
 
 
 def plan_training(train: TrainConfig, model: ModelConfig, networks: dict[str, nn.Cell]) -> Plan:
@@ -74,16 +70,17 @@ def load_trainer(
     """
     check_task(train, model)
     task = find_task(train.task)
-    check_networks(train.pretrained, model)  # what is trained is merged with it in the end
+    checkpoint = Checkpoint(train.pretrained)
+    checkpoint.check_model(model)  # what is trained is merged with it in the end
     device = runtime.setup(environment.device_target, environment.mode)
     ranks = Ranks(*runtime.join_ranks())
     check_used(train, ranks.count)
     if isinstance(train.dataset, LatentsDataset):
-        train.dataset.check(latents_model(model, train.pretrained, train.loss))
+        train.dataset.check(latents_model(model, checkpoint, train.loss))
     previews = bool(train.preview.images) and ranks.first
     networks = load_networks(
         model,
-        train.pretrained,
+        checkpoint,
         device,
         environment.amp_level,
         wanted=None if previews else task.needs(train),
@@ -93,7 +90,7 @@ def load_trainer(
     objective = build_objective(plan_training(train, model, networks))
     preview = None
     if previews:
-        pipe = assemble(model, networks, free_memory=lambda: runtime.free_memory(device))
+        pipe = model_of(model).pipeline(model, networks, lambda: runtime.free_memory(device))
         data, p = train.dataset, train.preview
         sampling = {"num_frames": data.frames, "height": data.height, "width": data.width, "seed": p.seed}
         sampling |= {"sampling_steps": p.sampling_steps}
@@ -127,6 +124,7 @@ def describe(train: TrainConfig, model: ModelConfig) -> str:
     plan = plan_training(train, model, build_networks(model))
     learned = {prefix: sum(p.size for p in parameters) for prefix, parameters in plan.chosen.items()}
     sizes = {prefix: sum(p.size for p in cell.get_parameters()) for prefix, cell in plan.networks.items()}
+    titles = {part.prefix: part.title for part in model_of(model).parts(model)}
     frozen = {prefix: size - learned.get(prefix, 0) for prefix, size in sizes.items()}
     unet = frozen.pop("network")
     unused = isinstance(train.dataset, LatentsDataset) and not train.preview.images
@@ -134,7 +132,38 @@ def describe(train: TrainConfig, model: ModelConfig) -> str:
         f"# {len(train.dataset):,} videos\n"
         f"# trained: {sum(learned.values()):,} parameters in {len(plan.trained)} tensors of "
         f"{'adapters (LoRA) in ' * bool(train.lora.rank)}"
-        f"{' and '.join(NETWORKS[prefix] for prefix in plan.chosen)}\n"
+        f"{' and '.join(titles[prefix] for prefix in plan.chosen)}\n"
         f"# frozen:  {unet:,} of the UNet, {sum(frozen.values()):,} of the autoencoder and the image encoder"
         f"{', which are not loaded' if unused else ''}"
     )
+
+
+def load_encoders(
+    config: ModelConfig, checkpoint: Checkpoint, device_target: str, mode: int, amp_level: AmpLevel
+) -> tuple[Conditioner, Autoencoder]:
+    """The parts of `load_pipeline` that encode, without a decoder and without the UNet; raises the same errors."""
+    device = runtime.setup(device_target, mode)
+    networks = load_networks(config, checkpoint, device, amp_level, ENCODERS)
+    encoder = networks[autoencoder_part(networks, "encoder")]
+    return build_conditioner(config, networks), Autoencoder(encoder, None, config.autoencoder)
+
+
+def latents_model(config: ModelConfig, checkpoint: Checkpoint, loss: LossConfig) -> dict[str, Any]:
+    """What latents for training depend on, but for the clips: the encoders, their weights, and the noise.
+
+    The weights are represented by a digest of their values in float32, so that a file in float16 has that of its
+    source, if its source had no more precision.
+    """
+    stored = stored_networks(config, checkpoint)
+    names = {f"{prefix}.{p.name}" for prefix in ENCODERS if prefix in stored for p in stored[prefix].get_parameters()}
+    digest = blake2b(digest_size=16)
+    for name in sorted(names.intersection(checkpoint.shapes)):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(checkpoint.read(name), np.float32))
+    autoencoder = {name: value for name, value in asdict(config.autoencoder).items() if name != "decoder"}
+    return {
+        "autoencoder": autoencoder,
+        "image_encoder": asdict(config.image_encoder),
+        "encoder weights": digest.hexdigest(),
+        "loss": {name: getattr(loss, name) for name in ("noise_aug_mean", "noise_aug_std")},
+    }

@@ -23,7 +23,7 @@ import pandas as pd
 from jsonargparse import ArgumentParser, Namespace
 
 from svd import cli
-from svd.checkpoints.saving import save_tensors
+from svd.checkpoints.tensor_files import save_tensors
 from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.cli.options import new_parser, parse
 from svd.cli.training import add_training, instantiate_training
@@ -160,19 +160,19 @@ class LatentsWriter:
     """
 
     def __init__(self, plan: Plan | list[str]):
-        from svd.build import latents_model, load_encoders  # imports MindSpore, which workers do not need
-        from svd.checkpoints.model_file import read_config
+        # imports MindSpore, which workers do not need
+        from svd.build_training import latents_model, load_encoders
+        from svd.checkpoints.model_file import Checkpoint
         from svd.training.tasks.video import ClipEncoder
 
         self.plan = plan if isinstance(plan, Plan) else Plan(plan)
         train, options = self.plan.train, self.plan.options
-        model = load_config(options.svd_config) if options.svd_config else read_config(train.pretrained)
+        checkpoint = Checkpoint(train.pretrained)
+        model = load_config(options.svd_config) if options.svd_config else checkpoint.config
         model.check_size(self.plan.dataset.height, self.plan.dataset.width)
-        _keep_settings(
-            self.plan.out, {"clips": self.plan.clips, "model": latents_model(model, train.pretrained, train.loss)}
-        )
+        _keep_settings(self.plan.out, {"clips": self.plan.clips, "model": latents_model(model, checkpoint, train.loss)})
         where = options.environment
-        encoders = load_encoders(model, train.pretrained, where.device_target, where.mode, where.amp_level)
+        encoders = load_encoders(model, checkpoint, where.device_target, where.mode, where.amp_level)
         self._encode = ClipEncoder(*encoders, train.loss, train.seed)
 
     def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:

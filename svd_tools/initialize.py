@@ -18,12 +18,11 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt
 
 from svd import cli
+from svd.checkpoints.tensor_files import LazyTensor
 from svd.config import load_config
 from svd.initialization import initial_value
-from svd_tools.checkpoints.checkpoint_maps import OPTIONAL_GROUPS
 from svd_tools.checkpoints.conversion import Weights
-from svd_tools.checkpoints.tensor_files import LazyTensor
-from svd_tools.convert import check_free, write_model
+from svd_tools.checkpoints.converter import check_free, write_model
 
 
 def build_parser(program: str) -> ArgumentParser:
@@ -41,16 +40,16 @@ def initialize(config: str | Path, out: str | Path, seed: int = 0, overwrite: bo
 
     Raises:
         ConfigError: the configuration cannot be used.
-        ConversionError: the file exists, or could not be written.
+        CheckpointError: the file exists, or could not be written.
     """
     # MindSpore takes seconds to import, which --help and errors do not wait for
-    from svd.build import build_networks
+    from svd.build import build_networks, optional_parts
     from svd.layers.marks import zero_init_names
 
     model, target = load_config(config), Path(out)
     check_free(target, overwrite)
     networks = {f"{prefix}.": network for prefix, network in build_networks(model).items()}
-    networks = {prefix: network for prefix, network in networks.items() if prefix not in OPTIONAL_GROUPS}
+    networks = {prefix: network for prefix, network in networks.items() if prefix not in optional_parts(model)}
     shapes = {prefix + p.name: tuple(p.shape) for prefix, cell in networks.items() for p in cell.get_parameters()}
     zeros = {prefix + name for prefix, cell in networks.items() for name in zero_init_names(cell)}
     tensors = {

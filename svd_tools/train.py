@@ -54,12 +54,12 @@ def run(parser: ArgumentParser, args: Namespace) -> int:
     train: TrainConfig = options.train
 
     from svd.build_training import check_task, describe  # MindSpore: --help and data processes need none
-    from svd.checkpoints.model_file import read_config
+    from svd.checkpoints.model_file import Checkpoint
     from svd.data.images import find_images, load_image
     from svd.training.checkpoint import begin_or_resume
     from svd.training.lock import locked
 
-    model = load_config(args.svd_config) if args.svd_config else read_config(train.pretrained)
+    model = load_config(args.svd_config) if args.svd_config else Checkpoint(train.pretrained).config
     check_task(train, model)
     model.check_size(train.dataset.height, train.dataset.width)
     for path in find_images(train.preview.images):
@@ -105,16 +105,16 @@ def run_alone(parser: ArgumentParser, args: Namespace, options: Namespace, model
 
 def finish(train: TrainConfig, checkpoint: Path) -> None:
     """Write the trained model as a whole, or adapters alone, and say how to use it."""
-    from svd_tools.export import merge, write_alone
+    from svd_tools.checkpoints.trained import read_trained, write_merged, write_trained
 
-    weights = checkpoint / f"{'ema' if train.optimizer.ema_decay else 'trained'}.safetensors"
+    trained = read_trained(checkpoint / f"{'ema' if train.optimizer.ema_decay else 'trained'}.safetensors")
     if train.lora.rank:
         target = Path(train.output_dir) / "lora.safetensors"
-        write_alone(weights, target)
+        write_trained(trained, target)
         log(f"python image_to_video.py --SVD.checkpoint={train.pretrained} --SVD.lora={target} --image=IMAGE")
     else:
         target = Path(train.output_dir) / "model.safetensors"
-        merge(weights, train.pretrained, target)
+        write_merged(trained, Path(train.pretrained), target)
         if find_task(train.task).complete:
             log(f"python image_to_video.py --SVD.checkpoint={target} --image=IMAGE")
         else:

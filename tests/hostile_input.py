@@ -124,7 +124,7 @@ def _noise() -> Reader:
 
 
 def _checkpoint() -> Reader:
-    from svd.checkpoints.model_file import holds, read_config
+    from svd.checkpoints.model_file import Checkpoint
     from svd.config import dump_config, load_config
 
     def make(folder: Path) -> list[Path]:
@@ -133,7 +133,8 @@ def _checkpoint() -> Reader:
         return [folder / "model.safetensors"]
 
     def read(folder: Path):
-        return read_config(folder / "model.safetensors"), holds(folder / "model.safetensors", "network.")
+        checkpoint = Checkpoint(folder / "model.safetensors")
+        return checkpoint.config, checkpoint.shapes
 
     return Reader(make, read)
 

@@ -3,8 +3,9 @@
 import numpy as np
 from mindspore import Tensor, nn
 
-from svd.build import assemble, build_networks
+from svd.build import build_networks
 from svd.config import AutoencoderConfig, ImageEncoderConfig, ModelConfig, SamplingConfig, UNetConfig
+from svd.models.svd import pipeline
 from svd.pipelines.image_to_video import ImageToVideo
 
 SMALL = ModelConfig(
@@ -46,4 +47,4 @@ def build_small_pipe() -> ImageToVideo:
     networks = build_networks(SMALL)
     for seed, network in enumerate(networks.values()):
         fill(network, seed)
-    return assemble(SMALL, networks, free_memory=lambda: 10**9)
+    return pipeline(SMALL, networks, free_memory=lambda: 10**9)

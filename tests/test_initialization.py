@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 from small_model import SMALL
 
 from svd.build import build_networks
-from svd.checkpoints.model_file import load_parameters, read_config
+from svd.checkpoints.model_file import Checkpoint
 from svd.config import dump_config
 from svd.initialization import initial_value
 from svd_tools.initialize import main
@@ -47,11 +47,11 @@ def test_an_initial_model_is_complete_and_its_video_model_is_its_image_model(tmp
     (tmp_path / "model.yaml").write_text(dump_config(SMALL))
     out = tmp_path / "made" / "initial.safetensors"
     command = ["--config", str(tmp_path / "model.yaml"), "--out", str(out), "--seed", "3"]
-    assert main(command) == 0 and read_config(out) == SMALL
+    assert main(command) == 0 and Checkpoint(out).config == SMALL
     assert main(command) == 2 and "exists" in capsys.readouterr().err, "nothing is replaced unless asked for"
     networks = build_networks(SMALL)
     del networks["autoencoder.encoder"]
-    load_parameters(networks, out)
+    Checkpoint(out).load(networks)
     silent = [name for name, value in load_file(out).items() if name.endswith("weight") and not value.any()]
     assert len(silent) > 10 and "network.conv_out.weight" in silent
 

@@ -17,6 +17,7 @@ from training_runs import TINY
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
 from svd.build import load_networks
+from svd.checkpoints.model_file import Checkpoint
 from svd.conditioning.image_encoder import ImageEncoder
 from svd.config import ConfigError
 from svd.layers import axes
@@ -230,7 +231,11 @@ def test_encoders_are_exact_unless_they_are_trained(inputs):
         train = TrainConfig(None, task=task)
         of_task = partial(find_task(task).trained, train)
         networks = load_networks(
-            TINY, inputs / "tiny.safetensors", "CPU", "O2", trained=lambda n, of=of_task: sum(of(n).values(), [])
+            TINY,
+            Checkpoint(inputs / "tiny.safetensors"),
+            "CPU",
+            "O2",
+            trained=lambda n, of=of_task: sum(of(n).values(), []),
         )
         assert networks["autoencoder.encoder"].compute_dtype == expected
         assert networks["autoencoder.decoder"].compute_dtype == networks["network"].compute_dtype == ms.float16

@@ -15,10 +15,9 @@ from small_checkpoint import write_checkpoint
 from training_runs import TINY, assert_same, checkpoint, metrics, names, options, tensors, train_here
 
 from svd import load_pipeline
-from svd.checkpoints.model_file import CheckpointError
+from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ConfigError, dump_config
 from svd_tools import image_to_video
-from svd_tools.checkpoints.tensor_files import ConversionError
 from svd_tools.convert import convert
 from svd_tools.export import export, main
 
@@ -245,7 +244,7 @@ def test_files_that_are_none(run, model, tmp_path):
     for path in (model, run):
         with pytest.raises(CheckpointError, match="holds no LoRA of this project: give the lora.safetensors"):
             weights(model, path)
-    with pytest.raises(CheckpointError, match="holds adapters alone: give them with --SVD.lora"):
+    with pytest.raises(CheckpointError, match="holds adapters alone: give them as lora"):
         weights(run / "lora.safetensors")
     with pytest.raises(ConfigError, match="lora_scale must be a finite number, got nan"):
         weights(model, run / "lora.safetensors", float("nan"))
@@ -273,5 +272,5 @@ def test_exports_that_cannot_be(run, tmp_path, capsys, flags, problem):
     assert problem in capsys.readouterr().err
     assert main([f"--checkpoint={run}", f"--out_dir={tmp_path / 'out'}", "--trained_only", "--to=diffusers"]) == 2
     assert "adapters alone are written in this project's layout only" in capsys.readouterr().err
-    with pytest.raises(ConversionError, match="--lora_scale must be a finite number, got inf"):
+    with pytest.raises(CheckpointError, match="--lora_scale must be a finite number, got inf"):
         export(run, tmp_path, lora_scale=float("inf"))

@@ -11,23 +11,25 @@ from pathlib import Path
 
 import numpy as np
 
-from svd.checkpoints.foreign_adapters import describe_adapters
-from svd.checkpoints.model_file import CheckpointError, holds_adapters, open_checkpoint, open_header
-from svd.config import ModelConfig, parse_config
+from svd.checkpoints.foreign import describe_adapters, is_adapter_folder
+from svd.checkpoints.formats import LORA_DOWN, LORA_UP
+from svd.checkpoints.model_file import Checkpoint
+from svd.checkpoints.tensor_header import CheckpointError
+from svd.config import ModelConfig
 from svd.records import RecordError, parse_json, record
 
 _METADATA = "lora"
-_DOWN, _UP = ".lora_down", ".lora_up"
+_DOWN, _UP = f".{LORA_DOWN}", f".{LORA_UP}"
 
 
 def describe_lora(rank: int, alpha: float, modules: list[str]) -> dict[str, str]:
-    """Metadata of a file of adapters, of which `lora` tells it from other files."""
+    """Metadata of a file of adapters; no other file has the key `lora`."""
     return {_METADATA: json.dumps({"rank": rank, "alpha": alpha, "modules": modules})}
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What `describe_lora` wrote."""
+class _Metadata:
+    """The value of that key, which `describe_lora` wrote."""
 
     rank: int
     alpha: float
@@ -88,31 +90,28 @@ def read_lora(path: str | Path) -> LoRA:
         CheckpointError: not such a file, or damaged.
     """
     path = Path(path)
-    none = (
-        f"{path} holds no LoRA of this project: give the lora.safetensors that train.py writes with --train.lora.rank"
-    )
+    none = f"{path} holds no LoRA of this project: give the lora.safetensors that train.py writes with train.lora.rank"
     other = path.suffix != ".safetensors" or os.path.isdir(path)
-    if other and os.path.exists(path) and not holds_adapters(path):
+    if other and os.path.exists(path) and not is_adapter_folder(path):
         raise CheckpointError(none)
-    header = open_header(path)
-    if _METADATA not in header.metadata or "config" not in header.metadata:
-        adapters = describe_adapters(header.tensors)
+    file = Checkpoint(path)
+    if _METADATA not in file.metadata or "config" not in file.metadata:
+        adapters = describe_adapters(file.shapes)
         raise CheckpointError(f"{path} {adapters}" if adapters else none)
     try:
-        said = record(_Said, parse_json(header.metadata[_METADATA], "it"), "it")
+        lora = record(_Metadata, parse_json(file.metadata[_METADATA], "it"), "it")
     except RecordError as error:
         reason = str(error).removeprefix("it: ")
         raise CheckpointError(f"LoRA {path} is damaged: its metadata {_METADATA} cannot be used ({reason})") from error
-    if not header.tensors:
+    if not file.shapes:
         raise CheckpointError(f"LoRA {path} is damaged: it holds no adapter")
-    for name, shape in header.shapes.items():
-        _check_shape(path, name, shape, said.rank, header.shapes)
-    with open_checkpoint(path) as file:
-        tensors = {name: file.get_tensor(name).astype(np.float32) for name in header.tensors}
+    for name, shape in file.shapes.items():
+        _check_shape(path, name, shape, lora.rank, file.shapes)
+    tensors = {name: file.read(name).astype(np.float32) for name in file.shapes}
     for name, value in tensors.items():
         if not np.isfinite(value).all():
             raise CheckpointError(f"LoRA {path}: {name} holds values that are not finite (NaN or infinity)")
-    return LoRA(path, said.rank, said.alpha, said.modules, parse_config(header.metadata["config"]), tensors)
+    return LoRA(path, lora.rank, lora.alpha, lora.modules, file.config, tensors)
 
 
 def _check_shape(path: Path, name: str, shape: tuple[int, ...], rank: int, others: Collection[str]) -> None:

@@ -1,162 +1,131 @@
-"""Reading this project's checkpoints: safetensors files with the configuration in their metadata."""
+"""This project's checkpoints: safetensors files with the model's configuration in their metadata."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from svd.checkpoints.foreign_adapters import FILES as ADAPTERS
-from svd.checkpoints.foreign_adapters import REMEDY, describe_adapters
-from svd.checkpoints.tensor_header import CheckpointError, Header, read_header
+from svd.checkpoints.foreign import REMEDY, describe_adapters, describe_model, is_adapter_folder
+from svd.checkpoints.formats import LORA_UP
+from svd.checkpoints.tensor_files import DTYPES, lazy_tensor
+from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.config import ModelConfig, parse_config
 
-if TYPE_CHECKING:  # MindSpore takes seconds to import: what is wrong with a checkpoint is told without it
+if TYPE_CHECKING:  # MindSpore takes seconds to import: errors of checkpoints do not wait for it
     import mindspore as ms
     from mindspore import nn
 
-FOREIGN = re.compile(
-    r"((module|_orig_mod|model|state_dict)\.)*"
-    r"(diffusion_model|first_stage_model|vision_model|input_blocks|down_blocks|encoder|unet|vae)\."
-)
-"""How names begin in checkpoints of other projects, behind what their trainings put in front."""
+_MAPPED = ("F32", "F16")
+"""Types whose values are used where they lie in the file."""
 
 
-def open_checkpoint(path: Path):
-    """An open safetensors file; raises CheckpointError if it is none, or has to be converted."""
-    open_header(path)
-    try:
-        return safe_open(path, framework="np")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a complete safetensors file ({error}): copy it again") from error
-
-
-def open_header(path: Path) -> Header:
-    """What a safetensors file says of its tensors; raises CheckpointError if it is none, or has to be converted."""
-    is_folder = os.path.isdir(path)
-    if holds_adapters(path):
-        raise CheckpointError(f"{path} holds adapters (LoRA) of another program: {REMEDY}")
-    if is_folder or path.suffix in (".ckpt", ".bin", ".pt", ".pth"):
-        raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(path)}")
-    return read_header(path)
-
-
-def holds_adapters(folder: Path) -> bool:
-    """Whether a folder is of adapters, as other programs write them."""
-    return any(os.path.exists(folder / name) for name in ADAPTERS)
-
-
-def _how_to_convert(path: Path) -> str:
-    return f"python svd_tools/convert.py --pt_weights_file {path} --config CONFIG --out_dir DIR"
-
-
-def _check_ours(path: Path, names: Collection[str]) -> None:
-    """Raise CheckpointError, which says what to do, for names of other projects."""
-    if adapters := describe_adapters(names):
-        raise CheckpointError(f"{path} {adapters}")
-    if any(FOREIGN.match(name) for name in names):
-        raise CheckpointError(f"{path} has to be converted first: {_how_to_convert(path)}")
-
-
-def read_config(path: str | Path) -> ModelConfig:
-    """The model's configuration from a checkpoint's metadata.
+class Checkpoint:
+    """A file of weights, opened once. Its configuration and its values are read when they are asked for.
 
     Raises:
-        CheckpointError: not a checkpoint of this project, or one without a configuration.
+        CheckpointError: there is no such file, it is damaged, or it is of another program (the error says what to do).
     """
-    header = open_header(Path(path))
-    text = header.metadata.get("config")
-    if text is None:
-        _check_ours(Path(path), header.tensors)
-        raise CheckpointError(f"{path} holds no configuration: say which", setting="svd_config")
-    return parse_config(text)
 
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if is_adapter_folder(self.path):
+            raise CheckpointError(f"{self.path} holds adapters (LoRA) of another program: {REMEDY}")
+        if foreign := describe_model(self.path):
+            raise CheckpointError(f"{self.path} {foreign}")
+        header = read_header(self.path)
+        self.metadata, self.shapes = header.metadata, header.shapes
+        self._tensors = header.tensors
+        # Pages are read when they are used, and never copied unless they are written to.
+        self._data = np.memmap(self.path, np.uint8, mode="c")
 
-def check_networks(path: str | Path, model: ModelConfig) -> None:
-    """Raise CheckpointError if the checkpoint has a configuration, and other networks than the model."""
-    text = open_header(Path(path)).metadata.get("config")
-    if text is not None and (different := parse_config(text).different_networks(model)):
-        raise CheckpointError(f"{path} is of another model than the configuration: {different[0]}")
+    @cached_property
+    def config(self) -> ModelConfig:
+        """The model's configuration.
 
+        Raises:
+            CheckpointError: there is none.
+            ConfigError: it cannot be used.
+        """
+        if "config" not in self.metadata:
+            self._check_ours()
+            raise CheckpointError(f"{self.path} holds no configuration: say which", setting="svd_config")
+        return parse_config(self.metadata["config"])
 
-def holds(path: str | Path, prefix: str) -> bool:
-    """Whether the checkpoint has parameters whose names begin so."""
-    return any(name.startswith(prefix) for name in open_header(Path(path)).tensors)
+    def has_all(self, prefix: str, network: nn.Cell) -> bool:
+        """Whether there is a tensor for each of the network's parameters."""
+        return _parameters({prefix: network}).keys() <= self.shapes.keys()
 
+    def read(self, name: str) -> np.ndarray:
+        """The values of a tensor; those of float32 and float16 stay in the file, and what is written to them does not
+        reach it.
+        """
+        stored = self._tensors[name]
+        if stored.dtype not in _MAPPED:
+            return lazy_tensor(self.path, name, stored).read()
+        return np.asarray(self._data[stored.start : stored.end]).view(DTYPES[stored.dtype]).reshape(stored.shape)
 
-def check_parameters(networks: Mapping[str, nn.Cell], path: str | Path) -> None:
-    """Raise CheckpointError unless the checkpoint has all parameters of the networks, in their shapes."""
-    _check_names(Path(path), _parameters(networks), open_header(Path(path)).shapes)
+    def check_model(self, model: ModelConfig) -> None:
+        """Raise CheckpointError if there is a configuration, and it has other networks than the model."""
+        if "config" in self.metadata and (different := self.config.different_networks(model)):
+            raise self._of_another_model(different[0])
+
+    def check(self, networks: Mapping[str, nn.Cell]) -> None:
+        """Raise CheckpointError unless all parameters of the networks are there, in their shapes; names are listed.
+
+        Args:
+            networks: by the prefix of their parameters' names.
+        """
+        wanted, found = _parameters(networks), self.shapes
+        missing = [name for name in wanted if name not in found]
+        if missing:
+            self._check_ours()
+        if missing and any(name.endswith(f".{LORA_UP}") for name in found):
+            problem = "holds adapters alone: give them as lora, and the checkpoint of their model"
+            raise CheckpointError(f"{self.path} {problem}", setting="lora")
+        wrong = [
+            f"{name} {list(found[name])} instead of {list(parameter.shape)}"
+            for name, parameter in wanted.items()
+            if name in found and found[name] != tuple(parameter.shape)
+        ]
+        if missing or wrong:
+            problems = [f"{len(missing)} names missing ({_some(missing)})"] if missing else []
+            problems += [f"{len(wrong)} of another shape ({_some(wrong)})"] if wrong else []
+            raise self._of_another_model("; ".join(problems))
+
+    def load(
+        self,
+        networks: Mapping[str, nn.Cell],
+        changed: Callable[[str, np.ndarray], np.ndarray] = lambda name, array: array,
+    ) -> None:
+        """Fill networks; each parameter keeps its dtype, and other tensors of the file are ignored.
+
+        Args:
+            networks: by the prefix of their parameters' names.
+            changed: what a tensor of this name is to be instead, such as with an adapter added.
+
+        Raises:
+            CheckpointError: as `check` does, or a value is not finite or does not fit.
+        """
+        self.check(networks)
+        for name, parameter in _parameters(networks).items():
+            parameter.set_data(_tensor(self.path, name, changed(name, self.read(name)), parameter.dtype))
+
+    def _check_ours(self) -> None:
+        """Raise CheckpointError, which says what to do, for names of other programs."""
+        if foreign := describe_adapters(self.shapes) or describe_model(self.path, self.shapes):
+            raise CheckpointError(f"{self.path} {foreign}")
+
+    def _of_another_model(self, problem: str) -> CheckpointError:
+        return CheckpointError(f"{self.path} is of another model than the configuration: {problem}")
 
 
 def _parameters(networks: Mapping[str, nn.Cell]) -> dict[str, ms.Parameter]:
     """By their names in a checkpoint."""
     return {f"{prefix}.{p.name}": p for prefix, cell in networks.items() for p in cell.get_parameters()}
-
-
-def load_parameters(
-    networks: dict[str, nn.Cell],
-    path: str | Path,
-    changed: Callable[[str, np.ndarray], np.ndarray] = lambda name, array: array,
-) -> None:
-    """Fill the networks from a checkpoint; each parameter keeps the type it was given.
-
-    Args:
-        networks: by the prefix of their parameters' names.
-        path: a safetensors file; what it holds for other networks is left alone.
-        changed: what a tensor of this name is to be instead, such as with an adapter added.
-
-    Raises:
-        CheckpointError: not a checkpoint of this project or of this model, truncated, or with a value that is not
-            finite; names are listed.
-    """
-    path = Path(path)
-    wanted = _parameters(networks)
-    header = open_header(path)
-    _check_names(path, wanted, header.shapes)
-    with open_checkpoint(path) as file:
-        mapped = _map(path, header)
-        for name, parameter in wanted.items():
-            array = mapped.get(name)
-            array = file.get_tensor(name) if array is None else array
-            parameter.set_data(_tensor(path, name, changed(name, array), parameter.dtype))
-
-
-def _map(path: Path, header: Header) -> dict[str, np.ndarray]:
-    """The float tensors of a checkpoint as parts of the mapped file: pages are read when they are used, and never
-    copied unless they are written to. (`safe_open` has checked the file, and copies.)
-    """
-    data = np.memmap(path, np.uint8, mode="c")
-    dtypes = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
-    return {
-        name: np.asarray(data[tensor.start : tensor.end]).view(dtypes[tensor.dtype]).reshape(tensor.shape)
-        for name, tensor in header.tensors.items()
-        if tensor.dtype in dtypes
-    }
-
-
-def _check_names(path: Path, wanted: Mapping[str, ms.Parameter], found: Mapping[str, tuple[int, ...]]) -> None:
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        _check_ours(path, found)
-    if missing and any(name.endswith(".lora_up") for name in found):
-        raise CheckpointError(
-            f"{path} holds adapters alone: give them with --SVD.lora, and the checkpoint of their model"
-        )
-    wrong = [
-        f"{name} {list(found[name])} instead of {list(parameter.shape)}"
-        for name, parameter in wanted.items()
-        if name in found and found[name] != tuple(parameter.shape)
-    ]
-    if missing or wrong:
-        problems = [f"{len(missing)} names missing ({_some(missing)})"] if missing else []
-        problems += [f"{len(wrong)} of another shape ({_some(wrong)})"] if wrong else []
-        raise CheckpointError(f"{path} is of another model than the configuration: {'; '.join(problems)}")
 
 
 def _some(names: list[str]) -> str:

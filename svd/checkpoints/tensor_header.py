@@ -1,4 +1,4 @@
-"""The header of a .safetensors file, read within bounds: where its tensors are, and what is said of them."""
+"""The header of a .safetensors file, read within bounds: where its tensors are, and their types and shapes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ LARGEST_NUMBER = 1 << 48
 
 
 class CheckpointError(UserError, ValueError):
-    """A checkpoint that cannot be used; the message says what is wrong and what to do."""
+    """A checkpoint that cannot be used, or converted; `details` are the lines of a list too long for the message."""
+
+    def __init__(self, message: str = "", details: tuple[str, ...] = (), setting: str = ""):
+        super().__init__(message, setting)
+        self.details = tuple(details)
 
 
 @dataclass(frozen=True)

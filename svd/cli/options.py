@@ -12,7 +12,7 @@ import jsonargparse
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from svd.checkpoints.model_file import read_config
+from svd.checkpoints.model_file import Checkpoint
 from svd.cli.program import is_user_error
 from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
 from svd.console import one_line
@@ -106,7 +106,7 @@ def resolve_sampling(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
         ConfigError: they cannot be used, alone or together.
         CheckpointError: there is no `--SVD.config`, and the checkpoint does not say what it is.
     """
-    model = load_config(args.SVD.config) if args.SVD.config else read_config(args.SVD.checkpoint)
+    model = load_config(args.SVD.config) if args.SVD.config else Checkpoint(args.SVD.checkpoint).config
     given = {field.name: args.SVD.get(field.name) for field in fields(SamplingConfig)}
     sampling = replace(model.sampling, **{name: value for name, value in given.items() if value is not None})
     model.check_size(sampling.height, sampling.width)

@@ -5,17 +5,15 @@ from collections.abc import Collection
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from svd.checkpoints.formats import LORA_DOWN, LORA_UP
 from svd.config import ConfigError
 from svd.layers.basic import Linear
 from svd.seeds import Purpose, generator
 
-DOWN, UP = "lora_down", "lora_up"
-"""How the names of an adapter's parameters end, where that of its layer's matrix ends in `weight`."""
-
 
 def adapters(network: nn.Cell) -> list[Parameter]:
     """The parameters of a network's adapters."""
-    return [p for p in network.get_parameters() if p.name.endswith((f".{DOWN}", f".{UP}"))]
+    return [p for p in network.get_parameters() if p.name.endswith((f".{LORA_DOWN}", f".{LORA_UP}"))]
 
 
 def add_adapters(network: nn.Cell, modules: Collection[str], rank: int, alpha: float, seed: int) -> None:
@@ -39,6 +37,6 @@ def add_adapters(network: nn.Cell, modules: Collection[str], rank: int, alpha: f
         o, i = cell.weight.shape
         down = generator(seed, number, Purpose.ADAPTERS).uniform(-(i**-0.5), i**-0.5, (rank, i)).astype(np.float32)
         layer = cell.weight.name.removesuffix("weight")
-        cell.lora_down = Parameter(Tensor(down), name=layer + DOWN)
-        cell.lora_up = Parameter(Tensor(np.zeros((o, rank), np.float32)), name=layer + UP)
+        cell.lora_down = Parameter(Tensor(down), name=layer + LORA_DOWN)
+        cell.lora_up = Parameter(Tensor(np.zeros((o, rank), np.float32)), name=layer + LORA_UP)
         cell.lora_scale = alpha / rank

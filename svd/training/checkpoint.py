@@ -24,13 +24,13 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from safetensors import SafetensorError, safe_open
 
-from svd.checkpoints.model_file import CheckpointError
-from svd.checkpoints.saving import save_tensors
+from svd.checkpoints.formats import TRAINED_FORMAT
+from svd.checkpoints.tensor_files import save_tensors
+from svd.checkpoints.tensor_header import CheckpointError
 from svd.console import one_line
 from svd.errors import ConfigError
 from svd.files import fsync
 from svd.records import RecordError, read_json, record
-from svd.training import TRAINED_FORMAT
 from svd.training.config import MOST_UPDATES, TrainConfig
 from svd.training.distributed import Ranks
 

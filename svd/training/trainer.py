@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from svd.checkpoints.model_file import CheckpointError
+from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ConfigError
 from svd.console import one_line
 from svd.data.loader import Batch, Stopped

@@ -1,6 +1,6 @@
-"""Files of ComfyUI (ImageOnlyCheckpointSave): Stability's layout, in which two networks are otherwise.
+"""Files of ComfyUI (ImageOnlyCheckpointSave): Stability's layout, but for two networks.
 
-CLIP has the names of transformers, and there is one autoencoder: the first stage's, which encodes the image, too.
+CLIP has the names of transformers, and there is one autoencoder, the first stage's, which also encodes the image.
 """
 
 from __future__ import annotations
@@ -10,38 +10,29 @@ from dataclasses import replace
 
 import numpy as np
 
-from svd.config import ModelConfig
-from svd_tools.checkpoints.checkpoint_maps import CLIP_SGM, IMAGE_SGM, Entry, Layout, Shape, expand
-from svd_tools.checkpoints.tensor_files import LazyTensor
+from svd.checkpoints.tensor_files import LazyTensor
+from svd_tools.checkpoints.layouts import CLIP_SGM, FIRST_STAGE, IMAGE_SGM, SGM, Layout, Place
+from svd_tools.checkpoints.names.autoencoder import ENCODER
+from svd_tools.checkpoints.names.clip import CLIP
+from svd_tools.checkpoints.tables import Shape
 
-_IMAGE = "conditioner.autoencoder.encoder."
+_IMAGE = "conditioner.autoencoder.encoder"
 
 
-def as_found(entries: list[Entry], config: ModelConfig, names: Collection[str]) -> list[Entry]:
-    """The entries of Stability's layout by the names that a file of it has, which may be ComfyUI's.
+def as_found(layout: Layout, names: Collection[str]) -> tuple[Layout, list[str]]:
+    """The variant of the layout that a file with these names has, and notes on it.
 
-    The last 1x1 convolution (`quant_conv`) of the image's encoder has no entry where the first stage has none.
+    The last 1x1 convolution (`quant_conv`) of the image's encoder has no place where the first stage has none.
     """
-    if has_transformers_clip(names):
-        clip = [entry.ours for entry in entries if entry.ours.startswith("conditioner.image_encoder.")]
-        theirs = {entry.ours: entry for entry in expand("diffusers", config, clip)}
-        front = len("image_encoder")
-        entries = [
-            replace(theirs[entry.ours], theirs=CLIP_SGM + theirs[entry.ours].theirs[front:])
-            if entry.ours in theirs
-            else entry
-            for entry in entries
-        ]
-    if has_one_autoencoder(names):
-        entries = [
-            replace(entry, theirs=f"first_stage_model{entry.theirs.removeprefix(IMAGE_SGM)}")
-            if entry.ours.startswith(_IMAGE)
-            else entry
-            for entry in entries
-        ]
-        if not any(name.startswith("first_stage_model.quant_conv.") for name in names):
-            entries = [entry for entry in entries if not entry.ours.startswith(f"{_IMAGE}quant_conv.")]
-    return entries
+    places, notes = dict(layout.places), []
+    if layout is SGM and has_transformers_clip(names):
+        places["conditioner.image_encoder"] = Place(CLIP_SGM, CLIP, "diffusers")
+        notes.append("the image encoder (CLIP) has the names of transformers, as in files of ComfyUI")
+    if layout is SGM and has_one_autoencoder(names):
+        last = any(name.startswith(f"{FIRST_STAGE}.quant_conv.") for name in names)
+        places[_IMAGE] = Place(FIRST_STAGE, ENCODER, "sgm", without=() if last else ("quant_conv.",))
+        notes.append("there is one autoencoder, as in files of ComfyUI: the first stage's encodes the image, too")
+    return replace(layout, places=places), notes
 
 
 def has_transformers_clip(names: Iterable[str]) -> bool:
@@ -54,22 +45,12 @@ def has_one_autoencoder(names: Iterable[str]) -> bool:
     return not any(name.startswith(f"{IMAGE_SGM}.") for name in names)
 
 
-def differences(layout: Layout, names: Collection[str]) -> list[str]:
-    """What is to be said of a file that differs from Stability's as ComfyUI's do."""
-    notes = []
-    if layout == "sgm" and has_transformers_clip(names):
-        notes.append("the image encoder (CLIP) has the names of transformers, as in files of ComfyUI")
-    if layout == "sgm" and has_one_autoencoder(names):
-        notes.append("there is one autoencoder, as in files of ComfyUI: the first stage's encodes the image, too")
-    return notes
-
-
 def identity_convolution(found: Mapping[str, LazyTensor], shapes: Mapping[str, Shape]) -> dict[str, LazyTensor]:
     """The conditioner's last convolution where its encoder is a first stage's that has none: it changes nothing."""
-    weight, bias = (f"{_IMAGE}quant_conv.{end}" for end in ("weight", "bias"))
+    weight, bias = (f"{_IMAGE}.quant_conv.{end}" for end in ("weight", "bias"))
     if weight in found or weight not in shapes:
         return {}
-    like, channels = found[f"{_IMAGE}conv_out.weight"], shapes[bias][0]
+    like, channels = found[f"{_IMAGE}.conv_out.weight"], shapes[bias][0]
     one, nothing = np.eye(channels, dtype=like.dtype).reshape(shapes[weight]), np.zeros(channels, like.dtype)
     return {
         weight: LazyTensor(one.shape, one.dtype, ("", 0), lambda: one),

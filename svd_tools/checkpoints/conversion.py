@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from svd.checkpoints.tensor_files import LazyTensor, check_finite
+from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ModelConfig
-from svd_tools.checkpoints.checkpoint_maps import (
-    OPTIONAL_GROUPS,
-    TRANSFORMS,
-    Entry,
-    Layout,
-    Shape,
-    expand,
-    is_leftover,
-    plain_name,
-)
-from svd_tools.checkpoints.comfyui import as_found, identity_convolution
-from svd_tools.checkpoints.tensor_files import ConversionError, LazyTensor, check_finite
+from svd_tools.checkpoints.comfyui import identity_convolution
+from svd_tools.checkpoints.layouts import CLIP_SGM, Entry, Layout, expand
+from svd_tools.checkpoints.tables import TRANSFORMS, Shape
+
+_MINDSPORE_ALIASES = ((".gamma", ".weight"), (".beta", ".bias"))
+"""Ends of names that MindSpore's own normalisations give."""
+_COMFYUI_MARKS = (".scaled_fp8", ".scale_input", ".input_scale", ".comfy_quant", ".v_pred")
+"""Ends of names of what ComfyUI notes beside weights: how they are scaled, and what inputs are scaled by."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Weights:
     """Where the tensors are in the source."""
 
 
-def gather(
+def from_layout(
     tensors: Mapping[str, LazyTensor], layout: Layout, config: ModelConfig, shapes: Mapping[str, Shape]
 ) -> Weights:
     """Bring a source's tensors under our names.
@@ -44,13 +42,11 @@ def gather(
         shapes: the shapes of all that our layout can hold, by name.
 
     Raises:
-        ConversionError: tensors are missing, unexpected, or of a wrong shape or type; `details` lists all.
+        CheckpointError: tensors are missing, unexpected, or of a wrong shape or type; `details` lists all.
     """
     source = _plain(tensors)
     entries = expand(layout, config, shapes)
-    if layout == "sgm":
-        entries = as_found(entries, config, source)
-    for group in OPTIONAL_GROUPS:
+    for group in _optional(config):
         names = {entry.theirs for entry in entries if entry.ours.startswith(group)}
         if not names & source.keys():
             entries = [entry for entry in entries if not entry.ours.startswith(group)]
@@ -72,7 +68,7 @@ def gather(
     return Weights(found | identity_convolution(found, shapes), leftovers, entries)
 
 
-def scatter(weights: Mapping[str, LazyTensor], layout: Layout, config: ModelConfig) -> dict[str, LazyTensor]:
+def to_layout(weights: Mapping[str, LazyTensor], layout: Layout, config: ModelConfig) -> dict[str, LazyTensor]:
     """Bring tensors under our names into another layout; those that it does not store are left out."""
     parts: dict[str, list[Entry]] = defaultdict(list)
     for entry in expand(layout, config, weights):
@@ -97,23 +93,45 @@ def _theirs(weights: Mapping[str, LazyTensor], entries: list[Entry]) -> LazyTens
     )
 
 
-def groups_without(names: Iterable[str], others: Iterable[str]) -> dict[str, int]:
-    """The optional groups that `others` lacks, and how many of the `names` are in each."""
-    counts = {group: sum(name.startswith(group) for name in names) for group in OPTIONAL_GROUPS}
-    return {group: count for group, count in counts.items() if not any(name.startswith(group) for name in others)}
+def absent_parts(config: ModelConfig, names: Collection[str]) -> dict[str, str]:
+    """The optional parts of which there is no name: how their names would begin, and what is missing."""
+    parts = _optional(config).items()
+    return {front: title for front, title in parts if not any(name.startswith(front) for name in names)}
+
+
+def _optional(config: ModelConfig) -> dict[str, str]:
+    from svd.build import optional_parts  # MindSpore takes seconds to import: --help and errors do not wait for it
+
+    return optional_parts(config)
+
+
+def plain_name(name: str) -> str:
+    """The name without what MindSpore's (and mindone's) own modules add to it."""
+    for end, plain in _MINDSPORE_ALIASES:
+        if name.endswith(end):
+            name = name.removesuffix(end) + plain
+    return name.replace(".conv_out.conv3d.", ".conv_out.time_mix_conv.")
+
+
+def is_leftover(name: str, shape: Shape) -> bool:
+    """Whether a tensor is no part of the model: CLIP's text tower, position indices, numbers, ComfyUI's notes."""
+    clip, visual = CLIP_SGM.removesuffix("visual"), f"{CLIP_SGM}."
+    text_tower = name.startswith(clip) and not name.startswith(visual)
+    positions = name.endswith(".vision_model.embeddings.position_ids")
+    return text_tower or positions or shape == () or name.endswith(_COMFYUI_MARKS)
 
 
 def _plain(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     source: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():
         if plain_name(name) in source:
-            raise ConversionError(f"{name} and {plain_name(name)} are both in the checkpoint, but mean the same")
+            raise CheckpointError(f"{name} and {plain_name(name)} are both in the checkpoint, but mean the same")
         source[plain_name(name)] = tensor
     return source
 
 
 def _check(source: Mapping[str, LazyTensor], expected: Mapping[str, Shape], leftovers: set[str]) -> None:
-    """Raise ConversionError unless the source has exactly what is expected."""
+    """Raise CheckpointError unless the source has exactly what is expected."""
     found = {name: source[name] for name in expected if name in source}
     faults = {
         "missing": [f"{name}  {list(shape)}" for name, shape in expected.items() if name not in source],
@@ -139,4 +157,4 @@ def _check(source: Mapping[str, LazyTensor], expected: Mapping[str, Shape], left
             if lines
             for line in (f"{len(lines)} tensors {fault}:", *(f"  {line}" for line in lines))
         ]
-        raise ConversionError(f"the checkpoint does not fit the config: {counts} (of {len(expected)})", tuple(details))
+        raise CheckpointError(f"the checkpoint does not fit the config: {counts} (of {len(expected)})", tuple(details))

@@ -3,81 +3,73 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+from svd.checkpoints.tensor_files import LazyTensor, write_safetensors
+from svd.checkpoints.tensor_header import CheckpointError
 from svd.conditioning.clip_preprocess import CLIP_MEAN, CLIP_STD
-from svd.config import ModelConfig
+from svd.config import AutoencoderConfig, ModelConfig
+from svd.files import fsync
 from svd.records import RecordError, read_json
-from svd_tools.checkpoints.sources import COMPONENTS
-from svd_tools.checkpoints.tensor_files import ConversionError, LazyTensor, write_safetensors
 
 LARGEST_CONFIG = 1 << 20  # bytes of a config.json
 _VERSION = "0.24.0"  # the first release of diffusers with this pipeline
-_WEIGHTS = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "image_encoder": "model.safetensors",
-}
-_INVISIBLE = {  # settings of the networks that no shape shows
-    "unet": ("num_attention_heads",),
-    "vae": ("scaling_factor",),
-    "image_encoder": ("num_attention_heads", "patch_size", "image_size", "hidden_act"),
-}
+_FILES = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
 
 
-def check_expressible(config: ModelConfig) -> None:
-    """Raise ConversionError for a model that the pipeline of diffusers cannot run."""
-    if config.autoencoder.decoder != "temporal":
-        raise ConversionError(
-            "the diffusers layout of Stable Video Diffusion has the temporal decoder "
-            "(AutoencoderKLTemporalDecoder) and no place for a frame-wise one; "
-            "convert the checkpoint with the temporal decoder, or use --to sgm"
-        )
-    if config.autoencoder.num_res_blocks != 2:
-        raise ConversionError(
-            "diffusers gives the middle of its temporal decoder as many residual blocks as "
-            "autoencoder.num_res_blocks, Stability always 2; "
-            f"with {config.autoencoder.num_res_blocks} the model has no equal there"
-        )
-    _check_channels(config.autoencoder.channel_mult)
-    check_unet_expressible(config)
-
-
-def check_unet_expressible(config: ModelConfig) -> None:
-    """Raise ConversionError for a model whose UNet the pipeline of diffusers cannot run."""
+def check_expressible(config: ModelConfig, whole: bool) -> None:
+    """Raise CheckpointError for a model, or its UNet if not `whole`, that the pipeline of diffusers cannot run."""
+    if whole:
+        _check_autoencoder(config.autoencoder)
     _check_channels(config.unet.channel_mult)
     if config.preconditioning != "v_scaling":
-        raise ConversionError(
+        raise CheckpointError(
             f"diffusers' pipeline knows no preconditioning but v_scaling, not {config.preconditioning}"
         )
 
 
+def _check_autoencoder(config: AutoencoderConfig) -> None:
+    if config.decoder != "temporal":
+        raise CheckpointError(
+            "the diffusers layout of Stable Video Diffusion has the temporal decoder "
+            "(AutoencoderKLTemporalDecoder) and no place for a frame-wise one; "
+            "convert the checkpoint with the temporal decoder, or use --to sgm"
+        )
+    if config.num_res_blocks != 2:
+        raise CheckpointError(
+            "diffusers gives the middle of its temporal decoder as many residual blocks as "
+            "autoencoder.num_res_blocks, Stability always 2; "
+            f"with {config.num_res_blocks} the model has no equal there"
+        )
+    _check_channels(config.channel_mult)
+
+
 def _check_channels(channel_mult: list[int]) -> None:
     if channel_mult[0] != 1:
-        raise ConversionError("the networks of diffusers begin with channel_mult 1, the config with another one")
+        raise CheckpointError("the networks of diffusers begin with channel_mult 1, the config with another one")
 
 
 def check_settings(folder: Path, config: ModelConfig) -> None:
-    """Raise ConversionError where a folder's config.json contradicts the config in what no shape shows."""
-    ours = config_files(config)
-    for component, keys in _INVISIBLE.items():
-        path = folder / component / "config.json"
+    """Raise CheckpointError where a folder's config.json contradicts the config in what no shape shows."""
+    for name, component in COMPONENTS.items():
+        path = folder / name / "config.json"
         if not path.exists():
             continue
+        ours = component.settings(config)
         try:
             theirs = read_json(path, LARGEST_CONFIG)
         except RecordError as error:
-            raise ConversionError(f"{path} is damaged: {error}") from error
+            raise CheckpointError(f"{path} is damaged: {error}") from error
         if not isinstance(theirs, dict):
-            raise ConversionError(f"{path} is damaged: it is not a mapping of names to values")
-        pairs = [(key, theirs[key], ours[f"{component}/config.json"][key]) for key in keys if key in theirs]
+            raise CheckpointError(f"{path} is damaged: it is not a mapping of names to values")
+        pairs = [(key, theirs[key], ours[key]) for key in component.invisible if key in theirs]
         for key, stated, wanted in pairs:
             if isinstance(wanted, list) and isinstance(stated, int):
                 stated = [stated] * len(wanted)
             if stated != wanted:
-                raise ConversionError(f"{path} says {key} {str(stated)[:80]}, but the config asks for {wanted}")
+                raise CheckpointError(f"{path} says {key} {str(stated)[:80]}, but the config asks for {wanted}")
 
 
 def write_folder(
@@ -88,34 +80,25 @@ def write_folder(
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n")
-    for component in COMPONENTS:
-        part = {
-            name.removeprefix(f"{component}."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(f"{component}.")
-        }
-        write_safetensors(folder / component / _WEIGHTS[component], part, {"format": "pt"}, progress)
-    for path in (folder, *(folder / component for component in COMPONENTS)):
-        descriptor = os.open(path, os.O_RDONLY)  # so that the names are on the disk before the folder is renamed
-        os.fsync(descriptor)
-        os.close(descriptor)
+    for name, component in COMPONENTS.items():
+        part = {n.removeprefix(f"{name}."): tensor for n, tensor in tensors.items() if n.startswith(f"{name}.")}
+        write_safetensors(folder / name / _FILES[component.library], part, {"format": "pt"}, progress)
+    for path in (folder, *(folder / name for name in COMPONENTS)):
+        fsync(path)  # so that the names are on the disk before the folder is renamed
 
 
 def config_files(config: ModelConfig) -> dict[str, dict]:
     """Every file of the folder but the tensors, by its path."""
+    index = {
+        "_class_name": "StableVideoDiffusionPipeline",
+        "_diffusers_version": _VERSION,
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        **{name: [component.library, component.kind] for name, component in COMPONENTS.items()},
+    }
     return {
-        "model_index.json": {
-            "_class_name": "StableVideoDiffusionPipeline",
-            "_diffusers_version": _VERSION,
-            "feature_extractor": ["transformers", "CLIPImageProcessor"],
-            "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
-            "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-            "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],
-            "vae": ["diffusers", "AutoencoderKLTemporalDecoder"],
-        },
-        "unet/config.json": _unet(config),
-        "vae/config.json": _vae(config),
-        "image_encoder/config.json": _image_encoder(config),
+        "model_index.json": dict(sorted(index.items())),
+        **{f"{name}/config.json": component.settings(config) for name, component in COMPONENTS.items()},
         "scheduler/scheduler_config.json": _scheduler(config),
         "feature_extractor/preprocessor_config.json": _feature_extractor(config),
     }
@@ -180,6 +163,27 @@ def _image_encoder(config: ModelConfig) -> dict:
         "patch_size": clip.patch_size,
         "projection_dim": clip.output_dim,
     }
+
+
+class Component(NamedTuple):
+    """A folder that holds a network."""
+
+    library: str
+    kind: str
+    """Its class in the library."""
+    settings: Callable[[ModelConfig], dict]
+    """What config.json says."""
+    invisible: tuple[str, ...]
+    """Settings that no shape shows."""
+
+
+_CLIP_INVISIBLE = ("num_attention_heads", "patch_size", "image_size", "hidden_act")
+COMPONENTS = {
+    "unet": Component("diffusers", "UNetSpatioTemporalConditionModel", _unet, ("num_attention_heads",)),
+    "vae": Component("diffusers", "AutoencoderKLTemporalDecoder", _vae, ("scaling_factor",)),
+    "image_encoder": Component("transformers", "CLIPVisionModelWithProjection", _image_encoder, _CLIP_INVISIBLE),
+}
+"""The folders that hold tensors; their names are put in front of the tensors'."""
 
 
 def _scheduler(config: ModelConfig) -> dict:

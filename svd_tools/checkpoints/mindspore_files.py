@@ -12,8 +12,8 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
-from svd.checkpoints.tensor_header import LARGEST_NUMBER, MOST_AXES
-from svd_tools.checkpoints.tensor_files import DTYPES, ConversionError, LazyTensor, check_type, stored_tensor
+from svd.checkpoints.tensor_files import DTYPES, LazyTensor, check_type, stored_tensor
+from svd.checkpoints.tensor_header import LARGEST_NUMBER, MOST_AXES, CheckpointError
 
 ENCRYPTED = bytes.fromhex("d85e3a7f")
 """The first bytes of a checkpoint that was saved with an enc_key."""
@@ -45,7 +45,7 @@ def read_mindspore(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a MindSpore .ckpt file; strings that were saved beside them are left out.
 
     Raises:
-        ConversionError: the file is truncated, damaged, or holds something else than dense tensors.
+        CheckpointError: the file is truncated, damaged, or holds something else than dense tensors.
     """
     tensors: dict[str, tuple] = {}
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -64,7 +64,7 @@ def read_mindspore(path: Path) -> dict[str, LazyTensor]:
                     raise ValueError(f"the parts of {tag} differ in type or shape")
                 known[2].append(piece)
         except (ValueError, IndexError) as error:
-            raise ConversionError(f"{path} is damaged, truncated, or no MindSpore checkpoint: {error}") from error
+            raise CheckpointError(f"{path} is damaged, truncated, or no MindSpore checkpoint: {error}") from error
     return {tag: _stored(path, tag, *found) for tag, found in tensors.items()}
 
 
@@ -74,7 +74,7 @@ def _stored(path: Path, tag: str, code: str, shape: tuple[int, ...], pieces: lis
     if shape == (0,) and size:  # how some versions write a scalar
         shape = ()
     if max(shape, default=0) > LARGEST_NUMBER or size != math.prod(shape) * DTYPES[_TYPES[code]].itemsize:
-        raise ConversionError(f"{path} is damaged: {size} bytes for {tag} of shape {list(shape)}")
+        raise CheckpointError(f"{path} is damaged: {size} bytes for {tag} of shape {list(shape)}")
     return stored_tensor(tag, path, _TYPES[code], shape, tuple(pieces))
 
 

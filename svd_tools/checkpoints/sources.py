@@ -1,4 +1,4 @@
-"""Open whatever a checkpoint is stored in: a file, told by its first bytes, or a diffusers folder."""
+"""Open a checkpoint: a file, whose format its first bytes show, or a diffusers folder."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from svd.checkpoints.foreign_adapters import FILES as ADAPTERS
-from svd.checkpoints.foreign_adapters import REMEDY
+from svd.checkpoints.foreign import REMEDY, is_adapter_folder
+from svd.checkpoints.tensor_files import LazyTensor, read_safetensors
 from svd.checkpoints.tensor_header import CheckpointError, check_file
 from svd.records import RecordError, read_json
+from svd_tools.checkpoints.diffusers_folder import COMPONENTS
 from svd_tools.checkpoints.mindspore_files import ENCRYPTED, read_mindspore
-from svd_tools.checkpoints.tensor_files import ConversionError, LazyTensor, read_safetensors
 from svd_tools.checkpoints.torch_files import read_torch
 
-COMPONENTS = ("unet", "vae", "image_encoder")
-"""Folders of a diffusers folder that hold tensors; their names are put in front of the tensors'."""
 LARGEST_INDEX = 4 << 20  # bytes
 
 _WEIGHT_FILES = (
@@ -41,14 +39,14 @@ def read_weights(path: Path) -> Opened:
     """Open a checkpoint file or a diffusers folder; no values are read yet.
 
     Raises:
-        ConversionError: there is nothing at the path, or it is none of the formats that are known.
+        CheckpointError: there is nothing at the path, or it is none of the formats that are known.
     """
     try:
         if path.is_dir():
             return _read_folder(path)
         return _read_file(path)
-    except (CheckpointError, RecordError) as error:
-        raise ConversionError(str(error)) from error
+    except RecordError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _read_file(path: Path) -> Opened:
@@ -60,23 +58,23 @@ def _read_file(path: Path) -> Opened:
     if head[8:9] == b"{":
         return Opened("a .safetensors file", read_safetensors(path))
     if head.startswith(ENCRYPTED):
-        raise ConversionError(f"{path} is encrypted; save it from MindSpore again without enc_key")
+        raise CheckpointError(f"{path} is encrypted; save it from MindSpore again without enc_key")
     if head.startswith(b"\x80"):
-        raise ConversionError(
+        raise CheckpointError(
             f"{path} is a pickle in PyTorch's format from before 1.6, which is not read because that would "
             "execute it; re-save it as .safetensors"
         )
     if head.startswith(b"version https://"):
-        raise ConversionError(f"{path} is a pointer of Git LFS, not the weights; run `git lfs pull` first")
+        raise CheckpointError(f"{path} is a pointer of Git LFS, not the weights; run `git lfs pull` first")
     if head.startswith(b"\n"):
         return Opened("a MindSpore checkpoint", read_mindspore(path))
-    raise ConversionError(f"{path} is no checkpoint (.safetensors, PyTorch's zip format, MindSpore's .ckpt)")
+    raise CheckpointError(f"{path} is no checkpoint (.safetensors, PyTorch's zip format, MindSpore's .ckpt)")
 
 
 def _read_folder(folder: Path) -> Opened:
     absent = [component for component in COMPONENTS if not (folder / component).is_dir()]
     if absent:
-        raise ConversionError(f"{folder} {_what_else(folder, absent)}")
+        raise CheckpointError(f"{folder} {_what_else(folder, absent)}")
     tensors, notes = {}, []
     for component in COMPONENTS:
         files, variant = _component_files(folder / component)
@@ -89,7 +87,7 @@ def _read_folder(folder: Path) -> Opened:
 
 def _what_else(folder: Path, absent: list[str]) -> str:
     """What a folder is that lacks components of a diffusers folder, and what to do."""
-    if any((folder / name).exists() for name in ADAPTERS):
+    if is_adapter_folder(folder):
         return f"holds adapters (LoRA) as peft and diffusers write them: {REMEDY}"
     if (folder / "zero_to_fp32.py").exists():
         return "is a checkpoint of DeepSpeed: run its zero_to_fp32.py, and give the file that this writes"
@@ -110,7 +108,7 @@ def _component_files(folder: Path) -> tuple[list[Path], str]:
                 return [file], variant
             if (index := folder / f"{name}.index{dotted}.json").exists():
                 return _shards(index), variant
-    raise ConversionError(
+    raise CheckpointError(
         f"{folder} has no weights: none of {', '.join(_WEIGHT_FILES)}, nor their shards or variants (fp16, bf16)"
     )
 
@@ -132,9 +130,9 @@ def _shards(index: Path) -> list[Path]:
     content = read_json(index, LARGEST_INDEX)
     names = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise ConversionError(f"{index} is damaged: its weight_map is no mapping of names to files")
+        raise CheckpointError(f"{index} is damaged: its weight_map is no mapping of names to files")
     paths = [index.parent / Path(name).name for name in sorted(set(names.values()))]
     for path in paths:
         if not path.exists():
-            raise ConversionError(f"{path} does not exist, but {index.name} lists it")
+            raise CheckpointError(f"{path} does not exist, but {index.name} lists it")
     return paths

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from svd.checkpoints.tensor_files import DTYPES, LazyTensor, check_type, stored_tensor
+from svd.checkpoints.tensor_header import CheckpointError
 from svd_tools.checkpoints.pickles import PickledTensor, Refused, read_pickle
-from svd_tools.checkpoints.tensor_files import DTYPES, ConversionError, LazyTensor, check_type, stored_tensor
 
 LARGEST_PICKLE = 16 << 20
 """Bytes of `data.pkl`; that of a full-size training with its optimizer has two million."""
@@ -28,7 +29,7 @@ def read_torch(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a PyTorch zip file by their names; keys of dictionaries around them are in front, with a dot.
 
     Raises:
-        ConversionError: damaged or truncated, or the pickle asks for more than tensors (the error says what).
+        CheckpointError: damaged or truncated, or the pickle asks for more than tensors (the error says what).
     """
     try:
         with open(path, "rb") as file:
@@ -39,31 +40,31 @@ def read_torch(path: Path) -> dict[str, LazyTensor]:
                 content = read_pickle(_member(path, archive, f"{prefix}data.pkl", LARGEST_PICKLE))
                 records = {info.filename: _extent(info, file) for info in archive.infolist()}
         if not isinstance(content, dict):
-            raise ConversionError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+            raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
         return {name: _stored(path, name, tensor, prefix, records) for name, tensor in _named(path, content)}
     except Refused as error:
-        raise ConversionError(
+        raise CheckpointError(
             f"{path} is not read: {error}, and could run any code; re-save the tensors alone as .safetensors"
         ) from error
     except zipfile.BadZipFile as error:
-        raise ConversionError(f"{path} is truncated or damaged: {error}") from error
-    except ConversionError:
+        raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
+    except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle can raise almost anything
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of the drive, and not of a wrong offset
             raise
-        raise ConversionError(f"{path} has a damaged pickle: {type(error).__name__}: {error}") from error
+        raise CheckpointError(f"{path} has a damaged pickle: {type(error).__name__}: {error}") from error
 
 
 def _check_directory(path: Path, file: BinaryIO) -> None:
-    """Raise ConversionError for a list of records that is too long to be read; the library reads it as a whole."""
+    """Raise CheckpointError for a list of records that is too long to be read; the library reads it as a whole."""
     end = file.seek(0, 2)
     file.seek(max(0, end - (1 << 16) - 98))  # the longest comment, and the two records before it
     tail = file.read()
     sizes = [int.from_bytes(tail[at.start() + 12 : at.start() + 16], "little") for at in re.finditer(b"PK\5\6", tail)]
     sizes += [int.from_bytes(tail[at.start() + 40 : at.start() + 48], "little") for at in re.finditer(b"PK\6\6", tail)]
     if max((size for size in sizes if size != 0xFFFFFFFF), default=0) > LARGEST_DIRECTORY:
-        raise ConversionError(f"{path} lists more records than any model needs; re-save the tensors as .safetensors")
+        raise CheckpointError(f"{path} lists more records than any model needs; re-save the tensors as .safetensors")
 
 
 def _prefix(path: Path, archive: zipfile.ZipFile) -> str:
@@ -71,13 +72,13 @@ def _prefix(path: Path, archive: zipfile.ZipFile) -> str:
     for name in archive.namelist():
         if name.endswith("/data.pkl") and name.count("/") == 1:
             return name.removesuffix("data.pkl")
-    raise ConversionError(f"{path} is a zip archive but no PyTorch checkpoint: there is no data.pkl in it")
+    raise CheckpointError(f"{path} is a zip archive but no PyTorch checkpoint: there is no data.pkl in it")
 
 
 def _check_byte_order(path: Path, archive: zipfile.ZipFile, prefix: str) -> None:
     name = f"{prefix}byteorder"
     if name in archive.namelist() and _member(path, archive, name, 16) != b"little":
-        raise ConversionError(f"{path} was written by a big-endian machine; re-save it as .safetensors there")
+        raise CheckpointError(f"{path} was written by a big-endian machine; re-save it as .safetensors there")
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
@@ -85,7 +86,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, largest: int) -> by
     info = archive.getinfo(name)
     _check_stored(info)
     if info.file_size > largest:
-        raise ConversionError(
+        raise CheckpointError(
             f"{path} is damaged, or no checkpoint: its record {name} has {info.file_size:,} bytes, more than any model "
             "needs"
         )
@@ -94,7 +95,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, largest: int) -> by
 
 def _check_stored(info: zipfile.ZipInfo) -> None:
     if info.compress_type != zipfile.ZIP_STORED:
-        raise ConversionError(f"record {info.filename} is compressed; re-save the checkpoint with torch.save")
+        raise CheckpointError(f"record {info.filename} is compressed; re-save the checkpoint with torch.save")
 
 
 def _extent(info: zipfile.ZipInfo, file: BinaryIO) -> tuple[int, int]:
@@ -112,7 +113,7 @@ def _named(path: Path, content: dict) -> Iterator[tuple[str, PickledTensor]]:
     """
     for number, (name, value) in enumerate(_walk(content, ())):
         if number > MOST_ENTRIES:  # of one dictionary that stands in another a million times
-            raise ConversionError(f"{path} has more entries than any model needs; re-save the tensors as .safetensors")
+            raise CheckpointError(f"{path} has more entries than any model needs; re-save the tensors as .safetensors")
         if isinstance(value, PickledTensor):
             yield name, value
 
@@ -132,7 +133,7 @@ def _stored(path: Path, name: str, tensor: PickledTensor, prefix: str, records: 
     count = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides)) if 0 not in shape else 0
     offset, size = records.get(f"{prefix}data/{storage.key}", (0, -1))
     if first < 0 or min(strides, default=0) < 0 or (first + count) * itemsize > size:
-        raise ConversionError(f"{path} is damaged: tensor {name} reaches beyond its storage {storage.key}")
+        raise CheckpointError(f"{path} is damaged: tensor {name} reaches beyond its storage {storage.key}")
     pieces = ((offset + first * itemsize, count * itemsize),)
     steps = None if _in_order(shape, strides) else strides
     return stored_tensor(name, path, storage.code, shape, pieces, steps)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from safetensors.numpy import load_file
 
-from svd_tools.convert import convert
+from svd_tools.checkpoints.converter import convert
 from svd_tools.device_checks import golden
 from svd_tools.device_checks.outcome import Outcome, Settings
 

@@ -17,6 +17,7 @@ from mindspore import Tensor, nn
 from svd import runtime
 from svd.build import build_networks
 from svd.config import ModelConfig, load_config
+from svd.models import model_of
 from svd.placement import compute_dtype, place
 from svd_tools.device_checks.outcome import NETWORKS, Outcome, Settings, Skipped
 
@@ -50,8 +51,8 @@ class Network:
         self.prefix, self.device = prefix, device
         self.config = load_config("configs/svd.yaml")
         self.cell = build_networks(self.config)[prefix].set_train(False)
-        exact = prefix == "autoencoder.encoder"  # as in svd.build.load_networks
-        self.dtype = ms.float32 if exact else compute_dtype(device, "auto")
+        (part,) = (part for part in model_of(self.config).parts(self.config) if part.prefix == prefix)
+        self.dtype = ms.float32 if part.exact else compute_dtype(device, "auto")
         place(self.cell, device, self.dtype)
         self.bytes = sum(p.size * (2 if p.dtype != ms.float32 else 4) for p in self.cell.get_parameters())
         free = _free_memory(device)

@@ -21,7 +21,7 @@ from svd.config import load_config
 from svd.layers.basic import Linear
 from svd.pipelines.image_to_video import ImageToVideo
 from svd.resources import own_file
-from svd_tools.convert import convert
+from svd_tools.checkpoints.converter import convert
 from svd_tools.device_checks.outcome import (
     AMP_LEVELS,
     CHAIN,

@@ -11,6 +11,7 @@ from mindspore import Tensor
 
 from svd import runtime
 from svd.build import load_networks
+from svd.checkpoints.model_file import Checkpoint
 from svd.config import load_config
 from svd.diffusion.denoiser import Denoise
 from svd.diffusion.loss import DenoisingLoss, loss_coefficients
@@ -54,7 +55,7 @@ class Run:
         with golden.converted() as checkpoint:
             (self.network,) = load_networks(
                 config,
-                checkpoint,
+                Checkpoint(checkpoint),
                 device,
                 AMP_LEVELS[settings.variant],
                 wanted=("network",),

@@ -13,8 +13,9 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
-from svd.checkpoints.model_file import CheckpointError, load_parameters, open_checkpoint
-from svd.checkpoints.saving import save_tensors
+from svd.checkpoints.model_file import Checkpoint
+from svd.checkpoints.tensor_files import save_tensors
+from svd.checkpoints.tensor_header import CheckpointError
 from svd.data.handwriting import CLASSES
 from svd.layers.basic import GELU, GroupNorm, Linear, SwapAxes, conv2d
 from svd.layers.resblock import ResBlock
@@ -133,8 +134,8 @@ def load_judge(path: str | Path, device: str, size: int, source: str = "sklearn"
         CheckpointError: the file is missing, damaged, no judge, or a judge of frames of another size or of
             scikit-learn's handwriting where another is meant, or the other way round.
     """
-    with open_checkpoint(Path(path)) as file:
-        metadata = file.metadata() or {}
+    file = Checkpoint(path)
+    metadata = file.metadata
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no judge of digits: train one with `svd digits train-judge`")
     if metadata["size"] != str(size):
@@ -149,5 +150,5 @@ def load_judge(path: str | Path, device: str, size: int, source: str = "sklearn"
             f"`svd digits train-judge --source={source}`"
         )
     judge = place(DigitJudge(size).set_train(False), device, ms.float32)
-    load_parameters({"judge": judge}, path)
+    file.load({"judge": judge})
     return judge

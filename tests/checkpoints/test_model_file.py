@@ -12,7 +12,8 @@ from small_checkpoint import damaged, small_tensors, write_checkpoint
 from small_model import SMALL
 
 from svd.build import build_networks
-from svd.checkpoints.model_file import CheckpointError, holds, load_parameters, read_config
+from svd.checkpoints.model_file import Checkpoint
+from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ConfigError, ModelConfig
 
 # NumPy's own warnings would be lines of their own beside the error.
@@ -32,12 +33,16 @@ class Pair(nn.Cell):
 VALUES = {"pair.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "pair.half": np.ones(4, np.float32) / 3}
 
 
+def read_config(path) -> ModelConfig:
+    return Checkpoint(path).config
+
+
 def load_pair(path, **changes) -> Pair:
     """A Pair loaded from a file of VALUES with these changes (`weight`, `half`); None leaves a tensor out."""
     values = VALUES | {f"pair.{name}": value for name, value in changes.items()}
     save_file({name: value for name, value in values.items() if value is not None}, path)
     pair = Pair()
-    load_parameters({"pair": pair}, path)
+    Checkpoint(path).load({"pair": pair})
     return pair
 
 
@@ -61,7 +66,7 @@ def test_weights_are_mapped_and_the_file_stays_as_it_is(path):
     before = path.read_bytes()
     linear = nn.Dense(1024, 1024)
     tracemalloc.start()
-    load_parameters({"linear": linear}, path)
+    Checkpoint(path).load({"linear": linear})
     allocated = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert allocated < values.nbytes / 4
@@ -72,7 +77,7 @@ def test_weights_are_mapped_and_the_file_stays_as_it_is(path):
 def test_every_value_lands_in_the_parameter_of_its_name(path):
     tensors = small_tensors()
     networks = build_networks(SMALL)
-    load_parameters(networks, write_checkpoint(path, tensors))
+    Checkpoint(write_checkpoint(path, tensors)).load(networks)
     loaded = {f"{prefix}.{p.name}": p.asnumpy() for prefix, cell in networks.items() for p in cell.get_parameters()}
     assert loaded.keys() == tensors.keys()
     for name, value in tensors.items():
@@ -82,7 +87,7 @@ def test_every_value_lands_in_the_parameter_of_its_name(path):
 def test_what_the_file_holds_for_others_is_left_alone(path):
     networks = build_networks(SMALL)
     write_checkpoint(path, small_tensors() | {"something.else": np.full(3, np.nan, np.float32)})
-    load_parameters({ENCODER: networks[ENCODER]}, path)
+    Checkpoint(path).load({ENCODER: networks[ENCODER]})
     first = next(iter(networks[ENCODER].get_parameters()))
     np.testing.assert_array_equal(first.asnumpy(), small_tensors()[f"{ENCODER}.{first.name}"])
 
@@ -94,7 +99,7 @@ def test_half_precision_in_the_file_is_exact_in_float32(path):
     loaded = []
     for tensors in (half, single):
         cell = build_networks(SMALL)[ENCODER]
-        load_parameters({ENCODER: cell}, write_checkpoint(path, tensors))
+        Checkpoint(write_checkpoint(path, tensors)).load({ENCODER: cell})
         loaded.append({p.name: p for p in cell.get_parameters()})
     for name, parameter in loaded[0].items():
         assert parameter.dtype == ms.float32
@@ -113,7 +118,7 @@ def test_a_new_load_replaces_the_values(path):
     pair = load_pair(path)
     weight = pair.weight
     save_file(VALUES | {"pair.weight": VALUES["pair.weight"] + 1}, path)
-    load_parameters({"pair": pair}, path)
+    Checkpoint(path).load({"pair": pair})
     assert pair.weight is weight
     np.testing.assert_array_equal(weight.asnumpy(), VALUES["pair.weight"] + 1)
 
@@ -157,7 +162,7 @@ def test_nan_in_a_whole_model_names_the_tensor(path):
     name = next(key for key in small_tensors() if key.endswith("conv1.weight"))
     write_checkpoint(path, damaged(name, np.nan))
     with pytest.raises(CheckpointError) as error:
-        load_parameters(build_networks(SMALL), path)
+        Checkpoint(path).load(build_networks(SMALL))
     assert message(error) == f"{path}: {name} holds values that are not finite (NaN or infinity)"
 
 
@@ -184,7 +189,7 @@ def test_a_model_of_another_width(path):
     wide = replace(SMALL, unet=replace(SMALL.unet, model_channels=64))
     with pytest.raises(CheckpointError, match=r"of another model .*: \d+ of another shape \(.*\[128, 32\] instead of "
                        r"\[256, 64\], .*, .*, \.\.\.\)") as error:  # fmt: skip
-        load_parameters(build_networks(wide), path)
+        Checkpoint(path).load(build_networks(wide))
     assert "missing" not in message(error)
 
 
@@ -192,7 +197,7 @@ def test_a_shape_is_checked_before_any_value_is_set(path):
     pair = Pair()
     save_file(VALUES | {"pair.half": np.ones(5, np.float32)}, path)
     with pytest.raises(CheckpointError):
-        load_parameters({"pair": pair}, path)
+        Checkpoint(path).load({"pair": pair})
     assert not pair.weight.asnumpy().any()
 
 
@@ -205,7 +210,7 @@ def test_a_parameter_of_bfloat16_is_rounded(path):
     save_file(VALUES | {"pair.weight": weight}, path)
     pair = Pair()
     pair.weight.set_dtype(ms.bfloat16)
-    load_parameters({"pair": pair}, path)
+    Checkpoint(path).load({"pair": pair})
     assert pair.weight.dtype == ms.bfloat16 and pair.half.dtype == ms.float16
     rounded = pair.weight.astype(ms.float32).asnumpy()
     assert rounded[0].tolist() == [1 + 2**-7, 1, -3.140625]
@@ -216,7 +221,7 @@ def test_float16_in_a_file_fits_bfloat16(path):
     save_file(VALUES | {"pair.weight": np.full((2, 3), 65504, np.float16)}, path)
     pair = Pair()
     pair.weight.set_dtype(ms.bfloat16)
-    load_parameters({"pair": pair}, path)
+    Checkpoint(path).load({"pair": pair})
     np.testing.assert_allclose(pair.weight.astype(ms.float32).asnumpy(), 65504, rtol=2**-8)
 
 
@@ -242,7 +247,7 @@ def test_a_foreign_checkpoint_is_to_be_converted(path, name):
     """Stability's file, and the three of diffusers: told with the command, from either entry."""
     save_file({name: np.zeros(3, np.float32)}, path)
     command = f"python svd_tools/convert.py --pt_weights_file {path} --config CONFIG --out_dir DIR"
-    for read in (read_config, lambda path: load_parameters({"pair": Pair()}, path)):
+    for read in (read_config, lambda path: Checkpoint(path).load({"pair": Pair()})):
         with pytest.raises(CheckpointError) as error:
             read(path)
         assert message(error) == f"{path} has to be converted first: {command}"
@@ -266,10 +271,9 @@ def test_a_truncated_checkpoint(path, keep):
     """Cut in the length of the header, in the header, and in the values."""
     whole = write_checkpoint(path, small_tensors()).read_bytes()
     path.write_bytes(whole[: keep if isinstance(keep, int) else int(keep * len(whole))])
-    for read in (read_config, lambda path: holds(path, "network."), lambda path: load_parameters({}, path)):
-        with pytest.raises(CheckpointError, match="is not a complete safetensors file .*: copy it again") as error:
-            read(path)
-        assert message(error).startswith(str(path))
+    with pytest.raises(CheckpointError, match="is not a complete safetensors file .*: copy it again") as error:
+        Checkpoint(path)
+    assert message(error).startswith(str(path))
 
 
 def test_a_text_file_is_no_checkpoint(path):
@@ -282,8 +286,8 @@ def test_a_text_file_is_no_checkpoint(path):
 
 
 def test_the_configuration_is_read_back(path):
-    assert read_config(write_checkpoint(path, VALUES, SMALL)) == SMALL
-    assert read_config(str(write_checkpoint(path, VALUES, ModelConfig()))) == ModelConfig()
+    assert Checkpoint(write_checkpoint(path, VALUES, SMALL)).config == SMALL
+    assert Checkpoint(str(write_checkpoint(path, VALUES, ModelConfig()))).config == ModelConfig()
 
 
 def test_a_checkpoint_without_configuration(path):
@@ -299,7 +303,18 @@ def test_a_damaged_configuration(path):
     message(error)
 
 
-def test_holds_looks_at_how_names_begin(path):
+def test_whether_a_network_is_there_as_a_whole(path):
     write_checkpoint(path, VALUES)
-    assert holds(path, "pair.") and holds(str(path), "pair.half")
-    assert not holds(path, "half")
+    assert Checkpoint(path).has_all("pair", Pair()) and not Checkpoint(path).has_all("other", Pair())
+    write_checkpoint(path, {"pair.half": VALUES["pair.half"]})
+    assert not Checkpoint(str(path)).has_all("pair", Pair())
+
+
+def test_other_types_are_read_too(path):
+    """Integers as they are, and bfloat16 as float32, which holds its values exactly."""
+    save_file({"steps": np.array([7, 8])}, path)
+    assert Checkpoint(path).read("steps").tolist() == [7, 8]
+    header = b'{"x": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + np.array([0x3F80, 0xC000], "<u2").tobytes())
+    values = Checkpoint(path).read("x")
+    assert values.dtype == np.float32 and values.tolist() == [1, -2]

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from svd.build import parameter_shapes
 from svd.config import load_config, parse_config
-from svd_tools.convert import main, output_path
+from svd_tools.checkpoints.converter import output_path
+from svd_tools.convert import main
 
 ROOT = Path(__file__).parents[2]
 

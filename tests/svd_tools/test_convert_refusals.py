@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from svd_tools import convert as convert_module
+from svd_tools.checkpoints import converter
 from svd_tools.convert import main
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +134,7 @@ def test_a_full_disk(sgm_file, config, monkeypatch, refuse, tmp_path):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(convert_module, "write_safetensors", full)
+    monkeypatch.setattr(converter, "write_safetensors", full)
     assert "No space left on device" in refuse(sgm_file, config)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     assert "no space for" in refuse(sgm_file, config, "--to=sgm")
@@ -145,7 +145,7 @@ def test_an_interruption(sgm_file, config, monkeypatch, tmp_path, capsys):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert_module, "write_safetensors", interrupted)
+    monkeypatch.setattr(converter, "write_safetensors", interrupted)
     status = main([f"--pt_weights_file={sgm_file}", f"--config={config}", f"--out_dir={tmp_path / 'out'}"])
     assert status == 130 and capsys.readouterr().err.endswith("convert.py: interrupted\n")
     assert list((tmp_path / "out").iterdir()) == []
@@ -154,7 +154,9 @@ def test_an_interruption(sgm_file, config, monkeypatch, tmp_path, capsys):
 def ended(number: int, sgm_file: Path, config: Path, out: Path) -> tuple[int, str]:
     """(exit code, standard error) of a conversion that gets a signal in the middle of writing."""
     script = (
-        "import runpy, sys, time, svd_tools.checkpoints.tensor_files as files\n"
+        "from svd.cli import begin\n"
+        "begin('convert.py', 'nothing was written')\n"  # before the threads that libraries start
+        "import runpy, sys, time, svd.checkpoints.tensor_files as files\n"
         "def slow(path, *_):\n"
         "    path.write_bytes(b'half'); print('writing', flush=True); time.sleep(60)\n"
         "files.write_safetensors = slow\n"

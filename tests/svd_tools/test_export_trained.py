@@ -17,12 +17,14 @@ from small_checkpoint import random_tensors, write_checkpoint
 from small_model import SMALL
 
 from svd import build
-from svd.checkpoints.model_file import load_parameters
+from svd.checkpoints.formats import TRAINED_FORMAT
+from svd.checkpoints.model_file import Checkpoint
 from svd.config import AutoencoderConfig, ModelConfig, dump_config, parse_config
-from svd_tools import convert as convert_module
-from svd_tools import export as export_module
+from svd_tools.checkpoints import converter
+from svd_tools.checkpoints import trained as trained_files
+from svd_tools.checkpoints.trained import read_trained, write_merged
 from svd_tools.convert import convert
-from svd_tools.export import TRAINED_FORMAT, export, main, merge
+from svd_tools.export import export, main
 
 ROOT = Path(__file__).parents[2]
 MODEL = replace(SMALL, autoencoder=AutoencoderConfig(channels=32, channel_mult=[1, 2]))
@@ -142,7 +144,7 @@ def test_merged_is_the_pretrained_model_with_the_trained_tensors_in_place(run, b
 
 def test_the_pipelines_reader_takes_the_merged_file(run, before, trained, tmp_path):
     networks = build.build_networks(MODEL)
-    load_parameters(networks, export(run, tmp_path / "out"))
+    Checkpoint(export(run, tmp_path / "out")).load(networks)
     parameters = {f"{prefix}.{p.name}": p for prefix, cell in networks.items() for p in cell.get_parameters()}
     for name, value in (before | trained).items():
         assert np.array_equal(parameters[name].asnumpy(), value.astype(np.float32)), name
@@ -172,18 +174,18 @@ def test_types_on_request(run, before, trained, tmp_path, same_tensors):
 def test_merging_at_the_end_of_a_run(run, pretrained, before, trained, average, tmp_path, same_tensors, monkeypatch):
     file = save_trained(checkpoint_file(run, "ema"), average, pretrained)
     target = run / "model.safetensors"
-    merge(checkpoint_file(run), pretrained, target)
+    write_merged(read_trained(checkpoint_file(run)), pretrained, target)
     same_tensors(load_file(target), before | trained)
-    merge(file, pretrained, target)  # in place of the older one
+    write_merged(read_trained(file), pretrained, target)  # in place of the older one
     same_tensors(load_file(target), before | average)
 
     def interrupted(path, *_):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert_module, "write_safetensors", interrupted)
+    monkeypatch.setattr(converter, "write_safetensors", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        merge(checkpoint_file(run), pretrained, target)
+        write_merged(read_trained(checkpoint_file(run)), pretrained, target)
     same_tensors(load_file(target), before | average)
     assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "model.safetensors"]
 
@@ -386,7 +388,7 @@ def test_an_interruption(run, tmp_path, monkeypatch, capsys):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export_module, "write_safetensors", interrupted)
+    monkeypatch.setattr(trained_files, "write_safetensors", interrupted)
     assert main([f"--checkpoint={run}", f"--out_dir={tmp_path / 'out'}", "--trained_only"]) == 130
     assert capsys.readouterr().err.endswith("export.py: interrupted\n")
     assert list((tmp_path / "out").iterdir()) == []

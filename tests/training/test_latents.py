@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 from small_checkpoint import random_tensors, write_checkpoint
 from training_runs import TINY, Outcome, metrics, options, train_here, write_inputs
 
-from svd import build
-from svd.build_training import load_trainer
+from svd.build_training import latents_model, load_trainer
+from svd.checkpoints.model_file import Checkpoint
 from svd.data.dataset import BadItem, DatasetError, Unavailable
 from svd.data.latents_dataset import LatentsDataset
 from svd.data.loader import Loader
@@ -58,13 +58,13 @@ def trainer(inputs: Path, dataset, **changes):
 
 def loaded(monkeypatch) -> set[str]:
     """The prefixes of all networks that are filled from now on."""
-    found, load = set(), build.load_parameters
+    found, load = set(), Checkpoint.load
 
-    def load_parameters(networks, path):
+    def load_and_note(checkpoint, networks):
         found.update(networks)
-        load(networks, path)
+        load(checkpoint, networks)
 
-    monkeypatch.setattr(build, "load_parameters", load_parameters)
+    monkeypatch.setattr(Checkpoint, "load", load_and_note)
     return found
 
 
@@ -164,12 +164,12 @@ def test_another_unet_is_not_another_model(inputs, latents, tmp_path):
         tensors[name] = 2 * tensors[name] if name.startswith("network.") else tensors[name]
     other = write_checkpoint(tmp_path / "other.safetensors", tensors, TINY)
     cached = LatentsDataset(str(latents))
-    cached.check(build.latents_model(TINY, other, LossConfig()))
+    cached.check(latents_model(TINY, Checkpoint(other), LossConfig()))
     halved = {name: value.astype(np.float16) for name, value in tensors.items()}
     half, full = tmp_path / "half.safetensors", tmp_path / "full.safetensors"
     write_checkpoint(half, halved, TINY)
     write_checkpoint(full, {name: value.astype(np.float32) for name, value in halved.items()}, TINY)
-    assert build.latents_model(TINY, half, LossConfig()) == build.latents_model(TINY, full, LossConfig())
+    assert latents_model(TINY, Checkpoint(half), LossConfig()) == latents_model(TINY, Checkpoint(full), LossConfig())
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from tiny_task import assert_same, parameter, values
 
-from svd.checkpoints.model_file import CheckpointError
-from svd.training import TRAINED_FORMAT, checkpoint
+from svd.checkpoints.formats import TRAINED_FORMAT
+from svd.checkpoints.tensor_header import CheckpointError
+from svd.training import checkpoint
 from svd.training.checkpoint import (
     CheckpointWriter,
     NotFiniteError,

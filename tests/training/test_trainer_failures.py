@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 from tiny_task import Items, assert_same, tiny_config, tiny_trainer, weights
 
-from svd.checkpoints.model_file import CheckpointError
+from svd.checkpoints.tensor_header import CheckpointError
 from svd.data.dataset import DatasetError
 from svd.seeds import SampleOrder
 from svd.training import checkpoint

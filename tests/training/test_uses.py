@@ -17,8 +17,9 @@ from training_runs import TINY, metrics, options
 from training_videos import write_training_videos
 
 from svd import build_training
-from svd.build import build_networks, latents_model
-from svd.build_training import build_objective, check_task, load_trainer, plan_training
+from svd.build import build_networks
+from svd.build_training import build_objective, check_task, latents_model, load_trainer, plan_training
+from svd.checkpoints.model_file import Checkpoint
 from svd.config import ConfigError
 from svd.data.dataset import BadItem, DatasetError
 from svd.data.latents_dataset import LatentsDataset
@@ -97,7 +98,7 @@ def refusal(config: TrainConfig) -> str | None:
         check_task(config, TINY)
         check_used(config, cards=1)
         if isinstance(config.dataset, LatentsDataset):
-            config.dataset.check(latents_model(TINY, config.pretrained, config.loss))
+            config.dataset.check(latents_model(TINY, Checkpoint(config.pretrained), config.loss))
     except (ConfigError, DatasetError) as error:
         return str(error)
     return None

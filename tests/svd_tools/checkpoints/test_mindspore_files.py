@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from mindspore.train import serialization
 
+from svd.checkpoints.tensor_header import CheckpointError
 from svd_tools.checkpoints import mindspore_files
 from svd_tools.checkpoints.mindspore_files import ENCRYPTED, read_mindspore
-from svd_tools.checkpoints.tensor_files import ConversionError
 
 VALUES = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -71,7 +71,7 @@ def test_damaged_files_are_noticed_or_shorter(tmp_path):
         try:  # a cut between two parameters leaves a valid file: the names tell it apart
             assert len(read(path)) < len(VALUES)
             complete += 1
-        except ConversionError:
+        except CheckpointError:
             pass
     assert complete == len(VALUES) - 1
 
@@ -105,7 +105,7 @@ def message(*fields: tuple[int, bytes]) -> bytes:
 def test_other_content_is_refused(tmp_path, content, reason):
     path = tmp_path / "x.ckpt"
     path.write_bytes(content)
-    with pytest.raises(ConversionError, match=reason):
+    with pytest.raises(CheckpointError, match=reason):
         read_mindspore(path)
 
 
@@ -113,15 +113,15 @@ def test_names_and_numbers_have_limits(tmp_path, monkeypatch):
     path = tmp_path / "x.ckpt"
     long = b"\x0a\xd0\x0f" + b"x" * 2000
     path.write_bytes(b"\x0a" + bytes([0x80 | len(long) & 0x7F, len(long) >> 7]) + long)
-    with pytest.raises(ConversionError, match="a name of 2,000 bytes"):
+    with pytest.raises(CheckpointError, match="a name of 2,000 bytes"):
         read_mindspore(path)
     huge = message((1, message((1, b"x"), (2, b"\x08\x00\x08" + b"\xff" * 8 + b"\x7f" + message((2, b"Int8"))))))
     path.write_bytes(huge)
-    with pytest.raises(ConversionError, match="0 bytes for x of shape"):
+    with pytest.raises(CheckpointError, match="0 bytes for x of shape"):
         read_mindspore(path)
     monkeypatch.setattr(mindspore_files, "MOST_VALUES", 2)
     path.write_bytes(message((1, b""), (1, b""), (1, b"")))
-    with pytest.raises(ConversionError, match="more than 2 parts"):
+    with pytest.raises(CheckpointError, match="more than 2 parts"):
         read_mindspore(path)
 
 

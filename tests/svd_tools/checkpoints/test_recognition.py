@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from svd_tools.checkpoints import tensor_files
-from svd_tools.checkpoints.float8 import FLOAT8
+from svd.checkpoints import tensor_files
+from svd.checkpoints.float8 import FLOAT8
+from svd.checkpoints.tensor_files import LazyTensor
 from svd_tools.checkpoints.recognition import recognise
-from svd_tools.checkpoints.tensor_files import LazyTensor
 
 UNET, IMAGE = "model.diffusion_model.", "conditioner.embedders.3."
 VISUAL = "conditioner.embedders.0.open_clip.model.visual."
@@ -292,7 +292,7 @@ def test_names_of_full_size(manifest, name, wrapper):
     averaged = ["model_ema." + key.removeprefix("model.").replace(".", "") for key in shapes if key.startswith(UNET)]
     tensors = {wrapper + key: LazyTensor((), np.dtype(np.float32), ("", 0), None) for key in [*shapes, *averaged]}
     recognised = recognise("x", tensors)
-    assert recognised.layout == "sgm" and recognised.tensors.keys() == shapes.keys()
+    assert recognised.layout.name == "sgm" and recognised.tensors.keys() == shapes.keys()
     assert f"{len(averaged):,} averages" in " ".join(recognised.notes)
     same = recognise("x", {wrapper + key: tensors[wrapper + key] for key in shapes}, "plain")
     assert same.tensors.keys() == shapes.keys() and len(same.notes) == (wrapper != "")

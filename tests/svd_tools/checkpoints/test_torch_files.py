@@ -7,9 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from svd.checkpoints.tensor_header import CheckpointError
 from svd_tools.checkpoints import torch_files
 from svd_tools.checkpoints.sources import read_weights
-from svd_tools.checkpoints.tensor_files import ConversionError
 from svd_tools.checkpoints.torch_files import read_torch
 
 # Opcodes of a pickle, put together by hand: these tests need no torch, and torch writes no malicious files.
@@ -114,14 +114,14 @@ def test_parameters(tmp_path):
         ("torch", "load"),
         ("torch._utils", "_rebuild_qtensor"),
         ("collections", "Counter"),
-        ("svd_tools.checkpoints.tensor_files", "stored_tensor"),
+        ("svd.checkpoints.tensor_files", "stored_tensor"),
     ],
 )
 def test_anything_but_tensors_is_refused_and_not_run(tmp_path, module, attribute):
     witness = tmp_path / "ran"
     call = name(module, attribute) + group(text(f"touch {witness}")) + REDUCE
     path = archive(tmp_path / "x.ckpt", dictionary(weight=tensor("0", (6,), (1,)), evil=call), STORAGE)
-    with pytest.raises(ConversionError, match=f"asks for {module}.{attribute}") as error:
+    with pytest.raises(CheckpointError, match=f"asks for {module}.{attribute}") as error:
         read_torch(path)
     assert len(str(error.value).splitlines()) == 1 and "re-save" in str(error.value)
     assert not witness.exists()
@@ -147,7 +147,7 @@ def test_attributes_set_by_one_file_do_not_reach_the_next(tmp_path):
     ],
 )
 def test_tensors_beyond_their_storage(tmp_path, pickled):
-    with pytest.raises(ConversionError, match="weight reaches beyond its storage"):
+    with pytest.raises(CheckpointError, match="weight reaches beyond its storage"):
         read_torch(archive(tmp_path / "x.ckpt", pickled, STORAGE))
 
 
@@ -165,18 +165,18 @@ def test_tensors_beyond_their_storage(tmp_path, pickled):
     ],
 )
 def test_other_content(tmp_path, pickled, reason):
-    with pytest.raises(ConversionError, match=reason):
+    with pytest.raises(CheckpointError, match=reason):
         read_torch(archive(tmp_path / "x.ckpt", pickled, STORAGE))
 
 
 def test_other_archives(tmp_path):
     good = dictionary(weight=tensor("0", (6,), (1,)))
     np.savez(tmp_path / "arrays.npz", x=X)
-    with pytest.raises(ConversionError, match="no data.pkl"):
+    with pytest.raises(CheckpointError, match="no data.pkl"):
         read_torch(tmp_path / "arrays.npz")
-    with pytest.raises(ConversionError, match="compressed"):
+    with pytest.raises(CheckpointError, match="compressed"):
         read_torch(archive(tmp_path / "x.ckpt", good, STORAGE, compression=zipfile.ZIP_DEFLATED))
-    with pytest.raises(ConversionError, match="big-endian"):
+    with pytest.raises(CheckpointError, match="big-endian"):
         read_torch(archive(tmp_path / "x.ckpt", good, STORAGE, extra=[("archive/byteorder", b"big")]))
 
 
@@ -189,20 +189,20 @@ def test_records_that_are_bombs(tmp_path):
     path = archive(tmp_path / "x.ckpt", good, STORAGE)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
         file.writestr("archive/byteorder", bytes(1 << 24))
-    with pytest.raises(ConversionError, match="record archive/byteorder is compressed"):
+    with pytest.raises(CheckpointError, match="record archive/byteorder is compressed"):
         read_torch(path)
     path = archive(tmp_path / "y.ckpt", good, STORAGE, extra=[("archive/byteorder", bytes(100))])
-    with pytest.raises(ConversionError, match="its record archive/byteorder has 100 bytes, more than any model needs"):
+    with pytest.raises(CheckpointError, match="its record archive/byteorder has 100 bytes, more than any model needs"):
         read_torch(path)
     path = archive(tmp_path / "z.ckpt", good + b"0" * (17 << 20))
-    with pytest.raises(ConversionError, match="archive/data.pkl has .* bytes, more than any model needs"):
+    with pytest.raises(CheckpointError, match="archive/data.pkl has .* bytes, more than any model needs"):
         read_torch(path)
 
 
 def test_a_list_of_too_many_records(tmp_path, monkeypatch):
     path = archive(tmp_path / "x.ckpt", dictionary(weight=tensor("0", (6,), (1,))), STORAGE)
     monkeypatch.setattr(torch_files, "LARGEST_DIRECTORY", 100)
-    with pytest.raises(ConversionError, match="lists more records than any model needs"):
+    with pytest.raises(CheckpointError, match="lists more records than any model needs"):
         read_torch(path)
 
 
@@ -213,7 +213,7 @@ def test_dictionaries_that_stand_in_one_another(tmp_path, monkeypatch):
     for number in range(2, 7):
         again = b"".join(text(f"{index}") + b"h" + bytes([number - 1]) + SETITEM for index in range(50))
         inner += b"0" + EMPTY_DICT + again + b"q" + bytes([number])
-    with pytest.raises(ConversionError, match="more entries than any model needs"):
+    with pytest.raises(CheckpointError, match="more entries than any model needs"):
         read_torch(archive(tmp_path / "x.ckpt", inner, STORAGE))
     itself = EMPTY_DICT + b"q\x01" + text("again") + b"h\x01" + SETITEM
     assert read_torch(archive(tmp_path / "y.ckpt", itself, STORAGE)) == {}
@@ -257,7 +257,7 @@ def test_types_of_eight_bits_and_others(tmp_path):
     assert np.array_equal(found["turned"].read(), tensors["float8_e5m2"].T.float().numpy(), equal_nan=True)
     assert found["uint16"].read().tolist() == [1, 1, 1]
     torch.save({"x": torch.ones(2, dtype=torch.complex64)}, tmp_path / "x")
-    with pytest.raises(ConversionError, match="tensor x has type C64, which is not supported; re-save"):
+    with pytest.raises(CheckpointError, match="tensor x has type C64, which is not supported; re-save"):
         read_torch(tmp_path / "x")
 
 
@@ -266,7 +266,7 @@ def test_truncated_archives(tmp_path):
     content = path.read_bytes()
     for size in range(4, len(content), 11):
         path.write_bytes(content[:size])
-        with pytest.raises(ConversionError, match="truncated or damaged"):
+        with pytest.raises(CheckpointError, match="truncated or damaged"):
             read_torch(path)
 
 
@@ -313,12 +313,12 @@ def test_torch_files_with_more_than_tensors(tmp_path):
             return os.system, (f"touch {tmp_path / 'ran'}",)
 
     torch.save({"weight": torch.ones(2), "evil": Evil()}, tmp_path / "x.ckpt")
-    with pytest.raises(ConversionError, match="asks for posix.system"):
+    with pytest.raises(CheckpointError, match="asks for posix.system"):
         read_weights(tmp_path / "x.ckpt")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "x.ckpt")
-    with pytest.raises(ConversionError, match="torch.nn.modules.linear.Linear"):
+    with pytest.raises(CheckpointError, match="torch.nn.modules.linear.Linear"):
         read_weights(tmp_path / "x.ckpt")
     torch.save({"weight": torch.ones(2)}, tmp_path / "x.ckpt", _use_new_zipfile_serialization=False)
-    with pytest.raises(ConversionError, match="before 1.6.*re-save"):
+    with pytest.raises(CheckpointError, match="before 1.6.*re-save"):
         read_weights(tmp_path / "x.ckpt")
     assert not (tmp_path / "ran").exists()

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from small_model import fill
 
-from svd.checkpoints.model_file import CheckpointError
+from svd.checkpoints.tensor_header import CheckpointError
 from svd.data.moving_digits import MovingDigits
 from svd_tools.digits import lessons, train_judge
 from svd_tools.digits.judge import DigitJudge, Judgement, classes_present, judge_videos, load_judge, write_judge

@@ -12,7 +12,7 @@ import yaml
 from device import DEVICE
 from PIL import Image
 
-from svd.checkpoints.model_file import read_config
+from svd.checkpoints.model_file import Checkpoint
 from svd.config import load_config
 from svd_tools import image_to_video
 
@@ -33,7 +33,7 @@ def test_the_weights_are_those_that_were_trained():
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FILES}
     assert provenance["sha256"] == sums
     assert sum(path.stat().st_size for path in FILES) <= 25e6
-    assert read_config(FILES[0]) == load_config(ROOT / "configs/digits/model.yaml")
+    assert Checkpoint(FILES[0]).config == load_config(ROOT / "configs/digits/model.yaml")
     for name, facts in provenance["stages"].items():
         config = yaml.safe_load((ROOT / f"configs/digits/{name}.yaml").read_text())["train"]
         assert says_all_of(facts["settings"]["train"], config), name

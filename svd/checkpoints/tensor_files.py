@@ -7,13 +7,14 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
+from svd.checkpoints.float8 import FLOAT8
 from svd.checkpoints.tensor_header import CheckpointError, Header, StoredTensor, read_header
-from svd.errors import UserError
-from svd_tools.checkpoints.float8 import FLOAT8
 
 DTYPES = {
     "F64": np.dtype("<f8"),
@@ -34,14 +35,6 @@ DTYPES = {
 WIDENED = ("BF16", *FLOAT8)
 """Types that are read as float32, which holds all of their values."""
 _CODES = {dtype: code for code, dtype in DTYPES.items() if code not in WIDENED}
-
-
-class ConversionError(UserError, ValueError):
-    """A checkpoint that cannot be converted: one line that says why, and the lines of a longer list."""
-
-    def __init__(self, message: str, details: tuple[str, ...] = (), setting: str = ""):
-        super().__init__(message, setting)
-        self.details = tuple(details)
 
 
 @dataclass(frozen=True)
@@ -67,9 +60,9 @@ def stored_tensor(
     code: str,
     shape: tuple[int, ...],
     pieces: tuple[tuple[int, int], ...],
-    strides: tuple[int, ...] | None = None,
+    strides: Optional[tuple[int, ...]] = None,
 ) -> LazyTensor:
-    """A tensor that lies in a file; reading it raises ConversionError where the file ends early.
+    """A tensor that lies in a file; reading it raises CheckpointError where the file ends early.
 
     Args:
         code: its element type, a key of DTYPES; those in WIDENED become float32, which is exact.
@@ -93,9 +86,9 @@ def stored_tensor(
 
 
 def check_type(path: Path, name: str, code: str) -> None:
-    """Raise ConversionError for elements of a type that is not read."""
+    """Raise CheckpointError for elements of a type that is not read."""
     if code not in DTYPES:
-        raise ConversionError(
+        raise CheckpointError(
             f"{path}: tensor {name} has type {code}, which is not supported; re-save the checkpoint in float32, "
             "float16, bfloat16 or float8 with the program that wrote it"
         )
@@ -110,13 +103,13 @@ def _read_pieces(name: str, path: Path, pieces: tuple[tuple[int, int], ...]) -> 
             while size:  # Linux reads at most 2 GiB at a time
                 count = file.readinto(rest[:size])
                 if not count:
-                    raise ConversionError(f"{path} ends within tensor {name}: the file is truncated")
+                    raise CheckpointError(f"{path} ends within tensor {name}: the file is truncated")
                 rest, size = rest[count:], size - count
     return data
 
 
 def check_finite(values: np.ndarray, name: str) -> None:
-    """Raise ConversionError, with the tensor's name, where a value is NaN or infinite."""
+    """Raise CheckpointError, with the tensor's name, where a value is NaN or infinite."""
     if values.dtype.kind != "f" or not values.size:
         return
     flat = values.reshape(-1)
@@ -124,7 +117,7 @@ def check_finite(values: np.ndarray, name: str) -> None:
         finite = _finite(flat[start : start + (1 << 20)])
         if not finite.all():
             kind = "NaN" if np.isnan(flat[start + int(np.argmin(finite))]) else "infinity"
-            raise ConversionError(f"tensor {name} holds {kind}; the checkpoint is damaged")
+            raise CheckpointError(f"tensor {name} holds {kind}; the checkpoint is damaged")
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -134,7 +127,7 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 def cast(name: str, tensor: LazyTensor, dtype: np.dtype) -> LazyTensor:
-    """The tensor in another type; reading it raises ConversionError where a finite value becomes infinite."""
+    """The tensor in another type; reading it raises CheckpointError where a finite value becomes infinite."""
     if tensor.dtype == dtype:
         return tensor
 
@@ -144,7 +137,8 @@ def cast(name: str, tensor: LazyTensor, dtype: np.dtype) -> LazyTensor:
             result = values.astype(dtype)
         if not _finite(result).all():
             largest = float(np.abs(values).max())
-            raise ConversionError(f"tensor {name} holds {largest:g}, which {dtype} cannot; use --dtype fp32")
+            problem = f"tensor {name} holds {largest:g}, which {dtype} cannot"
+            raise CheckpointError(f"{problem}; use dtype fp32", setting="dtype")
         return result
 
     return LazyTensor(tensor.shape, dtype, tensor.position, read)
@@ -157,28 +151,29 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a .safetensors file.
 
     Raises:
-        ConversionError: the header is damaged, a type is unknown, or the file ends before its data does.
+        CheckpointError: the header is damaged, a type is unknown, or the file ends before its data does.
     """
-    return {name: _stored(path, name, tensor) for name, tensor in _checked_header(path).tensors.items()}
+    return lazy_tensors(path, read_header(path))
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """What a .safetensors file says of itself; raises ConversionError."""
-    return _checked_header(path).metadata
+def lazy_tensors(path: Path, header: Header) -> dict[str, LazyTensor]:
+    """The same of a file whose header has been read."""
+    return {name: lazy_tensor(path, name, stored) for name, stored in header.tensors.items()}
 
 
-def _checked_header(path: Path) -> Header:
-    """`read_header` with this package's error."""
-    try:
-        return read_header(path)
-    except CheckpointError as error:
-        raise ConversionError(str(error)) from error
+def lazy_tensor(path: Path, name: str, stored: StoredTensor) -> LazyTensor:
+    """One of them; raises CheckpointError if its type is unknown."""
+    check_type(path, name, stored.dtype)
+    return stored_tensor(name, path, stored.dtype, stored.shape, ((stored.start, stored.end - stored.start),))
 
 
-def _stored(path: Path, name: str, tensor: StoredTensor) -> LazyTensor:
-    check_type(path, name, tensor.dtype)
-    pieces = ((tensor.start, tensor.end - tensor.start),)
-    return stored_tensor(name, path, tensor.dtype, tensor.shape, pieces)
+def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: Optional[Mapping[str, str]] = None) -> None:
+    """Write arrays into a .safetensors file, as `write_safetensors` does."""
+    tensors = {
+        name: LazyTensor(array.shape, array.dtype, ("", place), partial(np.asarray, array))
+        for place, (name, array) in enumerate(arrays.items())
+    }
+    write_safetensors(path, tensors, metadata or {})
 
 
 def write_safetensors(
@@ -187,13 +182,13 @@ def write_safetensors(
     metadata: Mapping[str, str],
     progress: Callable[[int], object] = lambda count: None,
 ) -> None:
-    """Write the tensors one by one, in the order of their sources; `progress` is told the bytes of each.
+    """Write the tensors one by one, in the order of their sources; `progress` is called with the bytes of each.
 
     The file is not complete until this returns: write it inside `atomic_write`.
     """
     # The widest types come first, so that every tensor is aligned; then as the sources lie on the disk.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, tensors[name].position))
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name in names:
         tensor, start = tensors[name], offset

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from svd_tools.checkpoints.float8 import FLOAT8
+from svd.checkpoints.float8 import FLOAT8
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,23 @@
-"""Adapters (LoRA) of other programs, told from their names: they are recognised so that what helps can be said."""
+"""Files of other programs: recognised by a few of their names, so that an error can say what to do with them.
+
+Nothing else in svd/ knows such names; svd_tools/checkpoints knows all of them.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Optional
 
-_KINDS = (
+_MODELS = re.compile(
+    r"((module|_orig_mod|model|state_dict)\.)*"
+    r"(diffusion_model|first_stage_model|vision_model|input_blocks|down_blocks|encoder|unet|vae)\."
+)
+"""How names begin in models of other programs, behind what their trainings put in front."""
+
+_ADAPTERS = (
     (r"lora_(unet|te\d?)_\w+\.(lora_|alpha)", "kohya's scripts write them"),
     (r"base_model\.model\..*\.lora_(A|B|embedding)", "peft writes them"),
     (r".*\.lora_(A|B)(\.\w+)?\.weight", "diffusers and peft write them"),
@@ -15,9 +26,7 @@ _KINDS = (
     (r".*\.lora_(down|up|mid)\.weight", "kohya's scripts and ComfyUI write them"),
     (r".*\.(hada_w\d_[ab]|lokr_w\d(_[ab])?|oft_blocks|dora_scale)", "LyCORIS writes them"),
 )
-FILES = ("adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors")
-"""What folders of adapters have."""
-
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 
 REMEDY = (
     "merge them into their model with the program that they are for (peft: merge_and_unload, diffusers: fuse_lora, "
@@ -28,7 +37,20 @@ REMEDY = (
 
 def describe_adapters(names: Collection[str]) -> Optional[str]:
     """What adapters of another program these are, and what to do with them; None if most names are not of such."""
-    for pattern, who in _KINDS:
+    for pattern, who in _ADAPTERS:
         if 2 * sum(re.match(pattern, name) is not None for name in names) > len(names):
             return f"holds adapters (LoRA) as {who}: {REMEDY}"
+    return None
+
+
+def is_adapter_folder(folder: Path) -> bool:
+    """Whether a folder is of adapters, as other programs write them."""
+    return any(os.path.exists(folder / name) for name in _ADAPTER_FILES)
+
+
+def describe_model(path: Path, names: Collection[str] = ()) -> Optional[str]:
+    """How to convert a model of another program, recognised by its suffix or names; None if it is none."""
+    if os.path.isdir(path) or path.suffix in (".ckpt", ".bin", ".pt", ".pth") or any(map(_MODELS.match, names)):
+        command = f"python svd_tools/convert.py --pt_weights_file {path} --config CONFIG --out_dir DIR"
+        return f"has to be converted first: {command}"
     return None

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from svd.checkpoints.foreign_adapters import describe_adapters
+from svd.checkpoints.foreign import describe_adapters
 from svd.checkpoints.lora import read_lora
-from svd.checkpoints.model_file import CheckpointError, load_parameters, read_config
+from svd.checkpoints.model_file import Checkpoint
+from svd.checkpoints.tensor_header import CheckpointError
 
 BLOCK = "down_blocks.0.attentions.0.temporal_transformer_blocks.0.attn1"
 STYLES = {
@@ -24,13 +25,17 @@ STYLES = {
 }  # fmt: skip
 
 
+def read_config(path):
+    return Checkpoint(path).config
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_every_style_in_every_place(tmp_path, style):
     """As a checkpoint, with a model's configuration and without, and as adapters."""
     path = tmp_path / "x.safetensors"
     save_file({name: np.ones((2, 2), np.float32) for name in STYLES[style]}, path, {"format": "pt"})
     network = pytest.importorskip("mindspore").nn.Dense(1, 1)
-    for read in (read_config, read_lora, lambda path: load_parameters({"network": network}, path)):
+    for read in (read_config, read_lora, lambda path: Checkpoint(path).load({"network": network})):
         with pytest.raises(
             CheckpointError, match=r"holds adapters \(LoRA\) as .*: merge them .*merge_and_unload"
         ) as error:

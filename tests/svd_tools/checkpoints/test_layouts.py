@@ -8,14 +8,11 @@ import pytest
 
 from svd.build import parameter_shapes
 from svd.config import AutoencoderConfig, ModelConfig, UNetConfig
-from svd_tools.checkpoints.checkpoint_maps import (
-    TRANSFORMS,
-    _translate,
-    detect_layout,
-    expand,
-    is_leftover,
-    plain_name,
-)
+from svd.models.svd import parts
+from svd_tools.checkpoints.conversion import is_leftover, plain_name
+from svd_tools.checkpoints.diffusers_folder import COMPONENTS
+from svd_tools.checkpoints.layouts import DIFFUSERS, LAYOUTS, SGM, SVD, detect_layout, expand
+from svd_tools.checkpoints.tables import TRANSFORMS, Table
 
 FULL = {decoder: ModelConfig(autoencoder=AutoencoderConfig(decoder=decoder)) for decoder in ("temporal", "image")}
 
@@ -28,14 +25,15 @@ def shapes():
 def foreign(layout, config, shapes):
     """Their names with the shapes that ours imply."""
     return {
-        entry.theirs: TRANSFORMS[entry.transform].shape(shapes[entry.ours]) for entry in expand(layout, config, shapes)
+        entry.theirs: TRANSFORMS[entry.transform].shape(shapes[entry.ours])
+        for entry in expand(LAYOUTS[layout], config, shapes)
     }
 
 
 @pytest.mark.parametrize("decoder, name", [("temporal", "svd_sgm"), ("image", "svd_image_decoder_sgm")])
 def test_every_tensor_of_the_single_files_is_placed(shapes, manifest, decoder, name):
     assert foreign("sgm", FULL[decoder], shapes[decoder]) == manifest(name)
-    assert {entry.ours for entry in expand("sgm", FULL[decoder], shapes[decoder])} == set(shapes[decoder])
+    assert {entry.ours for entry in expand(SGM, FULL[decoder], shapes[decoder])} == set(shapes[decoder])
 
 
 def test_every_tensor_of_the_diffusers_folder_is_placed(shapes, manifest):
@@ -90,7 +88,7 @@ def test_transforms_invert_themselves(name):
 @pytest.mark.parametrize("layout", ["sgm", "diffusers"])
 def test_no_two_tensors_share_a_name(shapes, layout):
     sharing = defaultdict(list)
-    for entry in expand(layout, FULL["temporal"], shapes["temporal"]):
+    for entry in expand(LAYOUTS[layout], FULL["temporal"], shapes["temporal"]):
         sharing[entry.theirs].append(entry.transform)
     for transforms in sharing.values():
         assert len(transforms) == 1 or sorted(transforms) == ["third_1", "third_2", "third_3"]
@@ -134,28 +132,52 @@ def test_other_sizes_number_the_blocks_of_the_single_file():
         "network.down_blocks.1.downsample.conv.bias",
         "network.up_blocks.2.resnets.1.spatial.conv1.weight",
     ]
-    assert [entry.theirs.removeprefix("model.diffusion_model.") for entry in expand("sgm", config, names)] == [
+    assert [entry.theirs.removeprefix("model.diffusion_model.") for entry in expand(SGM, config, names)] == [
         "output_blocks.1.2.conv.weight",  # behind the transformer
         "output_blocks.3.2.conv.weight",
         "input_blocks.4.0.op.bias",
         "output_blocks.5.0.in_layers.2.weight",
     ]
     config = ModelConfig(unet=UNETS[1])
-    assert expand("sgm", config, names[:1])[0].theirs.endswith("output_blocks.3.1.conv.weight")
+    assert expand(SGM, config, names[:1])[0].theirs.endswith("output_blocks.3.1.conv.weight")
 
 
 def test_a_name_without_a_row_is_a_mistake():
     with pytest.raises(LookupError, match="surprise"):
-        expand("sgm", FULL["temporal"], ["network.surprise.weight"])
+        expand(SGM, FULL["temporal"], ["network.surprise.weight"])
     with pytest.raises(LookupError, match="kernel"):
-        _translate("kernel", (("norm", "norm", "norm"),), 1, FULL["temporal"], {})
+        Table(("theirs",), (("norm", "norm"),)).translate("kernel", "theirs", FULL["temporal"])
+    with pytest.raises(LookupError, match="upscaler"):
+        expand(SGM, FULL["temporal"], ["upscaler.weight"])
 
 
 def test_layouts_are_told_by_their_names():
-    assert detect_layout(["a", "model.diffusion_model.out.0.weight"]) == "sgm"
-    assert detect_layout(["network.conv_in.weight"]) == "svd"
-    assert detect_layout(["vae.x", "unet.conv_in.weight"]) == "diffusers"
+    assert detect_layout(["a", "model.diffusion_model.out.0.weight"]) is SGM
+    assert detect_layout(["network.conv_in.weight"]) is SVD
+    assert detect_layout(["vae.x", "unet.conv_in.weight"]) is DIFFUSERS
     assert detect_layout(["transformer.wte.weight"]) is None
+
+
+def test_columns_of_their_own():
+    """A table within another may have names of others than the one around it."""
+    inner = Table(("second", "first"), (("norm", "n2", "n1"),))
+    outer = Table(
+        ("first", "second"), (("a.{i}", "x.{next}", None, inner), ("b", "y", "z")), lambda config, i, j: {"next": i + 1}
+    )
+    assert outer.translate("a.3.norm.weight", "first", FULL["temporal"]) == ("x.4.n1.weight", "same")
+    assert outer.translate("a.3.norm.weight", "second", FULL["temporal"]) is None
+    assert outer.translate("b.bias", "second", FULL["temporal"]) == ("z.bias", "same")
+
+
+def test_folders_of_diffusers_are_the_roots_of_its_layout():
+    assert list(COMPONENTS) == ["unet", "vae", "image_encoder"]
+    assert {place.root for place in DIFFUSERS.places.values() if place} == set(COMPONENTS)
+
+
+@pytest.mark.parametrize("layout", [SGM, DIFFUSERS], ids=lambda layout: layout.name)
+def test_a_layout_says_where_every_part_is(layout):
+    for config in FULL.values():
+        assert [part.prefix for part in parts(config) if part.prefix not in layout.places] == []
 
 
 def test_plain_names():

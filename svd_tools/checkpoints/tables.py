@@ -1,0 +1,91 @@
+"""Tables of names, ours beside those of other programs: one direction is written down, the other derived.
+
+A row is `(ours, theirs, theirs, ..., [rows])`, with a column for each program. It renames the front of a name, up to a
+dot or the end; the rows (or the table) at its end rename the rest, and without them the rest is `.weight`, `.bias` or
+nothing. `{i}` and `{j}` stand for numbers, other names in braces for numbers that follow from them. `name : transform`
+says how the stored values differ; on a row for a weight and a bias it is meant for the weight. None: not stored there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Optional
+
+import numpy as np
+
+from svd.config import ModelConfig
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How stored values differ: shapes and values from ours to theirs, and back."""
+
+    shape: Callable[[Shape], Shape]
+    to_theirs: Callable[[np.ndarray], np.ndarray]
+    to_ours: Callable[[np.ndarray], np.ndarray]
+
+
+def _third(index: int) -> Transform:
+    """Ours is one of the three parts of theirs; theirs is put together from the three in turn."""
+    return Transform(
+        lambda s: (3 * s[0], *s[1:]),
+        lambda x: x,
+        lambda x: x[index * len(x) // 3 : (index + 1) * len(x) // 3],
+    )
+
+
+TRANSFORMS = {
+    "same": Transform(lambda s: s, lambda x: x, lambda x: x),
+    # [o i 3 1] over [b c t (h w)] is [o i 3 1 1] over [b c t h w]
+    "temporal": Transform(lambda s: (*s, 1), lambda x: x[..., None], lambda x: x[..., 0]),
+    # [o i] is [o i 1 1] over pixels
+    "linear_1x1": Transform(lambda s: (*s, 1, 1), lambda x: x[..., None, None], lambda x: x[..., 0, 0]),
+    "transpose": Transform(lambda s: s[::-1], lambda x: x.T, lambda x: x.T),
+    # Our alpha weighs the spatial branch; theirs, in the decoder, the temporal one:
+    # 1 - sigmoid(m) = sigmoid(-m).
+    "negate": Transform(lambda s: s, np.negative, np.negative),
+    "third_1": _third(0),
+    "third_2": _third(1),
+    "third_3": _third(2),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Names of one kind of network or layer."""
+
+    columns: tuple[str, ...]
+    """Whose names follow ours in a row."""
+    rows: tuple[tuple, ...]
+    numbers: Callable[[ModelConfig, int, int], Mapping[str, int]] = lambda config, i, j: {}
+    """(model, i, j) -> the other numbers in names, for a table of a whole network."""
+
+    def translate(self, name: str, column: str, config: ModelConfig) -> Optional[tuple[str, str]]:
+        """(their name, transform) of one of our names; None when they do not store it."""
+        return self._translate(name, column, config, self.numbers, {})
+
+    def _translate(
+        self, name: str, column: str, config: ModelConfig, numbers: Callable, known: dict[str, int]
+    ) -> Optional[tuple[str, str]]:
+        for ours, *row in self.rows:
+            match = re.match(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(ours)) + r"(?:\.|$)", name)
+            if match is None:
+                continue
+            theirs, inner = row[self.columns.index(column)], row[len(self.columns) :]
+            if theirs is None:
+                return None
+            known = known | {key: int(value) for key, value in match.groupdict().items()}
+            theirs, _, transform = theirs.partition(" : ")
+            theirs = theirs.format(**known, **numbers(config, known.get("i", 0), known.get("j", 0)))
+            rest = name[match.end() :]
+            if inner:
+                table = inner[0] if isinstance(inner[0], Table) else replace(self, rows=inner[0])
+                found = table._translate(rest, column, config, numbers, known)
+                return found and (f"{theirs}.{found[0]}", found[1])
+            if rest in ("", "weight", "bias"):
+                return f"{theirs}.{rest}".rstrip("."), "same" if rest == "bias" else transform or "same"
+        raise LookupError(f"no row of the tables is for {name}")

@@ -1,0 +1,182 @@
+"""Read what a training wrote, and write it alone or merged into its pretrained model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from svd.checkpoints.formats import TRAINED_FORMAT
+from svd.checkpoints.lora import LoRA, read_lora
+from svd.checkpoints.tensor_files import LazyTensor, check_finite, lazy_tensors, write_safetensors
+from svd.checkpoints.tensor_header import CheckpointError, read_header
+from svd.config import ModelConfig, dump_config, parse_config
+from svd_tools.checkpoints.conversion import Weights, from_layout, to_layout
+from svd_tools.checkpoints.converter import cast_all, write_model, writing
+from svd_tools.checkpoints.layouts import LAYOUTS, SVD, detect_layout
+from svd_tools.checkpoints.tables import Shape
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run wrote: some of a model's tensors."""
+
+    path: Path
+    tensors: dict[str, LazyTensor]
+    """By our names; reading one raises CheckpointError where a value is not finite."""
+    config: ModelConfig
+    pretrained: str
+    """The checkpoint that the training began with; empty if the file does not say."""
+    lora: Optional[LoRA] = None
+    """What the tensors are together, if they are adapters."""
+
+
+def read_trained(path: Path) -> Trained:
+    """Open a file of trained weights.
+
+    Raises:
+        CheckpointError: the file is damaged, or none that train.py wrote.
+    """
+    tensors, metadata = _open(path)
+    needed = {"config"} if "lora" in metadata else {"config", "pretrained"}
+    if metadata.get("format") != TRAINED_FORMAT or not needed <= metadata.keys():
+        raise CheckpointError(f"{path} holds no trained weights as train.py writes them")
+    finite = {name: _finite(name, tensor) for name, tensor in tensors.items()}
+    config, lora = parse_config(metadata["config"]), None
+    if "lora" in metadata:
+        lora = read_lora(path)
+    return Trained(path, finite, config, metadata.get("pretrained", ""), lora)
+
+
+def _open(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """The tensors and the metadata of a .safetensors file."""
+    header = read_header(path)
+    return lazy_tensors(path, header), header.metadata
+
+
+def _finite(name: str, tensor: LazyTensor) -> LazyTensor:
+    def read() -> np.ndarray:
+        values = tensor.read()
+        check_finite(values, name)
+        return values
+
+    return dataclasses.replace(tensor, read=read)
+
+
+def write_merged(
+    trained: Trained,
+    pretrained: Path,
+    target: Path,
+    to: str = SVD.name,
+    dtype: str = "keep",
+    lora_scale: float = 1.0,
+) -> None:
+    """Write the model that a training began with, with the trained tensors in place of its own.
+
+    Args:
+        pretrained: the checkpoint that the training began with, in this project's layout.
+        target: what is written; replaced if it exists.
+        to, dtype: the layout, and the type of the values, as for `write_model`.
+        lora_scale: how much of what adapters add is merged.
+
+    Raises:
+        CheckpointError: the two cannot be merged; nothing was written.
+    """
+    if not pretrained.is_file():
+        raise CheckpointError(
+            f"{pretrained}, which the training began with, is not there; say where it is with --pretrained, "
+            "or export the trained tensors alone with --trained_only"
+        )
+    tensors, metadata = _open(pretrained)
+    if detect_layout(tensors) is not SVD:
+        raise CheckpointError(f"{pretrained} is not in {SVD.title}; convert it with svd_tools/convert.py")
+    model = trained.config
+    if "config" in metadata:
+        model = _merged_config(trained, pretrained, parse_config(metadata["config"]))
+    LAYOUTS[to].check(model, True)
+    shapes = _shapes(model)
+    weights = from_layout(tensors, SVD, model, shapes)
+    _check_model(trained, {name: tensor.shape for name, tensor in weights.tensors.items()}, str(pretrained))
+    changed = trained.tensors
+    if trained.lora is not None:
+        names = trained.lora.weights
+        changed = {name: _adapted(trained.lora, name, weights.tensors[name], lora_scale) for name in names}
+    merged = Weights(weights.tensors | changed, weights.leftovers)
+    write_model(target, merged, shapes, model, to, dtype)
+
+
+def _adapted(lora: LoRA, name: str, weight: LazyTensor, scale: float) -> LazyTensor:
+    """A weight with so much of what its adapter adds, float32; at scale 0 as it is."""
+    if not scale:
+        return weight
+    added = dataclasses.replace(weight, dtype=np.dtype(np.float32), read=lambda: lora.added(name, weight.read(), scale))
+    return _finite(name, added)
+
+
+def _merged_config(trained: Trained, pretrained: Path, before: ModelConfig) -> ModelConfig:
+    """That of the training, which may choose another noise model, sampling and decoder; the rest has to agree.
+
+    The decoder is that which the pretrained checkpoint holds: the training did not need it.
+    """
+    autoencoder = dataclasses.replace(trained.config.autoencoder, decoder=before.autoencoder.decoder)
+    if different := trained.config.different_networks(before):
+        raise CheckpointError(f"{trained.path} is of another model than {pretrained}: {different[0]}")
+    return dataclasses.replace(trained.config, autoencoder=autoencoder)
+
+
+def write_trained(trained: Trained, target: Path, to: str = SVD.name, dtype: str = "keep") -> None:
+    """Write the trained tensors into a file of their own, replaced if it exists; raises CheckpointError."""
+    layout = LAYOUTS[to]
+    if trained.lora is not None and layout is not SVD:
+        raise CheckpointError(
+            f"adapters alone are written in {SVD.title} only: without --trained_only they are merged, and can be "
+            f"exported to {layout.title}"
+        )
+    layout.check(trained.config, False)
+    _check_model(trained, _shapes(trained.config), "its own config says")
+    metadata = {"format": "pt"}
+    if layout is SVD:  # without the path of the pretrained checkpoint: it means nothing to others
+        metadata = {"format": TRAINED_FORMAT, "config": dump_config(trained.config)}
+        if trained.lora is not None:
+            metadata |= trained.lora.metadata
+    else:
+        # A tensor of theirs can be several of ours, but in the UNet; and diffusers has a file for each network.
+        others = [name for name in trained.tensors if not name.startswith("network.")]
+        if others:
+            raise CheckpointError(
+                f"{others[0]} is no tensor of the UNet: without --trained_only it can be exported to {layout.title}"
+            )
+    outputs = cast_all(to_layout(trained.tensors, layout, trained.config), dtype)
+    if layout.write_folder:
+        outputs = {name.removeprefix(layout.mark): tensor for name, tensor in outputs.items()}
+    with writing(target, outputs) as (temporary, progress):
+        write_safetensors(temporary, outputs, metadata, progress)
+    print(f"wrote {len(outputs)} tensors in {layout.title}:\n{target}")
+
+
+def _shapes(config: ModelConfig) -> dict[str, Shape]:
+    from svd.build import parameter_shapes  # MindSpore takes seconds to import: --help and errors do not wait for it
+
+    return parameter_shapes(config)
+
+
+def _check_model(trained: Trained, known: Mapping[str, Shape], where: str) -> None:
+    """Raise CheckpointError for trained tensors that the model does not have, or in another shape."""
+    if trained.lora is not None:
+        trained.lora.check(trained.config, known, where)
+        return
+    wrong = [
+        f"{name} {list(tensor.shape)}" + (f" instead of {list(known[name])}" if name in known else "")
+        for name, tensor in trained.tensors.items()
+        if known.get(name) != tensor.shape
+    ]
+    if wrong:
+        some = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
+        raise CheckpointError(
+            f"{trained.path} is of another model than {where}: {len(wrong)} tensors are not there or of another "
+            f"shape ({some})"
+        )
