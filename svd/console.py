@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from typing import Optional, TextIO
 from unicodedata import category
 
@@ -33,6 +34,11 @@ def one_line(error: BaseException) -> str:
     """An error's message as one printable line, truncated to LONGEST_LINE; the name of its type if it is empty."""
     text = printable(" ".join(str(error).split()))
     return f"{text[:LONGEST_LINE]} ..." if len(text) > LONGEST_LINE else text or type(error).__name__
+
+
+def first_few(items: Sequence, most: int = 3) -> str:
+    """The first of the items, separated by commas, and an ellipsis if there are more."""
+    return ", ".join(map(str, items[:most])) + (", ..." if len(items) > most else "")
 
 
 class Stream:

@@ -23,7 +23,7 @@ from svd import cli
 from svd.cli import options
 from svd.cli.outputs import add_outputs, describe, side_file, write_results
 from svd.config import ConfigError, ModelConfig, SamplingConfig
-from svd.console import log
+from svd.console import first_few, log
 from svd.data.image_files import ImageError, UnknownImageError, check_image
 from svd.data.images import RESIZES, find_images, load_image, prepared_size
 from svd.data.noise_file import read_noise
@@ -147,7 +147,7 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
         for result in written:
             print(result)
     if damaged:
-        some = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+        some = first_few(damaged, 5)
         raise ImageError(f"{len(damaged)} images could not be used ({some}); the videos of all others are written")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from svd.console import log, one_line, printable
+from svd.console import first_few, log, one_line, printable
 
 ROOT = Path(__file__).parents[1]
 BATCH = (
@@ -39,6 +39,11 @@ def test_lines_go_to_standard_error(capsys):
 )
 def test_what_could_steer_a_terminal_is_written_out(text, shown):
     assert printable(text) == shown
+
+
+def test_long_lists_are_cut():
+    assert first_few([]) == "" and first_few(["a", 2, "c"]) == "a, 2, c"
+    assert first_few(["a", "b", "c", "d"]) == "a, b, c, ..." and first_few("abcd", 1) == "a, ..."
 
 
 def test_errors_in_one_line():

@@ -14,6 +14,7 @@ from svd.checkpoints.formats import LORA_UP
 from svd.checkpoints.tensor_files import DTYPES, lazy_tensor
 from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.config import ModelConfig, parse_config
+from svd.console import first_few
 
 if TYPE_CHECKING:  # MindSpore takes seconds to import: errors of checkpoints do not wait for it
     import mindspore as ms
@@ -92,8 +93,8 @@ class Checkpoint:
             if name in found and found[name] != tuple(parameter.shape)
         ]
         if missing or wrong:
-            problems = [f"{len(missing)} names missing ({_some(missing)})"] if missing else []
-            problems += [f"{len(wrong)} of another shape ({_some(wrong)})"] if wrong else []
+            problems = [f"{len(missing)} names missing ({first_few(missing)})"] if missing else []
+            problems += [f"{len(wrong)} of another shape ({first_few(wrong)})"] if wrong else []
             raise self._of_another_model("; ".join(problems))
 
     def load(
@@ -126,10 +127,6 @@ class Checkpoint:
 def _parameters(networks: Mapping[str, nn.Cell]) -> dict[str, ms.Parameter]:
     """By their names in a checkpoint."""
     return {f"{prefix}.{p.name}": p for prefix, cell in networks.items() for p in cell.get_parameters()}
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _tensor(path: Path, name: str, array: np.ndarray, dtype: ms.Type) -> ms.Tensor:

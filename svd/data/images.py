@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from svd.console import one_line
+from svd.console import first_few, one_line
 from svd.data.colour import to_rgb
 from svd.data.image_files import MIN_SIDE, ImageError, read_image, suffixes, too_small
 
@@ -72,7 +72,7 @@ def _in_folder(folder: Path) -> list[Path]:
         remedy = ""
         if ".heic" not in known and any(name.lower().endswith((".heic", ".heif")) for name in others):
             remedy = '; HEIC images need pip install ".[heif]"'
-        some = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        some = first_few(others, 5)
         warnings.warn(f"{folder}: passed over {len(others)} that are no images: {some}{remedy}", stacklevel=3)
     return images
 

@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from svd.checkpoints.formats import TRAINED_FORMAT
 from svd.checkpoints.tensor_files import save_tensors
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.console import one_line
+from svd.console import first_few, one_line
 from svd.errors import ConfigError
 from svd.files import fsync
 from svd.records import RecordError, read_json, record
@@ -336,5 +336,4 @@ def _is_whole(path: Path) -> bool:
 
 
 def _other(path: Path, problem: str, names: list[str]) -> str:
-    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{path} is of another model or training than this one: {problem} ({some})"
+    return f"{path} is of another model or training than this one: {problem} ({first_few(names)})"

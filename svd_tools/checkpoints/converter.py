@@ -13,7 +13,7 @@ from svd.checkpoints.formats import MODEL_FORMAT
 from svd.checkpoints.tensor_files import LazyTensor, cast, write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ModelConfig, dump_config, load_config
-from svd.console import printable
+from svd.console import first_few, printable
 from svd.files import atomic_write
 from svd_tools.checkpoints.conversion import Weights, absent_parts, from_layout, to_layout
 from svd_tools.checkpoints.layouts import LAYOUTS, SVD, Entry, Layout, expand
@@ -144,7 +144,7 @@ def _print_differences(
 ) -> None:
     """Say what of the source is ignored, and what the written checkpoint does not have."""
     if weights.leftovers:
-        some = ", ".join(weights.leftovers[:3]) + (", ..." if len(weights.leftovers) > 3 else "")
+        some = first_few(weights.leftovers)
         print(printable(f"ignored: {len(weights.leftovers)} tensors that are no part of the model ({some})"))
     for front, title in absent_parts(config, written).items():
         count = sum(name.startswith(front) for name in shapes)

@@ -15,6 +15,7 @@ from svd.checkpoints.lora import LoRA, read_lora
 from svd.checkpoints.tensor_files import LazyTensor, check_finite, lazy_tensors, write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.config import ModelConfig, dump_config, parse_config
+from svd.console import first_few
 from svd_tools.checkpoints.conversion import Weights, from_layout, to_layout
 from svd_tools.checkpoints.converter import cast_all, write_model, writing
 from svd_tools.checkpoints.layouts import LAYOUTS, SVD, detect_layout
@@ -175,8 +176,7 @@ def _check_model(trained: Trained, known: Mapping[str, Shape], where: str) -> No
         if known.get(name) != tensor.shape
     ]
     if wrong:
-        some = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
         raise CheckpointError(
             f"{trained.path} is of another model than {where}: {len(wrong)} tensors are not there or of another "
-            f"shape ({some})"
+            f"shape ({first_few(wrong)})"
         )
