@@ -128,7 +128,7 @@ def step_of(data: str, folder: Path, work: Work) -> tuple[Built, Call]:
     config = TrainConfig(dataset, pretrained=str(checkpoint(folder)), output_dir=f"{folder}/run", updates=1)
     start = time.perf_counter()
     where = EnvironmentConfig(work.mode, "CPU")
-    trainer = load_trainer(config, where, model_config(MODEL), TrainState(), None)
+    trainer, _ = load_trainer(config, where, model_config(MODEL), TrainState(), None)
     parameters = sum(parameter.size for parameter in trainer.objective.loss.get_parameters())
     built = Built(time.perf_counter() - start, parameters, sum(p.size for p in trainer.objective.trained.values()))
     loader = Loader(dataset, config.seed, config.batch_size, workers=work.workers)

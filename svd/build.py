@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Optional
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, nn
 from mindspore.nn.utils import no_init_parameters
 
@@ -132,7 +133,6 @@ def load_networks(
     device: str,
     amp_level: AmpLevel,
     wanted: Optional[Collection[str]] = None,
-    trained: Callable[[dict[str, nn.Cell]], Iterable[Parameter]] = lambda networks: (),
     lora: Optional[LoRA] = None,
     lora_scale: float = 1.0,
 ) -> dict[str, nn.Cell]:
@@ -140,7 +140,6 @@ def load_networks(
 
     Args:
         wanted: which ones, by their prefixes; all of them if None.
-        trained: says which parameters are to be trained.
         lora, lora_scale: adapters to merge into the weights, and how much of them.
 
     Raises:
@@ -151,20 +150,37 @@ def load_networks(
         shapes = {f"network.{p.name}": tuple(p.shape) for p in networks["network"].get_parameters()}
         lora.check(config, shapes, str(checkpoint.path))
     networks = {prefix: network for prefix, network in networks.items() if wanted is None or prefix in wanted}
-    checkpoint.check(networks)  # before they take memory
-    parts, dtype, masters = _parts(config), compute_dtype(device, amp_level), list(trained(networks))
-    for prefix, network in networks.items():
-        network.set_train(False)
-        exact = parts[prefix].exact and not _shares(network, masters)
-        place(network, device, ms.float32 if exact else dtype, masters)
-    if lora is None or not lora_scale:
-        checkpoint.load(networks)
-    else:
-        checkpoint.load(networks, partial(lora.added, scale=lora_scale))
+    changed = partial(lora.added, scale=lora_scale) if lora is not None and lora_scale else None
+    fill_networks(config, networks, checkpoint, device, amp_level, changed=changed)
     return networks
 
 
-def _shares(network: nn.Cell, parameters: list[Parameter]) -> bool:
+def fill_networks(
+    config: ModelConfig,
+    networks: Mapping[str, nn.Cell],
+    checkpoint: Checkpoint,
+    device: str,
+    amp_level: AmpLevel,
+    trained: Collection[Parameter] = (),
+    changed: Optional[Callable[[str, np.ndarray], np.ndarray]] = None,
+) -> None:
+    """Place networks on a device that is set up, and load their weights; raises CheckpointError.
+
+    Args:
+        networks: by their prefixes; adapters in them keep their values.
+        trained: parameters that are to be trained, and so stay in float32.
+        changed: what a tensor of this name is to be instead, such as with an adapter added.
+    """
+    checkpoint.check(networks)  # before they take memory
+    parts, dtype = _parts(config), compute_dtype(device, amp_level)
+    for prefix, network in networks.items():
+        network.set_train(False)
+        exact = parts[prefix].exact and not _shares(network, trained)
+        place(network, device, ms.float32 if exact else dtype, trained)
+    checkpoint.load(networks, changed)
+
+
+def _shares(network: nn.Cell, parameters: Collection[Parameter]) -> bool:
     """Whether some of the parameters are the network's."""
     known = {id(parameter) for parameter in parameters}
     return any(id(parameter) in known for parameter in network.get_parameters())

@@ -13,7 +13,7 @@ from mindspore import nn
 
 from svd import runtime
 from svd.autoencoder.autoencoder import Autoencoder, autoencoder_part
-from svd.build import build_networks, load_networks, stored_networks
+from svd.build import fill_networks, load_networks, stored_networks
 from svd.checkpoints.lora import describe_lora
 from svd.checkpoints.model_file import Checkpoint
 from svd.conditioning.conditioner import Conditioner
@@ -54,8 +54,8 @@ def build_objective(plan: Plan) -> Objective:
 
 def load_trainer(
     train: TrainConfig, environment: EnvironmentConfig, model: ModelConfig, state: TrainState, resume: Optional[Path]
-) -> Trainer:
-    """Build the networks, the task and the trainer, and load the weights.
+) -> tuple[Trainer, Plan]:
+    """Build the networks, the task and the trainer, and load the weights; the plan says what is trained.
 
     Networks are only loaded where the task or previews need them: for latents without previews, the UNet alone.
 
@@ -69,7 +69,6 @@ def load_trainer(
         DatasetError: the data are latents of another model.
     """
     check_task(train, model)
-    task = find_task(train.task)
     checkpoint = Checkpoint(train.pretrained)
     checkpoint.check_model(model)  # what is trained is merged with it in the end
     device = runtime.setup(environment.device_target, environment.mode)
@@ -78,16 +77,10 @@ def load_trainer(
     if isinstance(train.dataset, LatentsDataset):
         train.dataset.check(latents_model(model, checkpoint, train.loss))
     previews = bool(train.preview.images) and ranks.first
-    networks = load_networks(
-        model,
-        checkpoint,
-        device,
-        environment.amp_level,
-        wanted=None if previews else task.needs(train),
-        # The weights under adapters are frozen, and so of the compute type.
-        trained=lambda networks: () if train.lora.rank else sum(task.trained(train, networks).values(), []),
-    )
-    objective = build_objective(plan_training(train, model, networks))
+    plan = plan_training(train, model, stored_networks(model, checkpoint))
+    needed = None if previews else find_task(train.task).needs(train)
+    networks = {prefix: plan.networks[prefix] for prefix in plan.networks if needed is None or prefix in needed}
+    fill_networks(model, networks, checkpoint, device, environment.amp_level, plan.trained.values())
     preview = None
     if previews:
         pipe = model_of(model).pipeline(model, networks, lambda: runtime.free_memory(device))
@@ -99,7 +92,7 @@ def load_trainer(
     if train.lora.rank:
         metadata |= describe_lora(train.lora.rank, train.lora.scaled_by, train.lora.modules)
     trainer = Trainer(
-        objective,
+        build_objective(plan),
         train,
         state,
         metadata,
@@ -110,7 +103,7 @@ def load_trainer(
     )
     if resume is not None:
         trainer.restore(resume)
-    return trainer
+    return trainer, plan
 
 
 def check_task(train: TrainConfig, model: ModelConfig) -> None:
@@ -119,9 +112,9 @@ def check_task(train: TrainConfig, model: ModelConfig) -> None:
     find_task(train.task).check(train, model)
 
 
-def describe(train: TrainConfig, model: ModelConfig) -> str:
-    """What would be trained, for --dry_run."""
-    plan = plan_training(train, model, build_networks(model))
+def describe(plan: Plan) -> str:
+    """What is trained, and what is frozen."""
+    train, model = plan.train, plan.model
     learned = {prefix: sum(p.size for p in parameters) for prefix, parameters in plan.chosen.items()}
     sizes = {prefix: sum(p.size for p in cell.get_parameters()) for prefix, cell in plan.networks.items()}
     titles = {part.prefix: part.title for part in model_of(model).parts(model)}

@@ -53,7 +53,8 @@ def run(parser: ArgumentParser, args: Namespace) -> int:
     options = instantiate_training(parser, args)
     train: TrainConfig = options.train
 
-    from svd.build_training import check_task, describe  # MindSpore: --help and data processes need none
+    from svd.build import build_networks  # MindSpore: --help and data processes need none
+    from svd.build_training import check_task, describe, plan_training
     from svd.checkpoints.model_file import Checkpoint
     from svd.data.images import find_images, load_image
     from svd.training.checkpoint import begin_or_resume
@@ -68,7 +69,7 @@ def run(parser: ArgumentParser, args: Namespace) -> int:
     if args.dry_run:
         args.dry_run = False  # so that the output can be used as a --config
         print(dump(parser, args))
-        print(describe(train, model))
+        print(describe(plan_training(train, model, build_networks(model))))
         return 0
     begin_or_resume(train)  # refuses what it refuses before the folder is made
     with locked(Path(train.output_dir)) if is_leader() else nullcontext():
@@ -89,10 +90,10 @@ def run_alone(parser: ArgumentParser, args: Namespace, options: Namespace, model
             if name != "train.resume":
                 log(f"  changed since: {name}: {before} -> {after}")
     state.settings = settings
-    trainer = load_trainer(train, options.environment, model, state, resume)
+    trainer, plan = load_trainer(train, options.environment, model, state, resume)
     Path(train.output_dir).mkdir(parents=True, exist_ok=True)
     if trainer.ranks.first:
-        log(describe(train, model))
+        log(describe(plan))
         remove_leftovers(trainer.run_folder)
         write_text(trainer.run_folder / "config.yaml", dump(parser, args))
     if not trainer.run():

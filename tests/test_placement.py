@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import mindspore as ms
 import numpy as np
@@ -16,7 +15,7 @@ from training_runs import TINY
 
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
-from svd.build import load_networks
+from svd.build import build_networks, fill_networks
 from svd.checkpoints.model_file import Checkpoint
 from svd.conditioning.image_encoder import ImageEncoder
 from svd.config import ConfigError
@@ -228,15 +227,9 @@ def test_a_network_that_is_trained_as_a_whole_computes_in_its_type(eager, case, 
 def test_encoders_are_exact_unless_they_are_trained(inputs):
     """They see one image per video, where float32 costs nothing; in training, all frames of a batch."""
     for task, expected in (("image_to_video", ms.float32), ("autoencoder", ms.float16)):
-        train = TrainConfig(None, task=task)
-        of_task = partial(find_task(task).trained, train)
-        networks = load_networks(
-            TINY,
-            Checkpoint(inputs / "tiny.safetensors"),
-            "CPU",
-            "O2",
-            trained=lambda n, of=of_task: sum(of(n).values(), []),
-        )
+        networks, file = build_networks(TINY), Checkpoint(inputs / "tiny.safetensors")
+        trained = sum(find_task(task).trained(TrainConfig(None, task=task), networks).values(), [])
+        fill_networks(TINY, networks, file, "CPU", "O2", trained)
         assert networks["autoencoder.encoder"].compute_dtype == expected
         assert networks["autoencoder.decoder"].compute_dtype == networks["network"].compute_dtype == ms.float16
 

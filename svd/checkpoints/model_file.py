@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
 from svd.checkpoints.foreign import REMEDY, describe_adapters, describe_model, is_adapter_folder
-from svd.checkpoints.formats import LORA_UP
+from svd.checkpoints.formats import LORA_DOWN, LORA_UP
 from svd.checkpoints.tensor_files import DTYPES, lazy_tensor
 from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.config import ModelConfig, parse_config
@@ -100,7 +100,7 @@ class Checkpoint:
     def load(
         self,
         networks: Mapping[str, nn.Cell],
-        changed: Callable[[str, np.ndarray], np.ndarray] = lambda name, array: array,
+        changed: Optional[Callable[[str, np.ndarray], np.ndarray]] = None,
     ) -> None:
         """Fill networks; each parameter keeps its dtype, and other tensors of the file are ignored.
 
@@ -113,7 +113,8 @@ class Checkpoint:
         """
         self.check(networks)
         for name, parameter in _parameters(networks).items():
-            parameter.set_data(_tensor(self.path, name, changed(name, self.read(name)), parameter.dtype))
+            array = self.read(name)
+            parameter.set_data(_tensor(self.path, name, changed(name, array) if changed else array, parameter.dtype))
 
     def _check_ours(self) -> None:
         """Raise CheckpointError, which says what to do, for names of other programs."""
@@ -125,8 +126,9 @@ class Checkpoint:
 
 
 def _parameters(networks: Mapping[str, nn.Cell]) -> dict[str, ms.Parameter]:
-    """By their names in a checkpoint."""
-    return {f"{prefix}.{p.name}": p for prefix, cell in networks.items() for p in cell.get_parameters()}
+    """By their names in a checkpoint, which adapters that are to be trained are not in."""
+    found = {f"{prefix}.{p.name}": p for prefix, cell in networks.items() for p in cell.get_parameters()}
+    return {name: p for name, p in found.items() if not name.endswith((f".{LORA_DOWN}", f".{LORA_UP}"))}
 
 
 def _tensor(path: Path, name: str, array: np.ndarray, dtype: ms.Type) -> ms.Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Tensor
 
 from svd import runtime
-from svd.build import load_networks
+from svd.build import fill_networks, stored_networks
 from svd.checkpoints.model_file import Checkpoint
 from svd.config import load_config
 from svd.diffusion.denoiser import Denoise
@@ -53,15 +53,10 @@ class Run:
         config = load_config(golden.FOLDER / "config.yaml")
         device = runtime.setup(settings.device, settings.mode)
         with golden.converted() as checkpoint:
-            (self.network,) = load_networks(
-                config,
-                Checkpoint(checkpoint),
-                device,
-                AMP_LEVELS[settings.variant],
-                wanted=("network",),
-                trained=lambda networks: temporal_parameters(networks["network"]),
-            ).values()
-        trained = temporal_parameters(self.network)
+            file = Checkpoint(checkpoint)
+            self.network = stored_networks(config, file)["network"]
+            trained = temporal_parameters(self.network)
+            fill_networks(config, {"network": self.network}, file, device, AMP_LEVELS[settings.variant], trained)
         learned = {id(parameter) for parameter in trained}
         for parameter in self.network.get_parameters():
             parameter.requires_grad = id(parameter) in learned

@@ -53,7 +53,7 @@ def trainer(inputs: Path, dataset, **changes):
         "output_dir": str(inputs / "run"),
         **changes,
     }
-    return load_trainer(TrainConfig(dataset, **config), EAGER, TINY, TrainState(), None)
+    return load_trainer(TrainConfig(dataset, **config), EAGER, TINY, TrainState(), None)[0]
 
 
 def loaded(monkeypatch) -> set[str]:

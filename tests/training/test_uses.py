@@ -261,23 +261,12 @@ def test_the_compute_type_reaches_what_is_trained(eager, kind, tmp_path, monkeyp
     monkeypatch.setattr(build_training, "Preview", lambda *args: seen.append(args))
     for level, expected in (("O0", "Float32"), ("O2", "Float16")):
         config = replace(kind.config, output_dir=str(tmp_path))
-        networks = {}
-        monkeypatch.setattr(build_training, "load_networks", spy(build_training.load_networks, networks))
-        trainer = load_trainer(config, EnvironmentConfig(1, "CPU", level), TINY, TrainState(), None)
-        learned = [n for n in networks if any(name.startswith(f"{n}.") for name in trainer.objective.trained)]
-        assert learned and {str(networks[name].compute_dtype) for name in learned} == {expected}
-        assert {str(parameter.dtype) for parameter in trainer.objective.trained.values()} == {"Float32"}
+        trainer, plan = load_trainer(config, EnvironmentConfig(1, "CPU", level), TINY, TrainState(), None)
+        assert plan.chosen and {str(plan.networks[name].compute_dtype) for name in plan.chosen} == {expected}
+        assert trainer.objective.trained.keys() == plan.trained.keys()
+        assert {str(parameter.dtype) for parameter in plan.trained.values()} == {"Float32"}
         assert trainer.loss_scale.dynamic == (level == "O2")
     assert len(seen) == 2 * bool(kind.config.preview.images)
-
-
-def spy(function, found: dict):
-    def called(*args, **kwargs):
-        result = function(*args, **kwargs)
-        found.update(result)
-        return result
-
-    return called
 
 
 def test_previews_have_their_settings(eager, inputs, tmp_path, monkeypatch):
