@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Optional, Protocol
 
 from svd.console import one_line
-from svd.errors import ConfigError
+from svd.errors import ConfigError, check
 
 if TYPE_CHECKING:  # MindSpore takes seconds to import, and the names are known without it
     from mindspore import Parameter, nn
@@ -66,6 +66,8 @@ class Task(Protocol):
 
 def find_task(name: str) -> Task:
     """A task by its name, or by the path of its class; raises ConfigError."""
+    known = f"train.task must be one of {', '.join(TASKS)}, or the path of a class, got {name}"
+    check(name in TASKS or "." in name, known)
     module, _, attribute = TASKS.get(name, name).rpartition(".")
     try:
         found = getattr(import_module(module), attribute)
