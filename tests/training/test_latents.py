@@ -60,9 +60,9 @@ def loaded(monkeypatch) -> set[str]:
     """The prefixes of all networks that are filled from now on."""
     found, load = set(), Checkpoint.load
 
-    def load_and_note(checkpoint, networks):
+    def load_and_note(checkpoint, networks, changed):
         found.update(networks)
-        load(checkpoint, networks)
+        load(checkpoint, networks, changed)
 
     monkeypatch.setattr(Checkpoint, "load", load_and_note)
     return found

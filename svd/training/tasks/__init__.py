@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Optional, Protocol
 
@@ -37,9 +38,9 @@ class Plan:
     chosen: dict[str, list[Parameter]]
     """The parameters to train, of each network that learns."""
 
-    @property
+    @cached_property
     def trained(self) -> dict[str, Parameter]:
-        """The parameters to train, by their names in a checkpoint."""
+        """The parameters to train, by their names in a checkpoint (an objective may rename them)."""
         return {f"{prefix}.{p.name}": p for prefix, parameters in self.chosen.items() for p in parameters}
 
 
