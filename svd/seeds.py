@@ -14,20 +14,13 @@ import numpy as np
 class Purpose(IntEnum):
     """What random numbers are for. The values are part of what runs repeat: they stay."""
 
-    DATA = 0
-    """Loading an item."""
-    LOSS = 1
-    """The training loss."""
-    ORDER = 2
-    """The order of an epoch."""
-    REPLACEMENT = 3
-    """What replaces an item that cannot be used."""
-    ADAPTERS = 4
-    """What adapters begin with."""
-    INITIALIZATION = 5
-    """What whole models begin with."""
-    FRAMES = 6
-    """The noise levels of single frames."""
+    DATA = 0  # loading an item
+    LOSS = 1  # the training loss
+    ORDER = 2  # the order of an epoch
+    REPLACEMENT = 3  # what replaces an item that cannot be used
+    ADAPTERS = 4  # what adapters begin with
+    INITIALIZATION = 5  # what whole models begin with
+    FRAMES = 6  # the noise levels of single frames
 
 
 def generator(seed: int, sample: int, purpose: Purpose) -> np.random.Generator:

@@ -37,18 +37,8 @@ class UNetConfig:
 
     def __post_init__(self):
         check_positive(self, "unet")
-        check_most(
-            self,
-            "unet",
-            in_channels=512,
-            out_channels=256,
-            model_channels=8192,
-            channel_mult=64,
-            num_res_blocks=16,
-            num_head_channels=8192,
-            context_dim=16384,
-            vector_dim=65536,
-        )
+        check_most(self, "unet", in_channels=512, out_channels=256, model_channels=8192, channel_mult=64)
+        check_most(self, "unet", num_res_blocks=16, num_head_channels=8192, context_dim=16384, vector_dim=65536)
         _check_levels("unet", self.model_channels, self.channel_mult)
         levels = [2**i for i in range(len(self.channel_mult))]
         check(
@@ -83,15 +73,8 @@ class AutoencoderConfig:
 
     def __post_init__(self):
         check_positive(self, "autoencoder")
-        check_most(
-            self,
-            "autoencoder",
-            channels=4096,
-            channel_mult=64,
-            num_res_blocks=16,
-            latent_channels=256,
-            scale_factor=1e6,
-        )
+        check_most(self, "autoencoder", channels=4096, channel_mult=64, num_res_blocks=16, latent_channels=256)
+        check_most(self, "autoencoder", scale_factor=1e6)
         _check_levels("autoencoder", self.channels, self.channel_mult)
 
     @property
@@ -119,16 +102,8 @@ class ImageEncoderConfig:
 
     def __post_init__(self):
         check_positive(self, "image_encoder")
-        check_most(
-            self,
-            "image_encoder",
-            width=16384,
-            layers=256,
-            heads=1024,
-            patch_size=4096,
-            image_size=4096,
-            output_dim=16384,
-        )
+        check_most(self, "image_encoder", width=16384, layers=256, heads=1024, patch_size=4096, image_size=4096)
+        check_most(self, "image_encoder", output_dim=16384)
         check(
             self.width % self.heads == 0,
             f"image_encoder.heads {self.heads} does not divide image_encoder.width {self.width}",

@@ -92,25 +92,10 @@ class SamplingConfig:
             len(self.guidance) == 2,
             f"guidance takes two numbers, the smallest and the largest scale, got {self.guidance}",
         )
-        check_most(
-            self,
-            "",
-            num_frames=1024,
-            height=8192,
-            width=8192,
-            fps=1000,
-            motion_bucket_id=10_000,
-            noise_aug_strength=100,
-            sampling_steps=10_000,
-            churn=100_000,
-            guidance=1000,
-            sigma_max=1e6,
-            rho=1000,
-            decode_chunk_size=1024,
-            decode_overlap=1024,
-            decode_tile_size=8192,
-            decode_memory_gb=1e6,
-        )
+        check_most(self, "", num_frames=1024, height=8192, width=8192, fps=1000, motion_bucket_id=10_000)
+        check_most(self, "", noise_aug_strength=100, sampling_steps=10_000, churn=100_000, guidance=1000, sigma_max=1e6)
+        check_most(self, "", rho=1000, decode_chunk_size=1024, decode_overlap=1024, decode_tile_size=8192)
+        check_most(self, "", decode_memory_gb=1e6)
         interval = self.guidance_interval
         check(
             len(interval) == 2 and 0 <= interval[0] < interval[1],
