@@ -29,9 +29,9 @@ class CompileCache:
     """Caches the graphs of networks between processes. A failure is printed, and costs no more than time.
 
     Args:
-        folder: made if it is not there; it may be removed at any time.
-        facts: what graphs depend on beside the sources, versions, shapes and parameters: the configuration, device,
-            compute type.
+        folder: created if needed; it may be removed at any time.
+        facts: what graphs depend on besides sources, versions, shapes and parameters: configuration, device, compute
+            type.
     """
 
     def __init__(self, folder: str | Path, *facts: str):
@@ -41,7 +41,7 @@ class CompileCache:
             self._give_up("MS_COMPILER_CACHE_ENABLE=1 is set, and MindSpore has one folder for a process")
 
     def keep(self, name: str, cell: nn.Cell) -> None:
-        """From now on, compile the cell's graphs only where they are not kept."""
+        """From now on, load the cell's graphs from the cache where they exist."""
         compile_graph, known = cell.compile, set()
         parameters = [[p.name, list(p.shape), str(p.dtype)] for p in cell.get_parameters()]
 
@@ -57,7 +57,7 @@ class CompileCache:
         cell.compile = compile_or_load
 
     def _kept(self, path: Path, compile_graph) -> Any:
-        """Compile where MindSpore finds the graph of this file, or else write the file."""
+        """Compile with the graph of this file in MindSpore's folder, or else write the file."""
         try:
             private_folder(path.parent)
             workspace = _workspace()
@@ -81,7 +81,7 @@ class CompileCache:
 
 
 class _Workspace:
-    """Where MindSpore looks for graphs, and writes them, by their numbers in this process."""
+    """The folder where MindSpore reads and writes graphs, numbered per process."""
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="svd-graphs-"))
@@ -89,7 +89,7 @@ class _Workspace:
         self._next, self._offered = 0, False
 
     def offer(self, graph: Optional[bytes]) -> None:
-        """Let MindSpore find this graph for what it compiles next, or none."""
+        """Offer MindSpore this graph, or none, for its next compilation."""
         for path in self._graphs():
             path.unlink()
         self._offered = graph is not None
@@ -99,7 +99,7 @@ class _Workspace:
             path.write_bytes(graph)
 
     def take(self) -> Optional[bytes]:
-        """What MindSpore has written instead of using what it was offered; None if it has used that."""
+        """The graph that MindSpore has written; None if it has used the offered one."""
         graphs = {int(path.stem.rsplit("_", 1)[1]): path for path in self._graphs()}
         if self._offered:
             graphs.pop(self._next, None)
@@ -116,11 +116,11 @@ class _Workspace:
 
 
 _workspace = cache(_Workspace)
-"""That of this process."""
+"""The workspace of this process."""
 
 
 def _described(value: Any) -> Any:
-    """What a graph depends on of its inputs: tensors' shapes and types, the values of all others."""
+    """The key of a graph's inputs: shapes and types of tensors, values of all others."""
     if isinstance(value, Tensor):
         return [list(value.shape), str(value.dtype)]
     if isinstance(value, (list, tuple)):
@@ -140,7 +140,7 @@ def _read(path: Path) -> Optional[bytes]:
 
 
 def _sources() -> str:
-    """A digest of this package."""
+    """A digest of this package's sources."""
     root = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted([*root.rglob("*.py"), *root.rglob("*.cpp"), *root.rglob("*.h")]):

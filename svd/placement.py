@@ -1,4 +1,4 @@
-"""The compute type of a network, and the operators that go with it: applied once, before its first compilation."""
+"""Placing a network on a device: compute type and operators, set once before its first compilation."""
 
 from collections.abc import Collection
 from typing import get_args
@@ -13,7 +13,7 @@ from svd.runtime import AmpLevel
 
 
 def compute_dtype(device: str, amp_level: AmpLevel) -> ms.Type:
-    """The type that convolutions and matrix products run in on this device.
+    """The compute type of convolutions and matrix products on this device.
 
     Raises:
         ConfigError: another level, or bfloat16 where the device has no operators for it.
@@ -29,8 +29,8 @@ def compute_dtype(device: str, amp_level: AmpLevel) -> ms.Type:
 
 
 def place(network: nn.Cell, device: str, dtype: ms.Type, masters: Collection[Parameter] = ()) -> nn.Cell:
-    """Give a network its compute type, its convolutions and linear layers weights of it, and all layers the operators
-    of the device for it.
+    """Set the compute type of a network, cast the weights of its convolutions and linear layers to it, and set the
+    operators of the device.
 
     Normalisations and blend factors stay in float32: the leaves cast around them.
 
@@ -39,7 +39,7 @@ def place(network: nn.Cell, device: str, dtype: ms.Type, masters: Collection[Par
         device: Ascend, GPU or CPU.
         dtype: float32, float16 or bfloat16.
         masters: parameters that stay float32 and are cast where they are used: trained ones, so that small updates are
-            not lost.
+            not lost to rounding.
     """
     in_float32 = {id(parameter) for parameter in masters}
     operators = operators_for(device, dtype)

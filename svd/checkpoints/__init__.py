@@ -1,1 +1,1 @@
-"""The files of models: checkpoints and adapters."""
+"""Model files: checkpoints and adapters."""

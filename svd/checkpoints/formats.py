@@ -1,9 +1,9 @@
-"""What this project's files of tensors say of themselves in their metadata, and how adapters' tensors are named."""
+"""Format names in the metadata of this project's files, and names of adapters' tensors."""
 
 MODEL_FORMAT = "svd-mindspore"
 """A whole model."""
 TRAINED_FORMAT = "svd-mindspore-trained"
-"""What a training has learned: some of a model's tensors, or adapters."""
+"""Trained tensors: a part of a model, or adapters."""
 
 LORA_DOWN, LORA_UP = "lora_down", "lora_up"
-"""Ends of the names of an adapter's two matrices, behind the name of its layer."""
+"""Suffixes of an adapter's two matrices, after the name of its layer."""

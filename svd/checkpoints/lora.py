@@ -1,4 +1,4 @@
-"""Reading trained adapters (LoRA), and adding them to the weights that they were trained for."""
+"""Reading adapters (LoRA), and merging them into the weights that they were trained for."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LoRA:
     alpha: float
     modules: list[str]
     config: ModelConfig
-    """Of the model that they were trained for."""
+    """The model that they were trained for."""
     tensors: dict[str, np.ndarray]
     """NAME.lora_down [r i] and NAME.lora_up [o r] of the layers whose weights are NAME.weight, [o i]."""
 
@@ -59,11 +59,11 @@ class LoRA:
 
     @property
     def weights(self) -> list[str]:
-        """Names of the weights that it changes."""
+        """Names of the weights that the adapters change."""
         return [f"{name.removesuffix(_UP)}.weight" for name in self.tensors if name.endswith(_UP)]
 
     def check(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-        """Raise CheckpointError unless it fits a model of this configuration, whose weights have these shapes."""
+        """Raise CheckpointError unless the adapters fit a model of this configuration and these shapes."""
         ours, theirs = asdict(self.config.unet), asdict(config.unet)
         different = [f"its unet.{key} is {ours[key]}, not {theirs[key]}" for key in ours if ours[key] != theirs[key]]
         for weight in self.weights:
@@ -75,7 +75,7 @@ class LoRA:
             raise CheckpointError(f"LoRA {self.path} is of another model than {where}: {different[0]}")
 
     def added(self, name: str, weight: np.ndarray, scale: float) -> np.ndarray:
-        """W + scale * alpha / r * up down (Hu et al. 2021, section 4.1), float32 [o i]; other tensors as they are."""
+        """W + scale * alpha / r * up down (Hu et al. 2021, section 4.1), float32 [o i]; other tensors unchanged."""
         layer = name.removesuffix(".weight")
         if layer + _UP not in self.tensors:
             return weight
@@ -87,7 +87,7 @@ def read_lora(path: str | Path) -> LoRA:
     """Read a file of adapters, as train.py writes it.
 
     Raises:
-        CheckpointError: not such a file, or damaged.
+        CheckpointError: it is no such file, or damaged.
     """
     path = Path(path)
     none = f"{path} holds no LoRA of this project: give the lora.safetensors that train.py writes with train.lora.rank"
@@ -115,7 +115,7 @@ def read_lora(path: str | Path) -> LoRA:
 
 
 def _check_shape(path: Path, name: str, shape: tuple[int, ...], rank: int, others: Collection[str]) -> None:
-    """Raise CheckpointError for a tensor that is no half of a whole adapter of this rank."""
+    """Raise CheckpointError for a tensor that is not one of a pair of this rank."""
     mine, other, axis = (_DOWN, _UP, 0) if name.endswith(_DOWN) else (_UP, _DOWN, 1)
     if not name.endswith(mine) or name.removesuffix(mine) + other not in others:
         raise CheckpointError(f"LoRA {path} is damaged: {name} is no part of a whole adapter")

@@ -1,4 +1,4 @@
-"""Tensors in files: read one at a time where they lie, written as a stream of .safetensors."""
+"""Tensors in files: read lazily one at a time, written as a stream to .safetensors."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ _CODES = {dtype: code for code, dtype in DTYPES.items() if code not in WIDENED}
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that is not in memory until `read` is called."""
+    """A tensor that `read` loads."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     position: tuple[str, int]
-    """File and offset, to visit tensors as they lie on the disk."""
+    """File and offset, to read tensors in disk order."""
     read: Callable[[], np.ndarray]
     stored: str = ""
-    """The type of its elements in a file, a key of DTYPES."""
+    """Element type in the file, a key of DTYPES."""
 
     @property
     def nbytes(self) -> int:
@@ -62,12 +62,12 @@ def stored_tensor(
     pieces: tuple[tuple[int, int], ...],
     strides: Optional[tuple[int, ...]] = None,
 ) -> LazyTensor:
-    """A tensor that lies in a file; reading it raises CheckpointError where the file ends early.
+    """A tensor in a file; reading it raises CheckpointError if the file is truncated.
 
     Args:
         code: its element type, a key of DTYPES; those in WIDENED become float32, which is exact.
         pieces: (offset, bytes) of the consecutive parts of its data.
-        strides: elements from one index to the next on each axis, where the data is not in C order.
+        strides: of each axis in elements, if the data is not in C order.
     """
     dtype = np.dtype(np.float32) if code in WIDENED else DTYPES[code]
 
@@ -86,7 +86,7 @@ def stored_tensor(
 
 
 def check_type(path: Path, name: str, code: str) -> None:
-    """Raise CheckpointError for elements of a type that is not read."""
+    """Raise CheckpointError for an unsupported element type."""
     if code not in DTYPES:
         raise CheckpointError(
             f"{path}: tensor {name} has type {code}, which is not supported; re-save the checkpoint in float32, "
@@ -109,7 +109,7 @@ def _read_pieces(name: str, path: Path, pieces: tuple[tuple[int, int], ...]) -> 
 
 
 def check_finite(values: np.ndarray, name: str) -> None:
-    """Raise CheckpointError, with the tensor's name, where a value is NaN or infinite."""
+    """Raise CheckpointError, with the tensor's name, if a value is NaN or infinite."""
     if values.dtype.kind != "f" or not values.size:
         return
     flat = values.reshape(-1)
@@ -127,7 +127,7 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 def cast(name: str, tensor: LazyTensor, dtype: np.dtype) -> LazyTensor:
-    """The tensor in another type; reading it raises CheckpointError where a finite value becomes infinite."""
+    """The tensor cast to another type; reading it raises CheckpointError if a finite value overflows."""
     if tensor.dtype == dtype:
         return tensor
 
@@ -157,12 +157,12 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
 
 
 def lazy_tensors(path: Path, header: Header) -> dict[str, LazyTensor]:
-    """The same of a file whose header has been read."""
+    """The tensors of a file whose header has been read."""
     return {name: lazy_tensor(path, name, stored) for name, stored in header.tensors.items()}
 
 
 def lazy_tensor(path: Path, name: str, stored: StoredTensor) -> LazyTensor:
-    """One of them; raises CheckpointError if its type is unknown."""
+    """One tensor of a file; raises CheckpointError if its type is unknown."""
     check_type(path, name, stored.dtype)
     return stored_tensor(name, path, stored.dtype, stored.shape, ((stored.start, stored.end - stored.start),))
 
@@ -186,7 +186,7 @@ def write_safetensors(
 
     The file is not complete until this returns: write it inside `atomic_write`.
     """
-    # The widest types come first, so that every tensor is aligned; then as the sources lie on the disk.
+    # Widest types first, so that every tensor is aligned; then in disk order of the sources.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, tensors[name].position))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0

@@ -1,4 +1,4 @@
-"""The header of a .safetensors file, read within bounds: where its tensors are, and their types and shapes."""
+"""Bounded reading of a .safetensors header: positions, types and shapes of tensors, and metadata."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TYPE_BITS = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
-"""Bits of an element, by the format's names of the types."""
+"""Bits per element, by the type names of the format."""
 LARGEST_HEADER = 16 << 20
-"""Bytes; that of a full-size model with its averages has less than one million."""
+"""Bytes; the header of a full-size model with EMA has less than one million."""
 MOST_BRACKETS = 500_000
-"""Lists and mappings in a header, which take much more memory than text; a tensor has three."""
+"""Lists and mappings in a header, which take much more memory than text; a tensor needs three."""
 MOST_TENSORS = 20_000
-"""A full-size model with its averages has 4,000."""
+"""A full-size model with EMA has 4,000."""
 MOST_AXES = 8
 LARGEST_NUMBER = 1 << 48
 
@@ -41,10 +41,10 @@ class CheckpointError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """What a header says of a tensor."""
+    """A tensor's entry in a header."""
 
     dtype: str
-    """A key of TYPE_BITS, or a type that is newer than this program."""
+    """A key of TYPE_BITS, or an unknown newer type."""
     shape: tuple[int, ...]
     start: int
     end: int
@@ -62,7 +62,7 @@ class Header:
 
 
 def check_file(path: Path) -> None:
-    """Raise CheckpointError unless there is an ordinary file that can be read; a pipe would be waited for for ever."""
+    """Raise CheckpointError unless the path is a readable regular file; opening a pipe would block."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
@@ -79,7 +79,7 @@ def check_file(path: Path) -> None:
 
 
 def unreadable(path: Path, error: OSError) -> CheckpointError:
-    """The error of a file that is there, but that the system does not let us read."""
+    """The error for a file that exists, but cannot be read."""
     remedy = "allow this user to read it" if isinstance(error, PermissionError) else "check its drive"
     return CheckpointError(f"{path} cannot be read ({error.strerror or error}): {remedy}")
 
@@ -88,8 +88,7 @@ def read_header(path: Path) -> Header:
     """The header of a .safetensors file.
 
     Raises:
-        CheckpointError: there is no such file, it cannot be read, it ends before its data does, or its header is
-            damaged.
+        CheckpointError: the file does not exist, cannot be read, is truncated, or its header is damaged.
     """
     check_file(path)
     try:

@@ -1,1 +1,1 @@
-"""What the video is conditioned on: the image, and the numbers that describe its motion."""
+"""Conditioning: the image, and the numbers that describe the motion of the video."""

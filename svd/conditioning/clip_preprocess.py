@@ -1,9 +1,8 @@
-"""Bring images to the size and statistics CLIP was trained on, to the number as the published model does.
+"""CLIP's image preprocessing, numerically equal to that of the published model.
 
 Stability's `FrozenOpenCLIPImageEmbedder.preprocess` resizes with kornia: a Gaussian blur against aliasing,
-then PyTorch's bicubic interpolation with aligned corners. Both are linear and act on each axis alone, so the
-whole resize is one matrix per axis. MindSpore's own bicubic is another function (a = -0.5) and has no
-antialiasing.
+then PyTorch's bicubic interpolation with aligned corners. Both are linear and separable, so that the resize is
+one matrix per axis. MindSpore's bicubic is another function (a = -0.5) without antialiasing.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 
 
 def clip_preprocess(images: np.ndarray, size: int = 224) -> np.ndarray:
-    """Bring `images` [b 3 h w] in [-1, 1] to CLIP's size and statistics: float32 [b 3 size size]."""
+    """Resize `images` [b 3 h w] in [-1, 1] to CLIP's size and normalise them: float32 [b 3 size size]."""
     height, width = images.shape[-2:]
     # [size h] @ [b 3 h w] @ [w size]
     resized = resize_matrix(height, size) @ images @ resize_matrix(width, size).T
@@ -28,8 +27,8 @@ def clip_preprocess(images: np.ndarray, size: int = 224) -> np.ndarray:
 def resize_matrix(in_size: int, out_size: int) -> np.ndarray:
     """Resizing of one axis, blur where it shrinks and then bicubic, as a read-only matrix float64 [out in].
 
-    kornia blurs both axes as soon as one of them shrinks, but the other then with a deviation of 0.001
-    pixels, which is the identity; the axes therefore need not know of each other.
+    kornia blurs both axes if either shrinks, but the other with a deviation of 0.001 pixels, which is the
+    identity; the axes are therefore independent.
     """
     positions, weights = _bicubic(in_size, out_size)  # [out 4], of the blurred axis
     offsets, kernel = _gaussian(in_size / out_size)  # [k]
@@ -38,8 +37,8 @@ def resize_matrix(in_size: int, out_size: int) -> np.ndarray:
     positions = in_size - 1 - np.abs(in_size - 1 - np.abs(positions))
     matrix = np.zeros((out_size, in_size))
     rows = np.arange(out_size)[:, None, None]
-    np.add.at(matrix, (rows, positions), weights[..., None] * kernel)  # adds up what is read more than once
-    matrix.flags.writeable = False  # the cache hands the same array to everyone
+    np.add.at(matrix, (rows, positions), weights[..., None] * kernel)  # accumulates repeated positions
+    matrix.flags.writeable = False  # the cache returns the same array to all callers
     return matrix
 
 
@@ -56,7 +55,7 @@ def _gaussian(factor: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _bicubic(in_size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions and weights [out 4] of PyTorch's bicubic interpolation, corners aligned, borders repeated."""
-    # The reference computes in float32 where to read; on noise, exact positions are off by more than 2e-5.
+    # The reference computes positions in float32; on noise, exact ones are off by more than 2e-5.
     step = np.float32(in_size - 1) / np.float32(max(out_size - 1, 1))
     centres = np.arange(out_size, dtype=np.float32) * step
     floors = np.floor(centres)

@@ -15,7 +15,7 @@ from svd.layers.embeddings import frequencies
 
 
 def unconditional(cond: Conditioning) -> Conditioning:
-    """Without the image: its embedding and its latents are zero, the numbers stay (SVD, appendix D.4)."""
+    """The unconditional record: zero image embedding and latents, the same numbers (SVD, appendix D.4)."""
     return replace(cond, context=ops.zeros_like(cond.context), concat=ops.zeros_like(cond.concat))
 
 
@@ -26,7 +26,7 @@ class Conditioner:
         image_encoder: preprocessed images [b 3 s s] -> embeddings [b d].
         encoder: images [b 3 h w] in [-1, 1] -> moments of their latents [b 2c h/8 w/8].
         image_size: s, in pixels.
-        vector_dim: size of the vector condition, shared equally by the three numbers.
+        vector_dim: size of the vector, a third for each number.
     """
 
     def __init__(self, image_encoder: nn.Cell, encoder: nn.Cell, image_size: int, vector_dim: int):

@@ -1,4 +1,4 @@
-"""The denoiser: a network between its preconditioning's scalars."""
+"""The denoiser: a network with its preconditioning."""
 
 from collections.abc import Callable
 from functools import cache
@@ -23,15 +23,15 @@ class Denoise(nn.Cell):
         self.network = network
 
     def construct(self, x: Tensor, coefficients: Tensor, concat: Tensor, *inputs) -> Tensor:
-        """Clean latents [b t c h w], estimated from noisy ones.
+        """Estimate clean latents [b t c h w].
 
         Args:
             x: noisy latents [b t c h w].
             coefficients: `Preconditioning.coefficients` of each clip's noise level, [4 b]; or of each frame's, [4 b t].
                 Tensors, not numbers, so that one graph serves all noise levels.
-            concat: joined to the channels of c_in * x, not scaled itself (SVD, arXiv 2311.15127, appendix D.4),
+            concat: concatenated to the channels of c_in * x, not scaled itself (SVD, arXiv 2311.15127, appendix D.4),
                 [b t c' h w]; or None.
-            inputs: the network's others.
+            inputs: the other inputs of the network.
         """
         c_skip, c_out, c_in, _ = ops.reshape(coefficients, (4, x.shape[0], -1, 1, 1, 1))
         latents = c_in * x
@@ -42,13 +42,13 @@ class Denoise(nn.Cell):
 
 
 class Denoiser:
-    """Estimates clean latents by a network, whatever it is conditioned on.
+    """Estimates clean latents with a network, for any conditioning.
 
     Args:
         network: F(latents [b t c h w], c_noise [b], *inputs, image_only); `inputs` are the conditioning's.
-        preconditioning: the scalars around it.
-        split: the network in two, svd.networks.split: `prepare(inputs, num_frames, image_only)` gives what `evaluate`
-            takes after latents and c_noise. The network is called as a whole if None.
+        preconditioning: its scalars.
+        split: the network as two graphs, svd.networks.split: `prepare(inputs, num_frames, image_only)` returns the
+            inputs of `evaluate` after latents and c_noise. If None, the network is called as a whole.
     """
 
     def __init__(self, network: Callable, preconditioning: Preconditioning, split: Any = None):
@@ -56,16 +56,16 @@ class Denoiser:
         self._prepare = _as_they_are if split is None else split.prepare
         self._denoise = Denoise(network if split is None else split.evaluate)
         self.graphs = {} if split is None else {"network.constants": split.constants, "network.evaluate": self._denoise}
-        """The cells that are compiled, by the names that their graphs are kept under."""
+        """The compiled cells, by the names of their graphs in the compile cache."""
 
     def __call__(self, x: Tensor | np.ndarray, sigma: ArrayLike, conditioning: Any) -> Tensor:
-        """D [b t c h w] at one noise level: as `bind(conditioning)(x, sigma)`."""
+        """D [b t c h w] at one noise level: `bind(conditioning)(x, sigma)`."""
         return self.bind(conditioning)(x, sigma)
 
     def bind(self, conditioning: Any, image_only: bool = False) -> Callable[[Tensor | np.ndarray, ArrayLike], Tensor]:
         """Return (x, sigma) -> D [b t c h w], float32, for this conditioning.
 
-        What does not depend on x and sigma is computed once, at the first call: weights must stand still from then on.
+        What does not depend on x and sigma is computed once, in the first call: weights must not change afterwards.
         x is [b t c h w], sigma one number or one per clip, [b]. The result raises ValueError when sigma is not positive
         and finite, or has another shape.
 

@@ -1,4 +1,4 @@
-"""Classifier-free guidance whose scale varies over the frames of a video, at all noise levels or some."""
+"""Classifier-free guidance with a scale per frame, in an interval of noise levels."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def triangular_scale(minimum: float, maximum: float, num_frames: int, period: fl
 
 
 def acts(sigma: float, scale: ArrayLike, interval: tuple[float, float]) -> bool:
-    """Return whether guidance of that scale changes anything at `sigma`: not 1 in every frame, and low < sigma <= high.
+    """Return whether guidance has an effect at `sigma`: some scale is not 1, and low < sigma <= high.
 
     Kynkaanniemi et al. 2024 (arXiv 2404.07724): the scale is 1 outside of the interval (low, high].
     """
@@ -51,7 +51,7 @@ def guided(
     [b t c h w], a NumPy array or a MindSpore tensor, and one sigma for the whole batch. `cond` and `uncond` are
     conditioning records for b clips, joined along the batch axis by `uncond.stack(cond)`. `scale` is one number or
     one per frame, [t]. Where it is 1 in every frame, and at a sigma outside of `interval` (low, high], only the
-    conditional branch is run, on b clips in place of 2b: half the work, but a graph of its own where networks are
+    conditional branch is run, on b clips instead of 2b: half the work, but another graph where networks are
     compiled. Raises ValueError for an empty interval; the result raises it when x has another number of frames than
     `scale`. Classifier-free guidance: arXiv 2207.12598, equation 6, with scale = 1 + w.
     """
@@ -82,7 +82,7 @@ def _positions(num_frames: int) -> np.ndarray:
     return np.linspace(0, 1, num_frames)
 
 
-# MindSpore is imported only where a tensor arrives: on NumPy arrays the maths runs without it.
+# MindSpore is imported only for tensors: on NumPy arrays the maths runs without it.
 
 
 def _twice(x):

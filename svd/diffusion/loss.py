@@ -14,7 +14,7 @@ def log_normal(normal: ArrayLike, mean: float, std: float) -> np.ndarray:
 
 
 def loss_coefficients(preconditioning: Preconditioning, sigma: ArrayLike) -> Tensor:
-    """All that `DenoisingLoss` has to know of the noise levels sigma [...]: float32 [6 ...], computed in float64."""
+    """The coefficients of `DenoisingLoss` for noise levels sigma [...]: float32 [6 ...], computed in float64."""
     sigma = np.asarray(sigma, np.float64)
     rows = (sigma, *preconditioning.coefficients(sigma), preconditioning.weight(sigma))
     return Tensor(np.stack(rows).astype(np.float32))
@@ -23,8 +23,8 @@ def loss_coefficients(preconditioning: Preconditioning, sigma: ArrayLike) -> Ten
 class DenoisingLoss(nn.Cell):
     """lambda(sigma) |D(x0 + sigma n; sigma) - x0|^2, its mean (EDM, equation 8; SVD, appendix D.2).
 
-    D is `denoise`, of a network F(latents, c_noise, context, ..., image_only); with `image_only` the frames are images
-    that do not see each other.
+    D is `denoise`, of a network F(latents, c_noise, context, ..., image_only); with `image_only` the frames are
+    independent images.
     """
 
     def __init__(self, denoise: Denoise, image_only: bool = False):
@@ -40,7 +40,7 @@ class DenoisingLoss(nn.Cell):
             latents: x0, scaled latents [b t c h w].
             noise: n, unit Gaussian [b t c h w].
             coefficients: of each clip's noise level, `loss_coefficients`, [6 b]; or of each frame's, [6 b t].
-            context, concat, others: the fields of the conditioning.
+            context, concat, others: fields of the conditioning.
         """
         by_frame = ops.reshape(coefficients, (6, latents.shape[0], -1, 1, 1, 1))
         x, inputs = latents + by_frame[0] * noise, (context, *others, self.image_only)

@@ -44,9 +44,9 @@ def edm(sigma_data: float = 0.5) -> Preconditioning:
 
 
 def v_scaling() -> Preconditioning:
-    """Stable Video Diffusion's preconditioning, v-prediction told ln(sigma) / 4: arXiv 2311.15127, D.2.
+    """Stable Video Diffusion's preconditioning, v-prediction with c_noise = ln(sigma) / 4: arXiv 2311.15127, D.2.
 
-    It is EDM for unit-variance data with the sign of F turned, which makes F predict v.
+    It is EDM for unit-variance data with the sign of F flipped, so that F predicts v.
     """
     return _v_prediction(_quarter_log)
 
@@ -54,7 +54,7 @@ def v_scaling() -> Preconditioning:
 def vp_v() -> Preconditioning:
     """v-prediction of a variance-preserving model: c_noise is Stable Diffusion's timestep, 0..999.
 
-    Such is Stable Diffusion 2.1. With alpha = 1 / sqrt(1 + sigma^2), the model's own noisy image is alpha * x
+    Stable Diffusion 2.1 is such a model. With alpha = 1 / sqrt(1 + sigma^2), the model's own noisy image is alpha * x
     and its noise level alpha * sigma; v = alpha * n - (alpha * sigma) * x0 (arXiv 2202.00512, appendix D).
     """
     return _v_prediction(_stable_diffusion_timestep)
@@ -86,7 +86,7 @@ _LOG_SIGMAS = np.log(stable_diffusion_sigmas())
 
 
 def _stable_diffusion_timestep(sigma: ArrayLike) -> np.ndarray:
-    # Linear in ln(sigma) between two timesteps, and held at 0 and 999 outside, as in k-diffusion's discrete
+    # Linear in ln(sigma) between two timesteps, and clamped to 0 and 999 outside, as in k-diffusion's discrete
     # schedule without quantisation. (Stability's own DiscreteDenoiser rounds to the nearest level
     # instead; on the levels themselves the two agree.)
     return np.interp(np.log(_float64(sigma)), _LOG_SIGMAS, np.arange(len(_LOG_SIGMAS)))

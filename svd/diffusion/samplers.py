@@ -8,8 +8,8 @@ Each is a plain function of `denoise(x, sigma: float) -> x0`, the scaled start x
 floats are applied to it, which leaves its dtype alone. `progress` wraps the list of steps, as tqdm does. All
 raise ValueError for noise levels that do not decrease.
 
-While D stands still the ODE's solution is a straight line to it, x' = D + (sigma' / sigma) * (x - D). Euler
-is that step; the others improve on the constant D. In this form the last step, to sigma' = 0, gives D itself.
+For constant D the ODE's solution is a straight line to it, x' = D + (sigma' / sigma) * (x - D). Euler is that
+step; the others improve on the constant D. In this form the last step, to sigma' = 0, gives D itself.
 """
 
 import math
@@ -116,7 +116,7 @@ def _towards(x0, x, ratio: float):
 
 def _churned(x, sigma: float, churn: Churn | None, noise: Noise | None, steps: int):
     raised = sigma if churn is None else churn.raised(sigma, steps)
-    if raised == sigma:  # nothing is drawn: without churn the result is the plain sampler's, bit for bit
+    if raised == sigma:  # no noise is drawn: without churn the result is the plain sampler's, bit for bit
         return x, sigma
     if noise is None:
         raise ValueError("churn needs noise: a function from a shape to unit Gaussian noise")

@@ -53,7 +53,7 @@ class Attention(nn.Cell):
 
 
 class FeedForward(nn.Cell):
-    """x [b m c] plus what h [b m c] becomes by a GEGLU to 4c channels and a linear layer."""
+    """x [b m c] + linear(GEGLU(h)), h [b m c], with 4c hidden channels."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -67,8 +67,8 @@ class FeedForward(nn.Cell):
 class TransformerBlock(nn.Cell):
     """Self-attention within groups, cross-attention to the clip's context, feed-forward; each with its residual.
 
-    A group is a frame (tokens are its pixels) in the spatial layers, a pixel (tokens are its frames) in the temporal
-    ones, which also have a feed-forward network in front, and add nothing when a training begins.
+    A group is a frame (its tokens are pixels) in spatial layers, and a pixel (its tokens are frames) in temporal ones,
+    which also have a feed-forward network in front, and are zero-initialised.
     """
 
     def __init__(self, dim: int, heads: int, context_dim: int, temporal: bool = False):
@@ -88,10 +88,10 @@ class TransformerBlock(nn.Cell):
                 zero_init(last)
 
     def constant(self, context: Tensor) -> Tensor:
-        """What `construct` takes as its context [b n d]: over a single token, what is added to all tokens of a clip,
-        [b 1 c].
+        """Precompute the context of `construct` from [b n d]: itself, or for a single token the output of
+        cross-attention, [b 1 c].
 
-        Over a single token (SVD's image embedding) the softmax is one: queries, keys and norm2 have no say.
+        Over a single token (SVD's image embedding) the softmax is one: queries, keys and norm2 do not matter.
         """
         return self.attn2.to_out(self.attn2.to_v(context)) if context.shape[1] == 1 else context
 

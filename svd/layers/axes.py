@@ -1,4 +1,4 @@
-"""Folding frames into the batch and out of it. Axes: b clips, t frames, c channels, h w pixels, n images or tokens."""
+"""Folding frames into the batch. Axes: b clips, t frames, c channels, h w pixels, n images or tokens."""
 
 from collections.abc import Callable
 
@@ -11,11 +11,11 @@ def fold_frames(x: Tensor) -> Tensor:
 
 
 MAX_WIDTH = 4096
-"""The widest image that Ascend's Conv2D takes: four rows of more do not fit its buffer of 512 kB."""
+"""Largest width of Ascend's Conv2D: four wider rows do not fit its buffer of 512 kB."""
 
 
 def in_slices(conv: Callable, x: Tensor, weight: Tensor) -> Tensor:
-    """A convolution over time, kernel (n, 1), of x [b c t p] with as many pixels at a time as Ascend takes."""
+    """A convolution over time, kernel (n, 1), of x [b c t p] in slices of at most MAX_WIDTH pixels."""
     b, c, t, p = x.shape
     slices = (p - 1) // MAX_WIDTH + 1
     while p % slices:

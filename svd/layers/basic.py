@@ -1,6 +1,6 @@
 """Linear layers, convolutions and normalisations with PyTorch's defaults, which differ from MindSpore's.
 
-Layers with `set_operators` compute by the operators that they are given: svd.placement, before the first compilation.
+svd.placement gives layers with `set_operators` the operators of the device, before the first compilation.
 """
 
 import math
@@ -16,7 +16,7 @@ from svd.operators.table import PORTABLE, Operators
 
 
 def in_type_of(x: Tensor, parameter: Parameter) -> Tensor:
-    """A parameter in the type that x is computed in: while it is trained, a float32 one serves a 16-bit network."""
+    """A parameter cast to the type of x: trained parameters of a 16-bit network are float32."""
     return parameter if parameter.dtype == x.dtype else parameter.astype(x.dtype)
 
 
@@ -28,7 +28,7 @@ def linear_parameters(in_channels: int, out_channels: int) -> tuple[Parameter, P
 
 
 class Linear(nn.Cell):
-    """[... i] -> [... o], with a low-rank adapter if svd.layers.lora has given it one."""
+    """[... i] -> [... o], with a low-rank adapter if svd.layers.lora has added one."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
         super().__init__()
@@ -48,12 +48,12 @@ class Linear(nn.Cell):
         return y if self.lora_down is None else y + self.adapter(x)
 
     def adapter(self, x: Tensor) -> Tensor:
-        """What the adapter adds to the layer's result, [... o]: scale * up(down(x)) (Hu et al. 2021, equation 3)."""
+        """The adapter's contribution to the output, [... o]: scale * up(down(x)) (Hu et al. 2021, equation 3)."""
         x = ops.mul(self.linear(x, in_type_of(x, self.lora_down), None), self.lora_scale)
         return self.linear(x, in_type_of(x, self.lora_up), None)
 
     def add_to(self, x: Tensor, h: Tensor, shift: Optional[Tensor] = None) -> Tensor:
-        """x [b m o] plus the layer's result for h [b m i], and plus a shift for all tokens of a clip, [b 1 o]."""
+        """x [b m o] + layer(h) + shift: h [b m i], shift [b 1 o] the same for all tokens of a clip."""
         bias = ops.reshape(in_type_of(h, self.bias), (1, 1, -1))
         y = self.add_linear(x, h, in_type_of(h, self.weight), bias if shift is None else shift + bias)
         return y if self.lora_down is None else y + self.adapter(h)
@@ -75,7 +75,7 @@ class Geglu(nn.Cell):
 
 
 class Conv2d(nn.Conv2d):
-    """MindSpore's convolution with bias over [n c h w], of weights that may be float32 in a 16-bit network."""
+    """MindSpore's convolution with bias over [n c h w]; weights may be float32 in a 16-bit network."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -93,7 +93,7 @@ class Conv2d(nn.Conv2d):
         return self.add_bias(self.without_bias(x), in_type_of(x, self.bias))
 
     def add_to(self, x: Tensor, h: Tensor) -> Tensor:
-        """x [n o h w] plus the layer's result for h [n i h w]."""
+        """x [n o h w] + layer(h), h [n i h w]."""
         return self.add_to_channels(x, self.without_bias(h), in_type_of(h, self.bias))
 
 
@@ -123,7 +123,7 @@ class GroupNorm(nn.Cell):
         self.norm = shared(operators.group_norm, self.groups, self.eps, self.silu)
 
     def construct(self, x: Tensor, shift: Optional[Tensor] = None) -> Tensor:
-        """Of x [n c p ...], or of x + shift: [n 1 c], or [n p c] for another number at each p."""
+        """Normalise x [n c p ...] + shift, where shift is None, [n 1 c], or [n p c]."""
         return self.norm(x, self.weight, self.bias, shift)
 
 

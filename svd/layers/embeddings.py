@@ -10,7 +10,7 @@ from svd.layers.basic import Linear
 def frequencies(dim: int) -> np.ndarray:
     """The frequencies of an embedding of even size `dim`: geometric, periods up to 10,000. float64 [dim / 2]
 
-    Computed here and handed to the graph: MindSpore's exp on CPU is off by 2e-6, which frame positions multiply.
+    Computed on the host: MindSpore's exp on CPU is off by 2e-6, which frame positions multiply.
     """
     return 10000.0 ** (-np.arange(dim // 2) / (dim // 2))
 

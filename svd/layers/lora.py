@@ -17,16 +17,16 @@ def adapters(network: nn.Cell) -> list[Parameter]:
 
 
 def add_adapters(network: nn.Cell, modules: Collection[str], rank: int, alpha: float, seed: int) -> None:
-    """Give linear layers adapters that change nothing yet: down is random, up is zero (section 4.1 of the paper).
+    """Add adapters to linear layers, without effect yet: down is random, up is zero (section 4.1 of the paper).
 
     Args:
         modules: parts of names, such as `temporal.attn1`; every linear layer with one of them in its name gets an
-            adapter, but those that a GELU follows inside.
-        rank, alpha: what an adapter adds is alpha / rank * up(down(x)).
-        seed: of the random numbers; uniform within 1 / sqrt(i) for i channels, as those of a new linear layer.
+            adapter, except GEGLU's.
+        rank, alpha: the adapter computes alpha / rank * up(down(x)).
+        seed: of the initial values; uniform within 1 / sqrt(i) for i channels, as in a new linear layer.
 
     Raises:
-        ConfigError: one of the modules is in no linear layer's name.
+        ConfigError: no linear layer has one of the modules in its name.
     """
     linears = {f".{name}.": cell for name, cell in network.cells_and_names() if isinstance(cell, Linear)}
     for module in modules:

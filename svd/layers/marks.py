@@ -1,14 +1,14 @@
-"""Marks on layers: which of them are temporal, and which begin at zero.
+"""Marks on layers: which are temporal, and which are zero-initialised.
 
-A class of layers says so by an attribute, `is_temporal = True` or `zero_init = True`; where it depends on the place of
-a layer, the layer around it sets the mark. A mark is of all parameters within.
+A layer class has the attribute `is_temporal = True` or `zero_init = True`; where it depends on the position of a layer,
+its parent sets the mark. A mark applies to all parameters within.
 """
 
 from mindspore import Parameter, nn
 
 
 def temporal(layer: nn.Cell) -> nn.Cell:
-    """Mark what a video model adds to its image model: layers over time, their blends and embeddings of frames."""
+    """Mark what a video model adds to its image model: temporal layers, their blends and frame embeddings."""
     layer.is_temporal = True
     return layer
 
@@ -31,7 +31,7 @@ def spatial_parameters(network: nn.Cell) -> list[Parameter]:
 
 
 def zero_init_names(network: nn.Cell) -> set[str]:
-    """Names of the parameters that begin at zero."""
+    """Names of the zero-initialised parameters."""
     return {parameter.name for parameter in _marked(network, "zero_init")}
 
 

@@ -1,15 +1,15 @@
-"""Less memory in training: what a block computes on the way forward is computed again on the way back.
+"""Activation checkpointing: blocks keep only their inputs, and are recomputed in the backward pass.
 
-A class of layers of which only the inputs are then kept has the attribute `is_block = True`.
+A layer class that is such a block has the attribute `is_block = True`.
 """
 
 from mindspore import nn
 
 
 def blocks(network: nn.Cell) -> list[nn.Cell]:
-    """The blocks of a network; those within blocks follow theirs."""
+    """The outermost blocks of a network; nested ones are recomputed with theirs."""
     found, within = [], set()
-    for _, cell in network.cells_and_names():  # a block comes before what is in it
+    for _, cell in network.cells_and_names():  # a block comes before its children
         if getattr(cell, "is_block", False) and id(cell) not in within:
             found.append(cell)
             within |= {id(part) for _, part in cell.cells_and_names()}
@@ -17,6 +17,6 @@ def blocks(network: nn.Cell) -> list[nn.Cell]:
 
 
 def recompute_blocks(network: nn.Cell) -> None:
-    """Keep only what goes into the blocks of a network for the gradients, and compute the rest again."""
+    """Keep only the inputs of a network's blocks for the backward pass."""
     for block in blocks(network):
         block.recompute()

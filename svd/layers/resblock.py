@@ -11,10 +11,10 @@ from svd.layers.marks import temporal, zero_init
 
 
 class ResBlock(nn.Cell):
-    """norm, SiLU, convolution, twice, with an embedding added in between, and a shortcut around.
+    """Twice norm, SiLU, convolution, with an embedding added in between, and a shortcut.
 
-    In space it convolves [(b t) c h w] with 3x3; in time it convolves [b c t (h w)] with 3x1, which equals a 3-D
-    convolution (3,1,1) over [b c t h w] and also normalises over all frames, as that one does.
+    The spatial one convolves [(b t) c h w] with 3x3, the temporal one [b c t (h w)] with 3x1, which equals a 3-D
+    convolution (3,1,1) over [b c t h w] and also normalises over all frames.
     """
 
     is_block = True
@@ -42,13 +42,13 @@ class ResBlock(nn.Cell):
     def construct(self, x: Tensor, emb: Optional[Tensor] = None) -> Tensor:
         """x [n c p q], emb [n p e] or [n 1 e] (after its SiLU) -> [n c' p q]"""
         h = self.conv1.without_bias(self.norm1(x))
-        shift = in_type_of(h, self.conv1.bias)  # added to every pixel, and so is the embedding
+        shift = in_type_of(h, self.conv1.bias)  # added to every pixel, like the embedding
         shift = shift + self.emb_proj(emb) if self.has_emb else ops.broadcast_to(shift, (h.shape[0], 1, h.shape[1]))
         return self.conv2.add_to(self.shortcut(x) if self.has_shortcut else x, self.norm2(h, shift))
 
 
 class VideoResBlock(nn.Cell):
-    """A residual block in space, one in time on its result, and their learned blend (VideoLDM, section 3.1)."""
+    """A spatial residual block, a temporal one on its output, and their learned blend (VideoLDM, section 3.1)."""
 
     is_block = True
 

@@ -16,7 +16,7 @@ from svd.operators.table import PORTABLE, Operators
 class VideoTransformer(nn.Cell):
     """A transformer over the pixels of each frame, one over the frames of each pixel, and their learned blend.
 
-    The frames' positions are embedded and added on the way into the temporal branch only.
+    Embedded frame positions are added to the input of the temporal branch only.
     """
 
     is_block = True
@@ -40,7 +40,7 @@ class VideoTransformer(nn.Cell):
         self.add_bias = shared(operators.add_bias)
 
     def constants(self, context: Tensor, num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What does not depend on x: both branches' context, and the frames' embedded positions [t c]."""
+        """What does not depend on x: the context of both branches, and embedded frame positions [t c]."""
         positions = sinusoidal_embedding(ops.arange(num_frames), self.frequencies).astype(context.dtype)
         return self.spatial.constant(context), self.temporal.constant(context), self.frame_embedding(positions)
 

@@ -1,5 +1,5 @@
-"""The kinds of models. The module of a kind says which networks it has, `parts(config)`, and puts them together,
-`pipeline(config, networks, free_memory)`.
+"""The kinds of models. The module of a kind has `parts(config)`, its networks, and `pipeline(config, networks,
+free_memory)`, which assembles them.
 """
 
 from types import ModuleType
@@ -8,9 +8,9 @@ from svd.config import ModelConfig
 from svd.models import svd
 
 MODELS: dict[type, ModuleType] = {ModelConfig: svd}
-"""By the class of a model's settings (svd.config.models.KINDS)."""
+"""Modules by the configuration class of a kind (svd.config.models.KINDS)."""
 
 
 def model_of(config: ModelConfig) -> ModuleType:
-    """The module of the kind of model that these settings are of."""
+    """The module of a configuration's kind of model."""
     return MODELS[type(config)]

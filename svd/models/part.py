@@ -1,4 +1,4 @@
-"""Which networks a model has: what loading, conversion, training and messages say of them is derived from its parts."""
+"""The parts of a model: loading, conversion, training and messages derive their lists of networks from them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class Part:
     """One of a model's networks."""
 
     prefix: str
-    """Of its parameters' names in a checkpoint, without the dot."""
+    """Prefix of its parameters in a checkpoint, without the dot."""
     title: str
-    """Its name in messages, with an article."""
+    """Name in messages, with an article."""
     build: Callable[[], nn.Cell]
     exact: bool = False
-    """Whether it computes in float32 at every amp_level, unless it is trained."""
+    """Whether it is computed in float32 at every amp_level, unless it is trained."""
     optional: str = ""
-    """Its name where a checkpoint lacks it, which has it as a whole or not at all; empty if it must be there."""
+    """Its name in messages if a checkpoint lacks it, which has it completely or not at all; empty if it is required."""
     stand_in: str = ""
-    """The prefix of the part that takes its place where a checkpoint lacks it."""
+    """Prefix of the part that replaces it if a checkpoint lacks it."""
     spare: bool = False
-    """Whether it does nothing but take another's place."""
+    """Whether its only use is to replace another part."""

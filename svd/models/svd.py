@@ -1,4 +1,4 @@
-"""Stable Video Diffusion: a video from an image (arXiv 2311.15127)."""
+"""Stable Video Diffusion: image to video (arXiv 2311.15127)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from svd.pipelines.image_to_video import ImageToVideo
 
 
 def parts(config: ModelConfig) -> tuple[Part, ...]:
-    """The networks, those of the conditioner's autoencoder (Stable Diffusion's) apart from those of the first stage.
+    """The networks; the conditioner has an autoencoder of its own (Stable Diffusion's) beside that of the first stage.
 
     The encoders see one image per video: float32 there costs nothing and keeps the latents exact. A file that diffusers
     wrote has a single encoder; one of the temporal model has the image decoder in the conditioner's autoencoder.
@@ -63,7 +63,7 @@ def parts(config: ModelConfig) -> tuple[Part, ...]:
 
 
 def pipeline(config: ModelConfig, networks: Mapping[str, nn.Cell], free_memory: Callable[[], int]) -> ImageToVideo:
-    """Put networks that have their values together, by their prefixes."""
+    """Assemble loaded networks, by their prefixes."""
     network = networks["network"]
     denoiser = Denoiser(network, PRECONDITIONINGS[config.preconditioning], Split(network))
     conditioner, autoencoder = build_conditioner(config, networks), build_autoencoder(config, networks)

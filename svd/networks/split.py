@@ -1,4 +1,4 @@
-"""A network as two graphs: what depends on neither latents nor noise level, once for a video, and the rest."""
+"""A network as two graphs: what depends on neither latents nor noise level, evaluated once per video, and the rest."""
 
 from typing import Optional
 
@@ -8,7 +8,7 @@ from svd.networks.unet import UNet
 
 
 class Constants(nn.Cell):
-    """The constants of a network, nested as it is."""
+    """The constants of a network, as nested tuples."""
 
     def __init__(self, network: UNet):
         super().__init__(auto_prefix=False)
@@ -19,7 +19,7 @@ class Constants(nn.Cell):
 
 
 class Evaluate(nn.Cell):
-    """F(x; c_noise) of a network by its constants: flat, since that is what tensors have to be where a graph begins."""
+    """F(x; c_noise) of a network, given its constants, which are flat because graph inputs cannot be nested."""
 
     def __init__(self, network: UNet):
         super().__init__(auto_prefix=False)
@@ -30,20 +30,20 @@ class Evaluate(nn.Cell):
 
 
 class Split:
-    """Both graphs, compiled once for all videos of a size."""
+    """Both graphs, compiled once per size."""
 
     def __init__(self, network: UNet):
         self.constants, self.evaluate = Constants(network), Evaluate(network)
 
     def prepare(self, inputs: tuple, num_frames: int, image_only: bool) -> tuple:
-        """What `evaluate` takes after x and c_noise in place of these inputs, by the weights as they are now."""
+        """The inputs of `evaluate` after x and c_noise, computed from these inputs with the current weights."""
         flat = []
         places = _flatten(self.constants(*inputs, num_frames), flat)
         return image_only, places, *flat
 
 
 def _flatten(nested, flat: list[Tensor]):
-    """Append all tensors to `flat`; returns the nested tuple with their places in place of them."""
+    """Append all tensors to `flat`; returns the nested tuple with their indices instead."""
     if isinstance(nested, Tensor):
         flat.append(nested)
         return len(flat) - 1
@@ -51,7 +51,7 @@ def _flatten(nested, flat: list[Tensor]):
 
 
 def _nested(places, flat: tuple[Tensor, ...]):
-    """The inverse, in a graph too."""
+    """The inverse of `_flatten`, also inside a graph."""
     if isinstance(places, int):
         return flat[places]
     nested = ()

@@ -1,4 +1,4 @@
-"""The UNet: a ladder of levels, with skips from the way down to the way up. What it is made of is for its blocks."""
+"""The UNet: a ladder of levels with skip connections. Its blocks decide what it is made of."""
 
 from typing import Optional, Protocol
 
@@ -13,19 +13,19 @@ from svd.layers.marks import zero_init
 
 
 class Blocks(Protocol):
-    """What a UNet is made of; with `image_only`, blocks take frames for images that do not see each other."""
+    """Factory of a UNet's blocks; with `image_only`, blocks treat frames as independent images."""
 
     def vector_embedding(self) -> Optional[nn.Cell]:
-        """A network from the vector condition [b v] to what is added to the embedded noise level, [b e]; or none."""
+        """A network from the vector [b v] to what is added to the noise level's embedding, [b e]; or None."""
 
     def residual(self, in_channels: int, channels: int) -> nn.Cell:
         """A block (x [b t c h w], emb [b t e] after its SiLU, image_only) -> [b t c' h w]."""
 
     def attention(self, channels: int, attends: bool) -> Optional[nn.Cell]:
-        """What follows a residual block: a block (x, *constants, image_only) -> x, or nothing.
+        """The block after a residual block: (x, *constants, image_only) -> x, or None.
 
-        Its `constants(context, num_frames)` are a tuple of tensors: what depends on neither x nor the noise level.
-        `attends`: whether this is one of the configuration's attention_resolutions, or the middle.
+        Its `constants(context, num_frames)` are a tuple of tensors, which depend on neither x nor the noise level.
+        `attends`: whether the level is one of the configuration's attention_resolutions, or the middle.
         """
 
 
@@ -41,7 +41,7 @@ class Downsample(nn.Cell):
 
 
 class Level(nn.Cell):
-    """The blocks of one resolution: residual blocks, the first `followed` of which are followed by attention."""
+    """The blocks of one resolution: residual blocks, of which the first `followed` are followed by attention."""
 
     def __init__(self, blocks: Blocks, in_channels: list[int], channels: int, attends: bool, followed: int):
         super().__init__()
@@ -52,14 +52,14 @@ class Level(nn.Cell):
             self.attentions = nn.CellList(attentions)
 
     def constants(self, context: Tensor, num_frames: int) -> tuple[tuple[Tensor, ...], ...]:
-        """Those of each attention."""
+        """The constants of each attention block."""
         constants = ()
         for i in range(self.num_attentions):
             constants = constants + (self.attentions[i].constants(context, num_frames),)
         return constants
 
     def layer(self, i: int, x: Tensor, emb: Tensor, constants: tuple[tuple[Tensor, ...], ...], image_only: bool):
-        """The i-th residual block, and the attention that follows it."""
+        """The i-th residual block, and the attention after it."""
         x = self.resnets[i](x, emb, image_only)
         if i < self.num_attentions:
             x = self.attentions[i](x, *constants[i], image_only)
@@ -67,7 +67,7 @@ class Level(nn.Cell):
 
 
 class UNet(nn.Cell):
-    """F(x; c_noise, context, vector), in three ways: `construct`, or `constants` and with them `evaluate`."""
+    """F(x; c_noise, context, vector): `construct`, or in two steps `constants` and `evaluate`."""
 
     def __init__(self, config: UNetConfig, blocks: Blocks):
         super().__init__()
@@ -104,9 +104,9 @@ class UNet(nn.Cell):
         self.conv_out = zero_init(conv2d(channels, config.out_channels))
 
     def constants(self, context: Tensor, vector: Optional[Tensor], num_frames: int) -> tuple:
-        """What depends on neither latents nor noise level: of the vector, the levels down, the middle, the levels up.
+        """What depends on neither latents nor noise level: of the vector, the down levels, the middle, the up levels.
 
-        Of the vector at most one tensor, [b e]; of a level a tuple for each attention.
+        At most one tensor [b e] of the vector; of each level a tuple per attention block.
         """
         context = context.astype(self.compute_dtype)
         embedded, down, up = (), (), ()
@@ -120,7 +120,7 @@ class UNet(nn.Cell):
         return embedded, down, middle, up
 
     def evaluate(self, x: Tensor, c_noise: Tensor, constants: tuple, image_only: bool = False) -> Tensor:
-        """`construct` with the rest of its inputs as `constants` gives them."""
+        """`construct`, given the result of `constants`."""
         out_dtype, dtype = x.dtype, self.compute_dtype
         b, t = x.shape[:2]
         embedded, down, middle, up = constants
@@ -158,10 +158,10 @@ class UNet(nn.Cell):
         """One evaluation of the network.
 
         Args:
-            x: scaled noisy latents and, after them, what is joined to their channels, [b t c h w].
+            x: scaled noisy latents, and what is concatenated to their channels, [b t c h w].
             c_noise: the noise level, [b], or [b t] where frames differ.
             context: what cross-attention sees, [b n d].
-            vector: embedded numbers, [b v], where the blocks have an embedding for it.
+            vector: embedded numbers, [b v], if the blocks have an embedding for it.
             image_only: leave the temporal layers out (alpha = 1): frames are then independent images.
 
         Returns:

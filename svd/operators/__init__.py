@@ -1,1 +1,1 @@
-"""The layers' operators, each in the formulations that suit Ascend, CPU and any device."""
+"""Operators of the layers, in formulations for Ascend, for CPU, and portable ones."""

@@ -1,4 +1,4 @@
-"""The layers' operators where Ascend has them fused."""
+"""Operators of the layers that are fused on Ascend."""
 
 from typing import Optional
 
@@ -10,7 +10,7 @@ from svd.operators.shared import shared
 
 FLASH_DTYPES = (ms.float16, ms.bfloat16)
 MAX_FLASH_BATCH = 2048
-"""The largest batch that MindSpore documents for Ascend's fused attention."""
+"""Largest documented batch of Ascend's fused attention."""
 
 
 class Linear(nn.Cell):
@@ -28,7 +28,7 @@ class AddBias(nn.Cell):
 
 
 class GroupNorm(nn.Cell):
-    """Group normalisation of x [b c p ...] + shift (None, [b 1 c] or [b p c]) in float32, then SiLU if wanted."""
+    """Group normalisation of x [b c p ...] + shift (None, [b 1 c] or [b p c]) in float32, then SiLU if `silu`."""
 
     def __init__(self, groups: int, eps: float, silu: bool):
         super().__init__()
@@ -41,7 +41,7 @@ class GroupNorm(nn.Cell):
 
 
 def check_flash_attention(dtype: ms.Type, head_dim: int) -> None:
-    """Raise where Ascend's FlashAttentionScore would be wrong or fail: neither compilation nor export checks this.
+    """Raise if Ascend's FlashAttentionScore does not support this; neither compilation nor export checks it.
 
     Raises:
         TypeError: the type is not float16 or bfloat16.
@@ -54,7 +54,7 @@ def check_flash_attention(dtype: ms.Type, head_dim: int) -> None:
 
 
 def is_flash_mask(bias: Optional[Tensor], batch: int) -> bool:
-    """Whether this bias, of a batch of this size, is one that `flash_attention` takes as its mask."""
+    """Whether `flash_attention` takes this bias as its mask, for a batch of this size."""
     return bias is None or (bias.dtype == ms.bool_ and (bias.shape[1] == 1 or bias.shape[0] == batch))
 
 
@@ -73,10 +73,10 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Optional[
 
 
 class Attention(nn.Cell):
-    """`portable.Attention` in float16 or bfloat16, fused where that can be and gains anything.
+    """`portable.Attention` in float16 or bfloat16, fused where that is possible and useful.
 
-    Scores over no more tokens than a head has channels take no more memory than the queries. Masks go along, but for
-    those of several heads and one of several clips. A bias does not: of `real_shift` MindSpore says that it is added
+    With no more tokens than channels per head, scores take no more memory than queries. Masks are supported, except
+    [1 heads l n] for a larger batch. A bias is not: of `real_shift` MindSpore says that it is added
     to the scaled scores, and CANN (aclnnFlashAttentionScore) that it is scaled with them.
     """
 

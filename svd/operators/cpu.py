@@ -13,9 +13,9 @@ from svd.operators.shared import shared
 
 
 def shapes_by(rule: str) -> Callable[..., list[int] | tuple[list[int], ...]]:
-    """What tells the shapes of results from those of inputs: by the letters that a rule gives the axes of both.
+    """The function from input shapes to output shapes that a rule describes, with a letter for each axis.
 
-    `b c e, c -> b c e, b c` takes [b c e] and [c]; `...` is a whole shape, of any number of axes.
+    `b c e, c -> b c e, b c` takes [b c e] and [c]; `...` stands for a whole shape.
     """
     inputs, outputs = ([term.split() for term in side.split(",")] for side in rule.split("->"))
 
@@ -33,11 +33,11 @@ def shapes_by(rule: str) -> Callable[..., list[int] | tuple[list[int], ...]]:
 
 
 def kernel(name: str, rule: str) -> ops.Custom:
-    """The operator of a kernel, in float32; the rule (`shapes_by`) says what it takes and gives.
+    """The operator of a kernel, in float32; the rule (`shapes_by`) gives its input and output shapes.
 
-    MindSpore takes two operators of the same name and attributes for one, whose results are those of the first that
-    it met: what it infers must follow from them and from the inputs' shapes alone. So the rule is an attribute. A
-    number that shapes depend on, of groups or heads, has to be the size of an input.
+    MindSpore identifies operators of the same name and attributes, with the inferred shapes of the first: inference
+    must depend on these and on input shapes alone. Hence the rule is an attribute, and a number that shapes depend on,
+    of groups or heads, is passed as the size of an input.
     """
     outputs = rule.split("->")[1].count(",") + 1
     dtype = ms.float32 if outputs == 1 else (ms.float32,) * outputs
@@ -70,7 +70,7 @@ class NormaliseGroups(nn.Cell):
 
 
 class NormaliseShiftedGroups(nn.Cell):
-    """The same of x + shift, [b 1 c] or one number for each s-th of the elements, [b s c]."""
+    """NormaliseGroups of x + shift, where shift is [b 1 c], or [b s c] for s equal parts of the elements."""
 
     def __init__(self, groups: int, eps: float, silu: bool):
         super().__init__()
@@ -85,7 +85,7 @@ class NormaliseShiftedGroups(nn.Cell):
 
 
 class GroupNorm(nn.Cell):
-    """Group normalisation of x [b c p ...] + shift (None, [b 1 c] or [b p c]), then SiLU if wanted."""
+    """Group normalisation of x [b c p ...] + shift (None, [b 1 c] or [b p c]), then SiLU if `silu`."""
 
     def __init__(self, groups: int, eps: float, silu: bool):
         super().__init__()
@@ -152,7 +152,7 @@ class GateRows(nn.Cell):
         self.backward = kernel("GegluGrad", "m e, m w, w -> m w, w")
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.forward(x, ops.reshape(bias, (2, -1)))  # of which the kernel takes the half as a size
+        return self.forward(x, ops.reshape(bias, (2, -1)))  # the kernel reads the size of a half from its shape
 
     def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor):
         return self.backward(dout, x, bias)

@@ -19,18 +19,18 @@ from svd.trust import private_folder, read_trusted, write_trusted
 
 FOLDER = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")
-"""NaN and infinity keep their meaning: no -ffast-math."""
+"""No -ffast-math: NaN and infinity keep their meaning."""
 LINK_FLAGS = ("-pthread", "-shared", "-fPIC")
 
 
 def _compiler() -> Optional[str]:
-    """The C++ compiler: what CXX says, else what is installed."""
+    """The C++ compiler: CXX, or else an installed one."""
     names = [name for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name]
     return next(filter(None, map(shutil.which, names)), None)
 
 
 def _processor() -> str:
-    """What the compiled code depends on: a folder of caches may be shared by different machines."""
+    """The processor that the code is compiled for: different machines may share a cache folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -39,7 +39,7 @@ def _processor() -> str:
 
 
 def _key(compiler: str) -> str:
-    """Of all that the compiled code depends on. Raises OSError if the compiler cannot be run."""
+    """A digest of everything that the compiled code depends on. Raises OSError if the compiler cannot be run."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
     sources = [path.read_bytes() for path in sorted(FOLDER.iterdir())]
     parts = [version, " ".join(FLAGS).encode(), _processor().encode(), *sources]
@@ -47,15 +47,15 @@ def _key(compiler: str) -> str:
 
 
 def _cache_folder() -> Path:
-    """Where kernels are kept, ours alone to write; raises OSError if there is no such place."""
+    """The cache folder of kernels, writable by this user alone; raises OSError if there is none."""
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if not os.path.isabs(caches):  # a user without a name, as containers have them, has no home
+    if not os.path.isabs(caches):  # a user without a name, as in containers, has no home
         raise OSError("there is no home folder (XDG_CACHE_HOME would name another)")
     return private_folder(Path(caches) / "svd-mindspore")
 
 
 def _compiled(compiler: str) -> bytes:
-    """The kernels; raises OSError with the compiler's last line."""
+    """Compile the kernels; raises OSError with the compiler's last line."""
     with tempfile.TemporaryDirectory() as aside:
         target = Path(aside) / "kernels.so"
         command = [compiler, *FLAGS, *LINK_FLAGS, *map(str, FOLDER.glob("*.cpp")), "-o", str(target)]
@@ -66,11 +66,11 @@ def _compiled(compiler: str) -> bytes:
 
 
 def _usable(path: Path) -> bool:
-    """Whether the file is there, ours alone to write, as it was written, and can be loaded: where not, it is told."""
+    """Whether the file exists, only this user can write it, it is intact, and it can be loaded; prints why not."""
     try:
         if read_trusted(path) is None:
             return False
-        ctypes.CDLL(str(path))  # a folder may forbid it (mounted noexec)
+        ctypes.CDLL(str(path))  # the folder may be mounted noexec
     except OSError as error:
         print(f"svd: {error}", file=sys.stderr)
         return False
@@ -78,7 +78,7 @@ def _usable(path: Path) -> bool:
 
 
 def _kept(code: bytes, name: str, folder: Optional[Path]) -> Path:
-    """Write compiled kernels into the folder, or where that cannot be, into one of this process; raises OSError."""
+    """Write compiled kernels to the folder, or else to one of this process; raises OSError."""
     if folder is not None:
         try:
             write_trusted(folder / name, code, 0o700)
@@ -97,10 +97,10 @@ def _kept(code: bytes, name: str, folder: Optional[Path]) -> Path:
 
 @cache
 def library() -> Optional[Path]:
-    """The compiled kernels; None where they cannot be compiled, or SVD_NATIVE=0 says not to.
+    """Path of the compiled kernels; None if they cannot be compiled, or if SVD_NATIVE=0.
 
-    They are kept in the user's cache folder. Where that cannot be used, or others could write there, they are compiled
-    for this process alone.
+    They are cached in the user's cache folder. If that cannot be used, or others can write there, they are compiled for
+    this process alone.
     """
     compiler = _compiler()
     if compiler is None or os.environ.get("SVD_NATIVE") == "0":

@@ -153,7 +153,7 @@ def add_shift(x: Tensor, shift: Optional[Tensor]) -> Tensor:
 
 
 class GroupNorm(nn.Cell):
-    """Group normalisation of x [b c p ...] + shift (None, [b 1 c] or [b p c]) in float32, then SiLU if wanted."""
+    """Group normalisation of x [b c p ...] + shift (None, [b 1 c] or [b p c]) in float32, then SiLU if `silu`."""
 
     def __init__(self, groups: int, eps: float, silu: bool):
         super().__init__()
@@ -234,7 +234,7 @@ class Attention(nn.Cell):
             for start in range(0, l, queries):
                 block = q[:, :, start : start + queries]
                 if start > 0:
-                    block = ops.depend(block, blocks[-1])  # one after the other, or memory would be needed for all
+                    block = ops.depend(block, blocks[-1])  # in sequence, to bound memory
                 of_block = None if bias is None else bias[:, :, start : start + queries]
                 blocks = blocks + (self._attend(block, k, v, of_block),)
             y = ops.cat(blocks, 2)
@@ -252,8 +252,8 @@ class Attention(nn.Cell):
 class SwapAxes(nn.Cell):
     """[b m n e] -> [b n m e]
 
-    As slices put together again: on CPU, MindSpore's Transpose is slower, and keeps twice the memory of what it
-    transposes until the graph ends.
+    By unstacking and stacking: on CPU, MindSpore's Transpose is slower, and keeps twice the memory of its input until
+    the graph ends.
     """
 
     def construct(self, x: Tensor) -> Tensor:

@@ -8,5 +8,5 @@ from mindspore import nn
 
 @cache
 def shared(kind: Callable[..., nn.Cell], *arguments) -> nn.Cell:
-    """The one cell of this kind and these arguments: what has no parameters need not be compiled for every layer."""
+    """The single cell of this class and these arguments: without parameters it need not be compiled per layer."""
     return kind(*arguments)

@@ -1,4 +1,4 @@
-"""Which formulation of the layers' operators suits which device: the only place that knows."""
+"""The operators of each device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svd.operators.library import library
 
 @dataclass(frozen=True)
 class Operators:
-    """Cells without parameters, by what they compute; svd.operators.portable documents them."""
+    """Cells without parameters by operation; svd.operators.portable documents them."""
 
     linear: Callable[..., nn.Cell] = portable.Linear
     add_bias: Callable[..., nn.Cell] = portable.AddBias
@@ -29,7 +29,7 @@ class Operators:
     add_to_channels: Callable[..., nn.Cell] = portable.AddToChannels
     blend: Callable[..., nn.Cell] = portable.Blend
     slices: bool = False
-    """Whether convolutions over time take only some pixels at a time (svd.layers.axes)."""
+    """Whether convolutions over time are computed in slices of pixels (svd.layers.axes)."""
 
 
 PORTABLE = Operators()

@@ -1,1 +1,1 @@
-"""What users call: networks, maths and files put together."""
+"""Pipelines: networks, samplers and files combined for users."""

@@ -1,4 +1,4 @@
-"""From an image to a video (Stable Video Diffusion)."""
+"""Image to video (Stable Video Diffusion)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ImageLike = str | Path | Image.Image | np.ndarray
 
 
 class ImageToVideo:
-    """The pipeline that `svd.load_pipeline` makes; its parts can be called by themselves."""
+    """The image-to-video pipeline, as `svd.load_pipeline` builds it; its parts can be called by themselves."""
 
     sample, decode = pipeline.sample, pipeline.decode
 
@@ -38,7 +38,7 @@ class ImageToVideo:
         autoencoder: Autoencoder,
         free_memory: Callable[[], int],
     ):
-        """`free_memory()` tells the bytes that are free on the device; decoding is planned by it."""
+        """`free_memory()` returns the free bytes on the device, which the decoding chunk is chosen by."""
         self.config = config
         self.conditioner, self.denoiser, self.autoencoder = conditioner, denoiser, autoencoder
         self.free_memory, self.bars = free_memory, Bars()
@@ -58,30 +58,30 @@ class ImageToVideo:
         progress: bool = True,
         **sampling,
     ) -> np.ndarray:
-        """Draw a video for each image.
+        """Generate a video for each image.
 
         Args:
             image: a path, a PIL image or an array [h w 3]; or several: a list of these, or an array [b h w 3]. Arrays
                 are uint8, or floats in [0, 1].
-            settings: how to sample; the model's own if None.
-            motion_bucket_id: in place of the settings', for all clips or one for each, [b].
-            seed: of the noise; every clip of a batch gets the noise that it would get alone. A list has one for each.
+            settings: sampling settings; the model's own if None.
+            motion_bucket_id: overrides that of the settings, one for all clips or [b].
+            seed: of the noise; every clip of a batch gets the same noise as alone. A list has one per clip.
             noise: the latents' noise at unit variance, [b t c h/8 w/8]; replaces the seed's.
             aug_noise: the noise added to the image, at unit variance, [b 3 h w]; replaces the seed's.
             output: `uint8` video [t h w 3], `float` video in [0, 1], or scaled `latents` [t c h/8 w/8].
             resize: how an image of another size is brought to height x width: `crop` fills it, `pad` shows all of the
                 image on black, `fit` chooses another size of the video, of the image's shape.
-            image_only: leave the temporal layers out (alpha = 1): what the image model alone draws, frame by frame.
+            image_only: leave the temporal layers out (alpha = 1): the image model alone, frame by frame.
             progress: show progress bars.
-            **sampling: the fields of svd.config.SamplingConfig that are to differ from the settings: num_frames, fps,
+            **sampling: fields of svd.config.SamplingConfig that override the settings: num_frames, fps,
                 noise_aug_strength, sampling_steps, guidance, decode_chunk_size, ...
 
         Returns:
             One video, or [b ...] when several images were given.
 
         Raises:
-            ConfigError: a setting that is unknown or out of bounds.
-            ImageError: an image that cannot be used.
+            ConfigError: a setting is unknown or out of bounds.
+            ImageError: an image cannot be used.
             NumericalError: the network returned values that are not finite.
         """
         settings = self.settings(settings, **sampling)
@@ -144,7 +144,7 @@ class ImageToVideo:
             if not isinstance(item, np.ndarray):
                 item = prepare_image(load_image(item), *size, resize, self.config.size_multiple)
             elif item.shape[:2] != size:
-                # Resizing happens in 8 bits, as for files; an array that has the size keeps its values.
+                # Resized in 8 bits, like files; an array of the right size keeps its values.
                 pixels = np.round((to_float(item)[0].transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
                 item = prepare_image(Image.fromarray(pixels), *size, resize, self.config.size_multiple)
             arrays.append(to_float(item)[0])

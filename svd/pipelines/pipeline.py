@@ -53,8 +53,8 @@ class NoiseSource:
         return Tensor(np.ascontiguousarray(self._draw(tuple(shape[1:]))))
 
     def or_given(self, name: str, given: Optional[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-        """The noise that the caller gave, checked, or else one drawn: float32 [b, *shape]."""
-        drawn = self._draw(shape)  # drawn in any case: what comes after it must not depend on what was given
+        """The caller's noise, checked, or else drawn noise: float32 [b, *shape]."""
+        drawn = self._draw(shape)  # always drawn: later noise must not depend on what was given
         if given is None:
             return drawn
         given = np.asarray(given, np.float32)
@@ -120,7 +120,7 @@ def decode(
 
 
 def _chunk_within_memory(pipe: Pipeline, shape: tuple, settings: SamplingConfig, progress: bool) -> int:
-    """Frames to decode at a time so that the limit holds; said aloud."""
+    """Number of frames to decode at a time within the memory limit, with a message."""
     clips, frames, _, h, w = shape
     limit = settings.decode_memory_gb
     limit = 0.5 * pipe.free_memory() if limit is None else limit * 1e9

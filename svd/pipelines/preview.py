@@ -1,4 +1,4 @@
-"""Videos made in the course of a training, of the same images and noise each time."""
+"""Preview videos during training, of the same images and noise each time."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ class Preview:
     Args:
         pipe: the pipeline, which may share its networks with a training.
         images: files, or folders of them.
-        folder: to write to; made if need be.
+        folder: to write to; created if needed.
         suffix: gif or mp4.
         sampling: arguments of the pipeline.
 
@@ -25,7 +25,7 @@ class Preview:
         self.pipe, self.folder, self.suffix, self.sampling = pipe, folder, suffix, sampling
         sizes = {name: sampling[name] for name in ("height", "width") if name in sampling}
         settings = pipe.settings(**sizes)
-        size = (settings.height, settings.width)  # photographs are too large to be kept as they are
+        size = (settings.height, settings.width)  # resized at once: photographs are large
         self.images = {path.stem: prepare_image(load_image(path), *size) for path in find_images(images)}
 
     def __call__(self, name: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What a user sees while waiting: progress bars, and that a graph is being compiled."""
+"""Progress bars, and messages that a graph is being compiled."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,7 @@ class Bars:
 def steps(items: list, description: str, unit: str, compiling: bool) -> Iterator:
     """Yield the items under a progress bar with the time per step.
 
-    Where the first step compiles a graph it is told of and left out of the bar's time per step.
+    A first step that compiles a graph is announced, and excluded from the time per step.
     """
     first = int(compiling)
     if compiling:

@@ -1,1 +1,1 @@
-"""What UNets are made of: a file for each kind of blocks."""
+"""Blocks of UNets, a file per kind."""

@@ -12,13 +12,13 @@ from svd.networks.unet import UNet
 
 
 class SVDBlocks:
-    """Residual blocks and transformers that are each one in space, one in time and their learned blend."""
+    """Residual blocks and transformers, each with a spatial branch, a temporal branch and their learned blend."""
 
     def __init__(self, config: UNetConfig):
         self.config, self.emb_dim = config, 4 * config.model_channels
 
     def vector_embedding(self) -> nn.Cell:
-        """Of fps, motion bucket and augmentation."""
+        """For fps, motion bucket and augmentation."""
         return EmbeddingMLP(self.config.vector_dim, self.emb_dim, self.emb_dim)
 
     def residual(self, in_channels: int, channels: int) -> nn.Cell:
