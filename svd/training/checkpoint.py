@@ -3,7 +3,7 @@
 RUN/checkpoints/update_00000500/
     trained.safetensors             the trained parameters, float32, by their names in a model's checkpoint
     ema.safetensors                 their averages, if there are any
-    optimizer.safetensors           exp_avg.* and exp_avg_sq.*; optimizer_0_of_2.safetensors ... if cards share them out
+    optimizer.safetensors           exp_avg.* and exp_avg_sq.*; optimizer_0_of_2.safetensors ... if they are sharded
     state.json                      everything else, `TrainState`
 """
 
@@ -49,11 +49,11 @@ class TrainState:
     """Where a run is. Random numbers need no state: they follow from the seed and the samples' numbers."""
 
     update: int = 0
-    """Updates so far, those that an overflow made void included."""
+    """Updates so far, including those skipped for an overflow."""
     applied: int = 0
     """Updates that changed the weights."""
     samples: int = 0
-    """Samples of the stream that were used, by all cards together."""
+    """Samples of the stream that all cards together have consumed."""
     loss_scale: float = 2.0**16
     """The dynamic loss scale."""
     good_updates: int = 0
@@ -93,7 +93,7 @@ class CheckpointWriter:
         run: the folder of the run.
         keep: how many checkpoints are kept.
         metadata: of the files of weights, such as the model's configuration.
-        ranks: of which the first writes what all have in common.
+        ranks: the first writes what all have in common.
     """
 
     def __init__(self, run: Path, keep: int, metadata: dict[str, str], ranks: Ranks):
@@ -105,27 +105,27 @@ class CheckpointWriter:
         state: TrainState,
         weights: dict[str, dict[str, Parameter]],
         optimizer: dict[str, Parameter],
-        shared_out: bool,
+        sharded: bool,
     ) -> Path:
         """Write a checkpoint; the older ones stay until it is complete. All ranks call this together.
 
         Args:
             weights: the files `trained` and, if there is one, `ema`: parameters by name.
-            optimizer: states by name; of this rank's parameters if `shared_out`, else of all.
+            optimizer: states by name; of this rank's parameters if `sharded`, else of all.
 
         Raises:
             CheckpointError: it could not be written; the older checkpoints are still there.
         """
         target = self.run / "checkpoints" / checkpoint_name(state.update)
         aside = target.with_name(f".{target.name}.tmp")
-        files = {"optimizer": optimizer} if not shared_out else {}
-        if shared_out:
+        files = {"optimizer": optimizer} if not sharded else {}
+        if sharded:
             files[f"optimizer_{self.ranks.rank}_of_{self.ranks.count}"] = optimizer
         if self.ranks.first:
             files |= weights
         self._together(self._begin, aside, weights, optimizer)
         try:
-            self._together(self._write, aside, files if self.ranks.first or shared_out else {})
+            self._together(self._write, aside, files if self.ranks.first or sharded else {})
             self._together(self._complete, aside, target, state)
         except CheckpointError:
             if self.ranks.first:
@@ -138,7 +138,7 @@ class CheckpointWriter:
         problem = None
         try:
             action(*arguments)
-        except Exception as error:  # whatever it is, the other ranks must not wait for this one
+        except Exception as error:  # of any kind: the other ranks must not wait for this one
             problem = error
         failed, infinite = self.ranks.sum(float(problem is not None), float(isinstance(problem, NotFiniteError)))
         if not failed:
@@ -180,7 +180,7 @@ class CheckpointWriter:
         path.write_text(json.dumps(dataclasses.asdict(state), indent=1))
         fsync(path)
         fsync(aside)
-        if target in checkpoints(self.run):  # written twice at the same update: the older one is as good
+        if target in checkpoints(self.run):  # written twice at the same update: the older is as good
             shutil.rmtree(aside)
         elif os.path.lexists(target):
             raise FileExistsError(f"{target} is in the way")
@@ -222,7 +222,7 @@ def begin_or_resume(train: TrainConfig) -> tuple[Optional[Path], TrainState]:
 
 
 def remove_leftovers(run: Path) -> None:
-    """Delete what a run that was killed left half-written or half-deleted."""
+    """Delete what a killed run left half-written or half-deleted."""
     for path in (run / "checkpoints").glob(".update_*"):
         if _LEFT_OVER.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The loop that serves every task: data, steps, metrics, previews, checkpoints."""
+"""The training loop of every task: data, steps, metrics, previews, checkpoints."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Trainer:
         ranks: this process among those of the run.
         dynamic_loss_scale: whether the loss is computed in float16.
         preview: makes videos; called on the first rank.
-        memory: tells the bytes in use.
+        memory: the bytes in use.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class Trainer:
         self.preview, self.memory = preview, memory
         self.run_folder = Path(config.output_dir)
         trained = list(objective.trained.values())
-        shared_out = config.shard_optimizer and ranks.count > 1
-        owned = OwnedParameters(trained, ranks.rank, ranks.count) if shared_out else None
+        sharded = config.shard_optimizer and ranks.count > 1
+        owned = OwnedParameters(trained, ranks.rank, ranks.count) if sharded else None
         self.optimizer = AdamW(owned.parameters if owned else trained, config.optimizer)
         self.average = WeightAverage(trained, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
         self.step = TrainStep(
@@ -201,7 +201,7 @@ class Trainer:
             self._in_a_step = False
         norm, stop = float(norm.asnumpy()), self._feed.signal
         bad = not isfinite(total) or (not isfinite(norm) and not self.loss_scale.can_shrink)
-        # What one rank knows alone, all must know before they go on: they would wait for one another otherwise.
+        # All ranks agree before they go on: they would wait for one another otherwise.
         loss, bad_ranks, stops = self.ranks.sum(total / self.ranks.count, float(bad), float(stop > 0))
         if bad_ranks:
             raise TrainingError(self._not_finite(loss, names if bad else []), _TO_CHANGE)
@@ -213,12 +213,12 @@ class Trainer:
         return loss, norm
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        self._tell_failures(batch)
+        self._report_failures(batch)
         return self.objective.inputs(batch.items, batch.samples)
 
     def _end_by(self, error: Exception) -> NoReturn:
-        """Save the last good update, say what ends the run and how it can be continued, and raise."""
-        kept = self._kept()
+        """Save the last good update, and raise an error that says how the run can be continued."""
+        kept = self._rescue()
         if not isinstance(error, (UserError, OSError, MemoryError)):
             self._progress.log(f"error: a fault of the program ends the run ({describe_error(error)}){kept}")
             raise error
@@ -226,8 +226,8 @@ class Trainer:
             raise error
         raise TrainingError(f"{one_line(error)}{kept}") from error
 
-    def _kept(self) -> str:
-        """Save the last update, if that is to be done and can be, and say what there is; nothing if there is none."""
+    def _rescue(self) -> str:
+        """Save the last update if it has to be and can be; returns what there is to continue from, empty if nothing."""
         behind = self.state.update - self._saved
         problem = ""
         if behind and not self._feed.agreed:
@@ -262,8 +262,8 @@ class Trainer:
     def _learning_rate(self, update: int) -> float:
         return learning_rate(self.config.optimizer, update, self.updates)
 
-    def _tell_failures(self, batch: Batch) -> None:
-        """Say once of each video what is wrong with it, and keep a list in RUN/skipped_videos_<rank>.csv."""
+    def _report_failures(self, batch: Batch) -> None:
+        """Log once for each video what is wrong with it, and list it in RUN/skipped_videos_<rank>.csv."""
         for path, reason in batch.failures:
             if path in self.skipped:
                 continue
@@ -288,7 +288,7 @@ class Trainer:
             )
 
     def _save(self, last: bool) -> None:
-        """Write a checkpoint. A full disk in the middle of a run is told of, and the run goes on.
+        """Write a checkpoint. In the middle of a run a failure, such as a full disk, is logged, and the run goes on.
 
         Raises:
             TrainingError: what would be saved is not finite.
@@ -300,7 +300,7 @@ class Trainer:
             weights["ema"] = self._averages()
         try:
             self.last_checkpoint = self.writer.save(
-                self.state, weights, self._optimizer_states(), shared_out=self.step.owned is not None
+                self.state, weights, self._optimizer_states(), sharded=self.step.owned is not None
             )
             self._saved = self.state.update
         except NotFiniteError as error:
