@@ -5,7 +5,7 @@ python svd_tools/convert.py --pt_weights_file svd.safetensors --config configs/s
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+if __name__ == "__main__":  # signals are handled from here on, also during imports
     from svd.cli import start
 
     start("convert")
@@ -50,5 +50,5 @@ def build_parser(program: str) -> ArgumentParser:
 
 
 def main(argv: Optional[list[str]] = None, program: str = "convert.py") -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    """The command line; returns 0, or 2 after one error line on stderr."""
     return cli.run(build_parser(program), lambda args: convert(**vars(args)), argv)

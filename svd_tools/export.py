@@ -6,7 +6,7 @@ python svd_tools/export.py --checkpoint runs/mine/lora.safetensors --pretrained 
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # signals are answered from here on, also while all this is imported
+if __name__ == "__main__":  # signals are handled from here on, also during imports
     from svd.cli import start
 
     start("export")
@@ -26,7 +26,7 @@ from svd_tools.checkpoints.layouts import LAYOUTS, SVD
 from svd_tools.checkpoints.trained import read_trained, write_merged, write_trained
 
 _FILES = {"trained": "trained.safetensors", "ema": "ema.safetensors"}
-_FOLDER = re.compile(r"update_(\d+)")  # a folder that is not complete has another name
+_FOLDER = re.compile(r"update_(\d+)")  # an incomplete folder has another name
 
 
 def build_parser(program: str) -> ArgumentParser:
@@ -64,12 +64,12 @@ def export(
     overwrite: bool = False,
     lora_scale: float = 1.0,
 ) -> Path:
-    """Export a training checkpoint, say what was taken, and return the path written.
+    """Export a training checkpoint, print what was taken, and return the path written.
 
     The arguments are those of the command line (`--help`).
 
     Raises:
-        CheckpointError: the checkpoint, or the one that the training began with, cannot be used; nothing was written.
+        CheckpointError: the checkpoint, or the pretrained one, cannot be used; nothing was written.
     """
     path = Path(checkpoint)
     if not isfinite(lora_scale):
@@ -117,12 +117,12 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def _update(folder: Path) -> int:
-    """How many updates the weights of a checkpoint have had."""
+    """The update of a checkpoint."""
     return int(_FOLDER.fullmatch(folder.name).group(1))
 
 
 def _weights_file(folder: Path, weights: str) -> Path:
-    """The file of a checkpoint that was asked for."""
+    """The requested file of a checkpoint."""
     if weights == "auto":
         weights = "ema" if (folder / _FILES["ema"]).is_file() else "trained"
     path = folder / _FILES[weights]
@@ -140,5 +140,5 @@ def _output_name(folder: Path, to: str, trained_only: bool) -> str:
 
 
 def main(argv: Optional[list[str]] = None, program: str = "export.py") -> int:
-    """The command line; returns 0, or 2 after one line on stderr that says what is wrong."""
+    """The command line; returns 0, or 2 after one error line on stderr."""
     return cli.run(build_parser(program), lambda args: export(**vars(args)), argv)

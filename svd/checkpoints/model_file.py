@@ -21,14 +21,14 @@ if TYPE_CHECKING:  # MindSpore takes seconds to import: errors of checkpoints do
     from mindspore import nn
 
 _MAPPED = ("F32", "F16")
-"""Types whose values are used where they lie in the file."""
+"""Types whose values are memory-mapped."""
 
 
 class Checkpoint:
-    """A file of weights, opened once. Its configuration and its values are read when they are asked for.
+    """An open file of weights; configuration and values are read lazily.
 
     Raises:
-        CheckpointError: there is no such file, it is damaged, or it is of another program (the error says what to do).
+        CheckpointError: the file does not exist, is damaged, or is of another program (the error says what to do).
     """
 
     def __init__(self, path: str | Path):
@@ -40,7 +40,7 @@ class Checkpoint:
         header = read_header(self.path)
         self.metadata, self.shapes = header.metadata, header.shapes
         self._tensors = header.tensors
-        # Pages are read when they are used, and never copied unless they are written to.
+        # Pages are read on use, and copied only on write.
         self._data = np.memmap(self.path, np.uint8, mode="c")
 
     @cached_property
@@ -49,7 +49,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: there is none.
-            ConfigError: it cannot be used.
+            ConfigError: it is invalid.
         """
         if "config" not in self.metadata:
             self._check_ours()
@@ -57,25 +57,23 @@ class Checkpoint:
         return parse_config(self.metadata["config"])
 
     def has_all(self, prefix: str, network: nn.Cell) -> bool:
-        """Whether there is a tensor for each of the network's parameters."""
+        """Whether the file has a tensor for each of the network's parameters."""
         return _parameters({prefix: network}).keys() <= self.shapes.keys()
 
     def read(self, name: str) -> np.ndarray:
-        """The values of a tensor; those of float32 and float16 stay in the file, and what is written to them does not
-        reach it.
-        """
+        """The values of a tensor; float32 and float16 are mapped copy-on-write."""
         stored = self._tensors[name]
         if stored.dtype not in _MAPPED:
             return lazy_tensor(self.path, name, stored).read()
         return np.asarray(self._data[stored.start : stored.end]).view(DTYPES[stored.dtype]).reshape(stored.shape)
 
     def check_model(self, model: ModelConfig) -> None:
-        """Raise CheckpointError if there is a configuration, and it has other networks than the model."""
+        """Raise CheckpointError if the file has a configuration with other networks than the model."""
         if "config" in self.metadata and (different := self.config.different_networks(model)):
             raise self._of_another_model(different[0])
 
     def check(self, networks: Mapping[str, nn.Cell]) -> None:
-        """Raise CheckpointError unless all parameters of the networks are there, in their shapes; names are listed.
+        """Raise CheckpointError, which lists names, unless the file has all parameters of the networks in their shapes.
 
         Args:
             networks: by the prefix of their parameters' names.
@@ -102,14 +100,14 @@ class Checkpoint:
         networks: Mapping[str, nn.Cell],
         changed: Optional[Callable[[str, np.ndarray], np.ndarray]] = None,
     ) -> None:
-        """Fill networks; each parameter keeps its dtype, and other tensors of the file are ignored.
+        """Load networks; each parameter keeps its dtype, and other tensors of the file are ignored.
 
         Args:
             networks: by the prefix of their parameters' names.
-            changed: what a tensor of this name is to be instead, such as with an adapter added.
+            changed: transforms a tensor, given its name; merges adapters, for example.
 
         Raises:
-            CheckpointError: as `check` does, or a value is not finite or does not fit.
+            CheckpointError: as `check`; or a value is not finite, or overflows.
         """
         self.check(networks)
         for name, parameter in _parameters(networks).items():

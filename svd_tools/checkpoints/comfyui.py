@@ -20,9 +20,9 @@ _IMAGE = "conditioner.autoencoder.encoder"
 
 
 def as_found(layout: Layout, names: Collection[str]) -> tuple[Layout, list[str]]:
-    """The variant of the layout that a file with these names has, and notes on it.
+    """The variant of the layout of a file with these names, and notes on it.
 
-    The last 1x1 convolution (`quant_conv`) of the image's encoder has no place where the first stage has none.
+    The last 1x1 convolution (`quant_conv`) of the image's encoder is left out if the first stage has none.
     """
     places, notes = dict(layout.places), []
     if layout is SGM and has_transformers_clip(names):
@@ -36,17 +36,17 @@ def as_found(layout: Layout, names: Collection[str]) -> tuple[Layout, list[str]]
 
 
 def has_transformers_clip(names: Iterable[str]) -> bool:
-    """Whether Stability's layout holds CLIP by the names of transformers."""
+    """Whether CLIP in Stability's layout has the names of transformers."""
     return any(name.startswith(f"{CLIP_SGM}.vision_model.") for name in names)
 
 
 def has_one_autoencoder(names: Iterable[str]) -> bool:
-    """Whether Stability's layout has no autoencoder of its own for the conditioning image."""
+    """Whether the conditioning image has no autoencoder of its own in Stability's layout."""
     return not any(name.startswith(f"{IMAGE_SGM}.") for name in names)
 
 
 def identity_convolution(found: Mapping[str, LazyTensor], shapes: Mapping[str, Shape]) -> dict[str, LazyTensor]:
-    """The conditioner's last convolution where its encoder is a first stage's that has none: it changes nothing."""
+    """The conditioner's `quant_conv` where its encoder is that of a first stage without one: the identity."""
     weight, bias = (f"{_IMAGE}.quant_conv.{end}" for end in ("weight", "bias"))
     if weight in found or weight not in shapes:
         return {}

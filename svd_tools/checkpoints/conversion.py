@@ -1,4 +1,4 @@
-"""From the tensors of one layout to those of another, checked by name and shape; no value is read yet."""
+"""Conversion between layouts, checked by name and shape; values are read lazily."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from svd_tools.checkpoints.layouts import CLIP_SGM, Entry, Layout, expand
 from svd_tools.checkpoints.tables import TRANSFORMS, Shape
 
 _MINDSPORE_ALIASES = ((".gamma", ".weight"), (".beta", ".bias"))
-"""Ends of names that MindSpore's own normalisations give."""
+"""Suffixes of names of MindSpore's normalisations."""
 _COMFYUI_MARKS = (".scaled_fp8", ".scale_input", ".input_scale", ".comfy_quant", ".v_pred")
-"""Ends of names of what ComfyUI notes beside weights: how they are scaled, and what inputs are scaled by."""
+"""Suffixes of ComfyUI's notes beside weights: scales of weights and of inputs."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a model under our names, and what else its source had."""
+    """A model's tensors under our names, and what else its source had."""
 
     tensors: dict[str, LazyTensor]
     leftovers: list[str]
     """Tensors of the source that are no part of the model."""
     entries: Sequence[Entry] = ()
-    """Where the tensors are in the source."""
+    """Layout of the source."""
 
 
 def from_layout(
     tensors: Mapping[str, LazyTensor], layout: Layout, config: ModelConfig, shapes: Mapping[str, Shape]
 ) -> Weights:
-    """Bring a source's tensors under our names.
+    """Convert a source's tensors to our names.
 
     Args:
-        shapes: the shapes of all that our layout can hold, by name.
+        shapes: the shapes of all tensors of our layout, by name.
 
     Raises:
         CheckpointError: tensors are missing, unexpected, or of a wrong shape or type; `details` lists all.
@@ -54,7 +54,7 @@ def from_layout(
     leftovers = [name for name in source if name not in expected and is_leftover(name, source[name].shape)]
     _check(source, expected, set(leftovers))
 
-    @lru_cache(maxsize=1)  # a fused query-key-value tensor is asked for three times in a row
+    @lru_cache(maxsize=1)  # a fused query-key-value tensor is read three times in a row
     def values(name: str) -> np.ndarray:
         array = source[name].read()
         check_finite(array, name)
@@ -69,7 +69,7 @@ def from_layout(
 
 
 def to_layout(weights: Mapping[str, LazyTensor], layout: Layout, config: ModelConfig) -> dict[str, LazyTensor]:
-    """Bring tensors under our names into another layout; those that it does not store are left out."""
+    """Convert tensors under our names to another layout; those that it does not store are left out."""
     parts: dict[str, list[Entry]] = defaultdict(list)
     for entry in expand(layout, config, weights):
         parts[entry.theirs].append(entry)
@@ -94,19 +94,19 @@ def _theirs(weights: Mapping[str, LazyTensor], entries: list[Entry]) -> LazyTens
 
 
 def absent_parts(config: ModelConfig, names: Collection[str]) -> dict[str, str]:
-    """The optional parts of which there is no name: how their names would begin, and what is missing."""
+    """The optional parts without any name: their prefixes, and what is missing."""
     parts = _optional(config).items()
     return {front: title for front, title in parts if not any(name.startswith(front) for name in names)}
 
 
 def _optional(config: ModelConfig) -> dict[str, str]:
-    from svd.build import optional_parts  # MindSpore takes seconds to import: --help and errors do not wait for it
+    from svd.build import optional_parts  # MindSpore takes seconds to import, which --help and errors do not wait for
 
     return optional_parts(config)
 
 
 def plain_name(name: str) -> str:
-    """The name without what MindSpore's (and mindone's) own modules add to it."""
+    """The name without additions of MindSpore's (and mindone's) modules."""
     for end, plain in _MINDSPORE_ALIASES:
         if name.endswith(end):
             name = name.removesuffix(end) + plain
@@ -114,7 +114,7 @@ def plain_name(name: str) -> str:
 
 
 def is_leftover(name: str, shape: Shape) -> bool:
-    """Whether a tensor is no part of the model: CLIP's text tower, position indices, numbers, ComfyUI's notes."""
+    """Whether a tensor is not part of the model: CLIP's text tower, position indices, scalars, ComfyUI's notes."""
     clip, visual = CLIP_SGM.removesuffix("visual"), f"{CLIP_SGM}."
     text_tower = name.startswith(clip) and not name.startswith(visual)
     positions = name.endswith(".vision_model.embeddings.position_ids")
@@ -131,7 +131,7 @@ def _plain(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
 
 
 def _check(source: Mapping[str, LazyTensor], expected: Mapping[str, Shape], leftovers: set[str]) -> None:
-    """Raise CheckpointError unless the source has exactly what is expected."""
+    """Raise CheckpointError unless the source has exactly the expected tensors."""
     found = {name: source[name] for name in expected if name in source}
     faults = {
         "missing": [f"{name}  {list(shape)}" for name, shape in expected.items() if name not in source],

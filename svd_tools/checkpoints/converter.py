@@ -1,4 +1,4 @@
-"""Convert a checkpoint from any layout, and write a model in any layout."""
+"""Converting a checkpoint from any layout, and writing a model in any layout."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def convert(
     overwrite: bool = False,
     weights: Choice = "auto",
 ) -> Path:
-    """Convert a checkpoint, say what was found and left out, and return the path written.
+    """Convert a checkpoint, print what was found and left out, and return the path written.
 
     The arguments are those of svd_tools/convert.py (`--help`).
 
@@ -54,7 +54,7 @@ def convert(
         either.check(model, True)
     if source.is_dir():
         layout.check_settings(source, model)
-    from svd.build import parameter_shapes  # MindSpore takes seconds to import: --help and errors do not wait for it
+    from svd.build import parameter_shapes  # MindSpore takes seconds to import, which --help and errors do not wait for
 
     shapes = parameter_shapes(model)
     gathered = from_layout(tensors, layout, model, shapes)
@@ -66,7 +66,7 @@ def convert(
 
 
 def output_path(source: Path, out_dir: Path, to: str) -> Path:
-    """Where a source is converted to: `output_name` in the folder; never the source itself."""
+    """The output path: `output_name` in the folder; never the source itself."""
     target = out_dir / output_name(source.resolve().name if source.is_dir() else source.stem, to)
     if target.resolve() == source.resolve():
         target = target.with_name(f"{target.stem}_{to}{target.suffix}")
@@ -74,7 +74,7 @@ def output_path(source: Path, out_dir: Path, to: str) -> Path:
 
 
 def _print_report(weights: Weights, shapes: Mapping[str, Shape], layouts: Mapping[str, Sequence[Entry]]) -> None:
-    """Print where every tensor is: ours | theirs | our shape | transform; a table for each foreign layout."""
+    """Print where every tensor goes: ours | theirs | our shape | transform; a table per foreign layout."""
     for layout in sorted(layouts.keys() - {"svd"}):
         rows = [("ours", layout, "shape", "transform")]
         rows += [
@@ -93,7 +93,7 @@ def output_name(stem: str, to: str) -> str:
 
 
 def check_free(target: Path, overwrite: bool) -> None:
-    """Raise CheckpointError if the target exists, unless it is to be replaced."""
+    """Raise CheckpointError if the target exists, unless it may be overwritten."""
     if target.exists() and not overwrite:
         raise CheckpointError(f"{target} exists; choose another --out_dir, or give --overwrite to replace it")
 
@@ -101,10 +101,10 @@ def check_free(target: Path, overwrite: bool) -> None:
 def write_model(
     target: Path, weights: Weights, shapes: Mapping[str, Shape], config: ModelConfig, to: str, dtype: str
 ) -> None:
-    """Write a whole model in a layout, and say what was left out and what was written.
+    """Write a whole model in a layout, and print what was left out and what was written.
 
     Args:
-        shapes: the shapes of all that our layout can hold, by name.
+        shapes: the shapes of all tensors of our layout, by name.
         dtype: keep, or a key of DTYPES.
     """
     layout = LAYOUTS[to]
@@ -123,7 +123,7 @@ def write_model(
 
 
 def cast_all(tensors: Mapping[str, LazyTensor], dtype: str) -> dict[str, LazyTensor]:
-    """The tensors in the type of that name in DTYPES, or as they are if it is `keep`."""
+    """The tensors cast to a type of DTYPES, or unchanged for `keep`."""
     if dtype == "keep":
         return dict(tensors)
     return {name: cast(name, tensor, DTYPES[dtype]) for name, tensor in tensors.items()}
@@ -131,9 +131,9 @@ def cast_all(tensors: Mapping[str, LazyTensor], dtype: str) -> dict[str, LazyTen
 
 @contextlib.contextmanager
 def writing(target: Path, outputs: Mapping[str, LazyTensor]) -> Iterator[tuple[Path, Callable[[int], object]]]:
-    """(temporary path of `atomic_write`, function to call with the bytes of each tensor) with a bar of progress."""
+    """(temporary path of `atomic_write`, callback for the bytes of each tensor), with a progress bar."""
     need = sum(tensor.nbytes for tensor in outputs.values())
-    # disable=None: no bar where the output is no terminal
+    # disable=None: no bar unless the output is a terminal
     bar = tqdm(total=need, unit="B", unit_scale=True, desc="writing", disable=None)
     with bar, atomic_write(target, need) as temporary:
         yield temporary, bar.update
@@ -142,7 +142,7 @@ def writing(target: Path, outputs: Mapping[str, LazyTensor]) -> Iterator[tuple[P
 def _print_differences(
     weights: Weights, shapes: Mapping[str, Shape], config: ModelConfig, written: set[str], to: Layout
 ) -> None:
-    """Say what of the source is ignored, and what the written checkpoint does not have."""
+    """Print what of the source is ignored, and what the written checkpoint lacks."""
     if weights.leftovers:
         some = first_few(weights.leftovers)
         print(printable(f"ignored: {len(weights.leftovers)} tensors that are no part of the model ({some})"))

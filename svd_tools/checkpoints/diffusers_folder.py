@@ -1,4 +1,4 @@
-"""The folder that diffusers loads a `StableVideoDiffusionPipeline` from: its settings, and writing it."""
+"""The folder of a diffusers `StableVideoDiffusionPipeline`: checking its settings, and writing it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FILES = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "m
 
 
 def check_expressible(config: ModelConfig, whole: bool) -> None:
-    """Raise CheckpointError for a model, or its UNet if not `whole`, that the pipeline of diffusers cannot run."""
+    """Raise CheckpointError for a model (only its UNet if not `whole`) that the diffusers pipeline cannot run."""
     if whole:
         _check_autoencoder(config.autoencoder)
     _check_channels(config.unet.channel_mult)
@@ -52,7 +52,7 @@ def _check_channels(channel_mult: list[int]) -> None:
 
 
 def check_settings(folder: Path, config: ModelConfig) -> None:
-    """Raise CheckpointError where a folder's config.json contradicts the config in what no shape shows."""
+    """Raise CheckpointError if a folder's config.json contradicts the config in settings that shapes do not show."""
     for name, component in COMPONENTS.items():
         path = folder / name / "config.json"
         if not path.exists():
@@ -84,11 +84,11 @@ def write_folder(
         part = {n.removeprefix(f"{name}."): tensor for n, tensor in tensors.items() if n.startswith(f"{name}.")}
         write_safetensors(folder / name / _FILES[component.library], part, {"format": "pt"}, progress)
     for path in (folder, *(folder / name for name in COMPONENTS)):
-        fsync(path)  # so that the names are on the disk before the folder is renamed
+        fsync(path)  # directory entries are flushed before the folder is renamed
 
 
 def config_files(config: ModelConfig) -> dict[str, dict]:
-    """Every file of the folder but the tensors, by its path."""
+    """All files of the folder except tensors, by path."""
     index = {
         "_class_name": "StableVideoDiffusionPipeline",
         "_diffusers_version": _VERSION,
@@ -166,15 +166,15 @@ def _image_encoder(config: ModelConfig) -> dict:
 
 
 class Component(NamedTuple):
-    """A folder that holds a network."""
+    """A subfolder with a network."""
 
     library: str
     kind: str
     """Its class in the library."""
     settings: Callable[[ModelConfig], dict]
-    """What config.json says."""
+    """Content of config.json."""
     invisible: tuple[str, ...]
-    """Settings that no shape shows."""
+    """Settings that shapes do not show."""
 
 
 _CLIP_INVISIBLE = ("num_attention_heads", "patch_size", "image_size", "hidden_act")
@@ -183,7 +183,7 @@ COMPONENTS = {
     "vae": Component("diffusers", "AutoencoderKLTemporalDecoder", _vae, ("scaling_factor",)),
     "image_encoder": Component("transformers", "CLIPVisionModelWithProjection", _image_encoder, _CLIP_INVISIBLE),
 }
-"""The folders that hold tensors; their names are put in front of the tensors'."""
+"""Subfolders with tensors, whose names are prefixed with theirs."""
 
 
 def _scheduler(config: ModelConfig) -> dict:

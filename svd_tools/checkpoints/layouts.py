@@ -1,4 +1,4 @@
-"""Layouts of checkpoints: a record for each says how it is recognised, which part of a model is where in it, and under
+"""Layouts of checkpoints: a record each, with how it is recognised, where it stores the parts of a model, and under
 which names.
 """
 
@@ -19,45 +19,45 @@ from svd_tools.checkpoints.tables import Table
 
 @dataclass(frozen=True)
 class Place:
-    """Where a layout has a part of a model."""
+    """Where a layout stores a part of a model."""
 
     root: str
-    """What is in front of the names, without the dot."""
+    """Prefix of the names, without the dot."""
     table: Table
     column: str
-    """Of the table."""
+    """Column of the table."""
     without: tuple[str, ...] = ()
-    """How our names of layers begin that are not stored there."""
+    """Beginnings of our names of layers that it does not store."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One way of storing a whole model."""
+    """A format of a whole model."""
 
     name: str
     owner: str
-    """Whose it is, in messages."""
+    """Owner, in messages."""
     title: str
     ending: str
-    """Of what is written in it, behind the stem of its name."""
+    """Suffix of files in this layout, after the stem of the name."""
     mark: str
-    """How the names of the UNet begin, by which the layout is recognised."""
+    """Beginning of the UNet's names, by which the layout is recognised."""
     needs: Mapping[str, tuple[str, ...]]
-    """What a model cannot do without beside its UNet, and how its names begin: one way or another."""
+    """Required networks beside the UNet, and possible beginnings of their names."""
     places: Mapping[str, Optional[Place]] = field(default_factory=dict)
-    """Of a model's parts, by their prefixes: None for one that it does not store. Our own layout has none."""
+    """Places of a model's parts, by their prefixes; None for a part that is not stored. Our own layout has none."""
     first: str = "conv_in.weight"
-    """A tensor of the UNet that must be there for the mark to count behind something else; empty if it says enough."""
+    """A tensor of the UNet that must exist for the mark to count after a prefix; empty if the mark is sufficient."""
     unet: str = ""
-    """A regular expression for names that only a UNet of this owner has, whatever is in front of it."""
+    """A regular expression for names that only UNets of this owner have, with any prefix."""
     averages: str = ""
-    """What is in front of averages (EMA) whose names are those of the weights without their dots."""
+    """Prefix of EMA weights, whose names are those of the weights without dots."""
     check: Callable[[ModelConfig, bool], None] = lambda config, whole: None
-    """Raises CheckpointError for a model, or the UNet alone if not `whole`, that it cannot express."""
+    """Raises CheckpointError for a model (only its UNet if not `whole`) that the layout cannot express."""
     check_settings: Callable[[Path, ModelConfig], None] = lambda folder, config: None
-    """Raises CheckpointError where the settings beside the tensors of a folder contradict the config."""
+    """Raises CheckpointError if a folder's settings contradict the config."""
     write_folder: Optional[Callable[..., None]] = None
-    """Writes it where it is a folder, not a .safetensors file: `diffusers_folder.write_folder`."""
+    """Writer of a layout that is a folder, not a .safetensors file: `diffusers_folder.write_folder`."""
 
 
 SVD = Layout(
@@ -119,7 +119,7 @@ LAYOUTS = {layout.name: layout for layout in (SVD, SGM, DIFFUSERS)}
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of ours and where it is found in another layout."""
+    """One of our tensors, and where another layout stores it."""
 
     ours: str
     theirs: str
@@ -127,9 +127,9 @@ class Entry:
 
 
 def expand(layout: Layout, config: ModelConfig, names: Iterable[str]) -> list[Entry]:
-    """The entries of every name of ours that the layout stores, in the order of `names`.
+    """The entries of our names that the layout stores, in the order of `names`.
 
-    Raises LookupError for a name that is of no part, or in no table.
+    Raises LookupError for a name that belongs to no part, or is in no table.
     """
     if not layout.places:
         return [Entry(name, name, "same") for name in names]
@@ -138,7 +138,7 @@ def expand(layout: Layout, config: ModelConfig, names: Iterable[str]) -> list[En
 
 
 def _translate(layout: Layout, config: ModelConfig, name: str) -> Optional[tuple[str, str]]:
-    """(their name, transform) of one of our names; None when they do not store it."""
+    """(foreign name, transform) of one of our names; None if it is not stored."""
     for part, place in layout.places.items():
         if name.startswith(f"{part}."):
             inside = name.removeprefix(f"{part}.")
@@ -150,7 +150,7 @@ def _translate(layout: Layout, config: ModelConfig, name: str) -> Optional[tuple
 
 
 def detect_layout(names: Collection[str]) -> Optional[Layout]:
-    """Whose names these are; None for another model's."""
+    """The layout that these names are of; None for another model."""
     for layout in LAYOUTS.values():
         if any(name.startswith(layout.mark) for name in names):
             return layout

@@ -1,8 +1,8 @@
-"""MindSpore's .ckpt files: a protobuf message, walked where it lies in the file.
+"""MindSpore's .ckpt files: a protobuf message, parsed in place.
 
 The message is `repeated Value {tag = 1, tensor = 2 {dims = 1, tensor_type = 2, tensor_content = 3}}`; a large
 parameter is split into consecutive Values of one tag, each stating the whole shape. MindSpore's own reader
-parses the file at once, which takes twice its size in memory; here only the heads of the Values are read.
+parses the file at once, which takes twice its size in memory; here only the headers of the Values are read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from svd.checkpoints.tensor_files import DTYPES, LazyTensor, check_type, stored_
 from svd.checkpoints.tensor_header import LARGEST_NUMBER, MOST_AXES, CheckpointError
 
 ENCRYPTED = bytes.fromhex("d85e3a7f")
-"""The first bytes of a checkpoint that was saved with an enc_key."""
+"""First bytes of a checkpoint saved with an enc_key."""
 
 _TYPES = {
     "Float64": "F64",
@@ -34,7 +34,7 @@ _TYPES = {
     "Bool": "BOOL",
 }
 MOST_VALUES = 20_000
-"""Parameters in a file, or parts of those that are larger than 512 MB; a full-size model has 2,446."""
+"""Limit of Values in a file (parameters above 512 MB have several); a full-size model has 2,446."""
 LONGEST_NAME = 1000  # bytes
 MOST_FIELDS = 32  # in a message within another
 _CRC_TRAILER = 17  # bytes: "crc_num", then the checksum in 10
@@ -42,10 +42,10 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 
 
 def read_mindspore(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a MindSpore .ckpt file; strings that were saved beside them are left out.
+    """The tensors of a MindSpore .ckpt file, without strings saved beside them.
 
     Raises:
-        CheckpointError: the file is truncated, damaged, or holds something else than dense tensors.
+        CheckpointError: the file is truncated or damaged, or has anything but dense tensors.
     """
     tensors: dict[str, tuple] = {}
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -1,8 +1,8 @@
-"""Pickles of tensors, interpreted here instead of executed by Python's own unpickler.
+"""Pickles of tensors, interpreted here instead of executed by Python's unpickler.
 
-What it makes of a pickle is plain: numbers, texts, lists, tuples, dictionaries and descriptions of tensors. Nothing is
-imported or called, keys are texts and numbers alone (of nested tuples Python would compute hashes for ever), and the
-instructions are counted, each of which takes a bounded time and memory.
+The result is plain: numbers, strings, lists, tuples, dictionaries and descriptions of tensors. Nothing is imported or
+called, keys are strings and numbers alone (hashing nested tuples could take for ever), and the instructions, each of
+bounded time and memory, are counted.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ MOST_INSTRUCTIONS = 1_000_000
 
 
 class Refused(ValueError):
-    """A pickle that asks for more than tensors."""
+    """A pickle that needs more than tensors."""
 
 
 class Storage(NamedTuple):
     code: str
-    """The type of its elements, a name of .safetensors; empty if the tensors on it say theirs."""
+    """Element type, a name of .safetensors; empty if the tensors that use it state it."""
     key: str
     """Its name in the archive."""
 
@@ -90,7 +90,7 @@ def _first(value: Any, *_: Any) -> Any:
 
 
 def _pairs(items: list[Any]) -> dict:
-    """A dictionary of keys and values in turn. Of other keys the hashes could be made to take for ever."""
+    """A dictionary from alternating keys and values; hashing other keys could take for ever."""
     return {key: value for key, value in zip(items[::2], items[1::2]) if _is_key(key)}
 
 
@@ -100,19 +100,19 @@ _CALLS: dict[str, Callable] = {
     "torch._utils._rebuild_tensor_v3": _typed_tensor,
     "torch._utils._rebuild_parameter": _first,
     "torch._utils._rebuild_parameter_with_state": _first,
-    # What stands beside the tensors of a training: their values are of no use here.
+    # Other objects of a training, whose values are not needed here.
     "torch.Size": _first,
     "torch.device": _first,
     "torch.torch_version.TorchVersion": _first,
     "_codecs.encode": _first,
     **{f"{module}.{name}": _first for module in ("builtins", "__builtin__") for name in ("set", "frozenset")},
 }
-"""What a pickle may name and call, and what is done in its place."""
+"""Callables that a pickle may name, and their replacements."""
 _NAMES = {
     **{f"torch.{name}": code for name, code in (_STORAGES | _TYPES).items()},
     "torch.storage.UntypedStorage": "",
 }
-"""What a pickle may name, and what it stands for."""
+"""Names that a pickle may use, and their values."""
 
 
 def _is_key(key: Any) -> bool:
@@ -120,7 +120,7 @@ def _is_key(key: Any) -> bool:
 
 
 class _Mark:
-    """Where the items of a list, tuple or dictionary begin on the stack."""
+    """Start of the items of a list, tuple or dictionary on the stack."""
 
 
 _MARK = _Mark()
@@ -135,14 +135,14 @@ _OF_STACK = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class _Reader:
-    """The stack and the memory of a pickle; a method for each kind of instruction, `argument` is what it states."""
+    """Stack and memo of a pickle; a method per kind of instruction, with its `argument`."""
 
     def __init__(self):
         self.stack: list[Any] = []
         self.memory: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
-        """Carry out one instruction."""
+        """Execute one instruction."""
         if name in _LITERALS:
             self.stack.append(argument)
         elif name in _CONSTANTS:
@@ -163,7 +163,7 @@ class _Reader:
             method(argument)
 
     def _marked(self) -> list[Any]:
-        """The items since the last mark, which are taken off the stack."""
+        """Pop the items since the last mark."""
         items = []
         while (item := self.stack.pop()) is not _MARK:
             items.append(item)
@@ -243,7 +243,7 @@ class _Reader:
     _newobj = _reduce
 
     def _build(self, _) -> None:
-        self.stack.pop()  # the attributes of an object: dictionaries of tensors have notes on their versions
+        self.stack.pop()  # attributes of an object: dictionaries of tensors have notes on their versions
 
     def _binpersid(self, _) -> None:
         kind, code, key, *_ = self.stack.pop()
@@ -253,10 +253,10 @@ class _Reader:
 
 
 def read_pickle(data: bytes) -> Any:
-    """What a pickle holds, with a PickledTensor for each tensor.
+    """Read a pickle, with a PickledTensor for each tensor.
 
     Raises:
-        Refused: it asks for more than tensors, or has more instructions than any model needs.
+        Refused: it needs more than tensors, or has more instructions than any model.
         Exception: it is damaged; almost anything can be raised.
     """
     reader = _Reader()

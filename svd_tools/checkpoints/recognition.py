@@ -20,17 +20,17 @@ from svd_tools.checkpoints import comfyui
 from svd_tools.checkpoints.layouts import LAYOUTS, SVD, Layout, detect_layout
 
 Choice = Literal["auto", "ema", "plain"]
-"""Which weights are taken, if there are averages (EMA) beside them; auto: the averages, as sgm samples with."""
+"""Which weights to take if there is an EMA; auto: the EMA, which sgm samples with."""
 Tensors = dict[str, LazyTensor]
 
 _WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""What PyTorch's wrappers of modules (data parallel, compiled, sharded) put into the names of what they wrap."""
+"""What PyTorch's module wrappers (data parallel, compiled, sharded) insert into names."""
 _AVERAGES = re.compile(r"(^|[._])ema([._]|$)")
 
 
 @dataclass
 class Recognised:
-    """A checkpoint of Stable Video Diffusion: its tensors by the names of a layout, and what was done to find them."""
+    """A checkpoint of Stable Video Diffusion: tensors by the names of a layout, and notes on how they were found."""
 
     layout: Layout
     tensors: Tensors
@@ -41,10 +41,10 @@ def recognise(source: str, found: Mapping[str, LazyTensor], weights: Choice = "a
     """Find a model in the tensors of a checkpoint.
 
     Args:
-        source: what the checkpoint is called in messages.
+        source: name of the checkpoint in messages.
 
     Raises:
-        CheckpointError: it is of another model or a part of one, or has no averages where they were asked for.
+        CheckpointError: it is of another model, incomplete, or has no EMA although one was requested.
     """
     if adapters := describe_adapters(found):
         raise CheckpointError(f"{source} {adapters}")
@@ -64,7 +64,7 @@ def recognise(source: str, found: Mapping[str, LazyTensor], weights: Choice = "a
 
 
 def _unwrap(tensors: Mapping[str, LazyTensor]) -> tuple[Tensors, list[str]]:
-    """The tensors without what wrappers of modules add to their names, and those wrappers."""
+    """The tensors with the names of module wrappers removed, and those wrappers."""
     wrappers: dict[str, None] = {}
     plain: Tensors = {}
     for name, tensor in tensors.items():
@@ -77,7 +77,7 @@ def _unwrap(tensors: Mapping[str, LazyTensor]) -> tuple[Tensors, list[str]]:
 
 
 def _prefixes(names: Mapping[str, LazyTensor]) -> tuple[Optional[Layout], Counter[str]]:
-    """The layout, and how many names of UNets there are behind each prefix of the layout's own names."""
+    """The layout, and how many names of UNets have each prefix before the layout's own names."""
     known = detect_layout(names)
     for layout in (known,) if known else LAYOUTS.values():
         root = re.compile(rf"((?:.*?\.)??){re.escape(layout.mark)}")
@@ -90,7 +90,7 @@ def _prefixes(names: Mapping[str, LazyTensor]) -> tuple[Optional[Layout], Counte
 
 
 def _take(recognised: Recognised, prefixes: Counter[str]) -> Tensors:
-    """Keep the weights, without their prefix; returns the averages that have a prefix of their own."""
+    """Keep the weights, without their prefix; returns EMA weights that have a prefix of their own."""
     averaged = [prefix for prefix in prefixes if _AVERAGES.search(prefix)]
     plain = [prefix for prefix in prefixes if prefix not in averaged] or averaged
     prefix = max(plain, key=lambda prefix: (not prefix, prefixes[prefix]))
@@ -110,7 +110,7 @@ def _under(prefix: str, tensors: Tensors) -> Tensors:
 
 
 def _choose(recognised: Recognised, averages: Tensors, weights: Choice, source: str) -> None:
-    """Put averages in the place of the weights, or leave them out."""
+    """Replace the weights by the EMA, or drop it."""
     if prefix := recognised.layout.averages:
         own = _under(prefix, recognised.tensors)
         recognised.tensors = {n: t for n, t in recognised.tensors.items() if not n.startswith(prefix)}
@@ -128,7 +128,7 @@ def _choose(recognised: Recognised, averages: Tensors, weights: Choice, source: 
 
 
 def _with_dots(averages: Tensors, weights: Tensors, layout: Layout) -> Tensors:
-    """The layout's averages by the names of their weights; without a weight they keep their own, and counters go."""
+    """The layout's EMA by the names of its weights; those without a weight keep their names, counters are dropped."""
     prefix = layout.mark.split(".")[0] + "."
     names: dict[str, str] = {}
     for name in weights:
@@ -144,7 +144,7 @@ def _with_dots(averages: Tensors, weights: Tensors, layout: Layout) -> Tensors:
 
 
 def _dequantize(recognised: Recognised) -> None:
-    """Multiply weights by the scales that ComfyUI stores beside them; scales of inputs are for its kernels alone."""
+    """Multiply weights by ComfyUI's scales; scales of inputs are only for its kernels."""
     tensors, scales = recognised.tensors, {}
     for name, tensor in list(tensors.items()):
         stem = name.removesuffix("weight")
@@ -182,7 +182,7 @@ def _note_widened(recognised: Recognised) -> None:
 
 
 def _check_whole(recognised: Recognised, source: str) -> None:
-    """Raise CheckpointError where a whole network is missing, or the checkpoint is none but another thing."""
+    """Raise CheckpointError if a whole network is missing, or if this is no checkpoint of such a model."""
     names, layout = recognised.tensors, recognised.layout
     missing = [
         title
@@ -202,7 +202,7 @@ _OURS = "svd_tools/export.py merges what train.py wrote with the model that the 
 
 
 def _what_else(names: list[str]) -> str:
-    """What tensors without a model of this kind are, and what to do."""
+    """The message for tensors that are no such model."""
     for layout in LAYOUTS.values():
         if layout.unet and any(re.search(layout.unet, name) for name in names):
             missing = "and no image encoder (CLIP) and no autoencoder"

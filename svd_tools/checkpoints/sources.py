@@ -23,12 +23,12 @@ _WEIGHT_FILES = (
     "pytorch_model.bin",
 )
 _VARIANTS = ("", "fp32", "fp16", "bf16")
-"""Variants of a file, the most precise first; others come after them."""
+"""Variants of a file, the most precise first, before any others."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The tensors of a checkpoint by name, what it is stored in, and what was chosen in opening it."""
+    """The tensors of a checkpoint by name, its format, and what was chosen on opening it."""
 
     kind: str
     tensors: dict[str, LazyTensor]
@@ -39,7 +39,7 @@ def read_weights(path: Path) -> Opened:
     """Open a checkpoint file or a diffusers folder; no values are read yet.
 
     Raises:
-        CheckpointError: there is nothing at the path, or it is none of the formats that are known.
+        CheckpointError: the path does not exist, or is in no known format.
     """
     try:
         if path.is_dir():
@@ -86,7 +86,7 @@ def _read_folder(folder: Path) -> Opened:
 
 
 def _what_else(folder: Path, absent: list[str]) -> str:
-    """What a folder is that lacks components of a diffusers folder, and what to do."""
+    """The message for a folder that lacks components of a diffusers folder."""
     if is_adapter_folder(folder):
         return f"holds adapters (LoRA) as peft and diffusers write them: {REMEDY}"
     if (folder / "zero_to_fp32.py").exists():
@@ -98,7 +98,7 @@ def _what_else(folder: Path, absent: list[str]) -> str:
 
 
 def _component_files(folder: Path) -> tuple[list[Path], str]:
-    """(the file with a component's tensors, or its shards; its variant or empty): the most precise that is there."""
+    """(files with a component's tensors; their variant or empty): the most precise one."""
     variants = sorted(_variants(folder), key=lambda v: (_VARIANTS.index(v) if v in _VARIANTS else len(_VARIANTS), v))
     for variant in variants:
         for name in _WEIGHT_FILES:
@@ -114,7 +114,7 @@ def _component_files(folder: Path) -> tuple[list[Path], str]:
 
 
 def _variants(folder: Path) -> set[str]:
-    """Which variants of weights a folder has: the middle of their names, empty for those without."""
+    """Variants of weights in a folder: the middle of file names, empty for the plain one."""
     names = "|".join(re.escape(name) for name in _WEIGHT_FILES)
     stems = "|".join(sorted({name.split(".")[0] for name in _WEIGHT_FILES}))
     found = set()

@@ -1,4 +1,4 @@
-"""Tables of names, ours beside those of other programs: one direction is written down, the other derived.
+"""Tables of our names and those of other programs: one direction is written, the other derived.
 
 A row is `(ours, theirs, theirs, ..., [rows])`, with a column for each program. It renames the front of a name, up to a
 dot or the end; the rows (or the table) at its end rename the rest, and without them the rest is `.weight`, `.bias` or
@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Transform:
-    """How stored values differ: shapes and values from ours to theirs, and back."""
+    """A transform of shapes and values from ours to theirs, and back."""
 
     shape: Callable[[Shape], Shape]
     to_theirs: Callable[[np.ndarray], np.ndarray]
@@ -30,7 +30,7 @@ class Transform:
 
 
 def _third(index: int) -> Transform:
-    """Ours is one of the three parts of theirs; theirs is put together from the three in turn."""
+    """Ours is a third of theirs; theirs is the concatenation of three."""
     return Transform(
         lambda s: (3 * s[0], *s[1:]),
         lambda x: x,
@@ -56,16 +56,16 @@ TRANSFORMS = {
 
 @dataclass(frozen=True)
 class Table:
-    """Names of one kind of network or layer."""
+    """Names in one kind of network or layer."""
 
     columns: tuple[str, ...]
-    """Whose names follow ours in a row."""
+    """Programs whose names follow ours in a row."""
     rows: tuple[tuple, ...]
     numbers: Callable[[ModelConfig, int, int], Mapping[str, int]] = lambda config, i, j: {}
     """(model, i, j) -> the other numbers in names, for a table of a whole network."""
 
     def translate(self, name: str, column: str, config: ModelConfig) -> Optional[tuple[str, str]]:
-        """(their name, transform) of one of our names; None when they do not store it."""
+        """(foreign name, transform) of one of our names; None if it is not stored."""
         return self._translate(name, column, config, self.numbers, {})
 
     def _translate(

@@ -1,4 +1,4 @@
-"""PyTorch's .ckpt, .pt and .bin files, read without executing what their pickles ask for.
+"""PyTorch's .ckpt, .pt and .bin files, read without executing their pickles.
 
 Such a file is a zip archive: `data.pkl` describes the tensors, `data/<key>` holds the bytes of each storage.
 """
@@ -17,19 +17,19 @@ from svd.checkpoints.tensor_header import CheckpointError
 from svd_tools.checkpoints.pickles import PickledTensor, Refused, read_pickle
 
 LARGEST_PICKLE = 16 << 20
-"""Bytes of `data.pkl`; that of a full-size training with its optimizer has two million."""
+"""Bytes of `data.pkl`; a full-size training checkpoint with optimizer has two million."""
 LARGEST_DIRECTORY = 4 << 20
 """Bytes of the archive's list of records, about 80 for each tensor."""
 DEEPEST = 6
-"""Dictionaries within one another, around the tensors."""
+"""Nesting depth of dictionaries around the tensors."""
 MOST_ENTRIES = 200_000
 
 
 def read_torch(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a PyTorch zip file by their names; keys of dictionaries around them are in front, with a dot.
+    """The tensors of a PyTorch zip file by name, prefixed with the keys of enclosing dictionaries.
 
     Raises:
-        CheckpointError: damaged or truncated, or the pickle asks for more than tensors (the error says what).
+        CheckpointError: it is damaged or truncated, or its pickle needs more than tensors (the error says what).
     """
     try:
         with open(path, "rb") as file:
@@ -51,13 +51,13 @@ def read_torch(path: Path) -> dict[str, LazyTensor]:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle can raise almost anything
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of the drive, and not of a wrong offset
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of the drive, not for a wrong offset
             raise
         raise CheckpointError(f"{path} has a damaged pickle: {type(error).__name__}: {error}") from error
 
 
 def _check_directory(path: Path, file: BinaryIO) -> None:
-    """Raise CheckpointError for a list of records that is too long to be read; the library reads it as a whole."""
+    """Raise CheckpointError for too long a directory, which zipfile would read at once."""
     end = file.seek(0, 2)
     file.seek(max(0, end - (1 << 16) - 98))  # the longest comment, and the two records before it
     tail = file.read()
@@ -82,7 +82,7 @@ def _check_byte_order(path: Path, archive: zipfile.ZipFile, prefix: str) -> None
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
-    """A record that is read whole; compressed ones, which may hold any amount, are refused."""
+    """A whole record; compressed ones, which may expand to any size, are refused."""
     info = archive.getinfo(name)
     _check_stored(info)
     if info.file_size > largest:
@@ -107,12 +107,12 @@ def _extent(info: zipfile.ZipInfo, file: BinaryIO) -> tuple[int, int]:
 
 
 def _named(path: Path, content: dict) -> Iterator[tuple[str, PickledTensor]]:
-    """(name, tensor) of all tensors in dictionaries of texts; what else a training keeps is left out.
+    """(name, tensor) of all tensors in dictionaries with string keys; all else is left out.
 
-    The states of optimizers are such: their keys are numbers.
+    That excludes optimizer states, whose keys are numbers.
     """
     for number, (name, value) in enumerate(_walk(content, ())):
-        if number > MOST_ENTRIES:  # of one dictionary that stands in another a million times
+        if number > MOST_ENTRIES:  # one dictionary may be in another a million times
             raise CheckpointError(f"{path} has more entries than any model needs; re-save the tensors as .safetensors")
         if isinstance(value, PickledTensor):
             yield name, value

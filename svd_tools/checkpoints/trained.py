@@ -1,4 +1,4 @@
-"""Read what a training wrote, and write it alone or merged into its pretrained model."""
+"""Reading trained weights, and writing them alone or merged into their pretrained model."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from svd_tools.checkpoints.tables import Shape
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training run wrote: some of a model's tensors."""
+    """Trained tensors of a run: a part of a model."""
 
     path: Path
     tensors: dict[str, LazyTensor]
-    """By our names; reading one raises CheckpointError where a value is not finite."""
+    """By our names; reading one raises CheckpointError if a value is not finite."""
     config: ModelConfig
     pretrained: str
-    """The checkpoint that the training began with; empty if the file does not say."""
+    """The checkpoint that the training started from; empty if it is not recorded."""
     lora: Optional[LoRA] = None
-    """What the tensors are together, if they are adapters."""
+    """The adapters that the tensors are, if any."""
 
 
 def read_trained(path: Path) -> Trained:
     """Open a file of trained weights.
 
     Raises:
-        CheckpointError: the file is damaged, or none that train.py wrote.
+        CheckpointError: the file is damaged, or not written by train.py.
     """
     tensors, metadata = _open(path)
     needed = {"config"} if "lora" in metadata else {"config", "pretrained"}
@@ -76,13 +76,13 @@ def write_merged(
     dtype: str = "keep",
     lora_scale: float = 1.0,
 ) -> None:
-    """Write the model that a training began with, with the trained tensors in place of its own.
+    """Write the pretrained model with the trained tensors in place of its own.
 
     Args:
-        pretrained: the checkpoint that the training began with, in this project's layout.
-        target: what is written; replaced if it exists.
+        pretrained: the checkpoint that the training started from, in this project's layout.
+        target: the output, replaced if it exists.
         to, dtype: the layout, and the type of the values, as for `write_model`.
-        lora_scale: how much of what adapters add is merged.
+        lora_scale: scale of the adapters.
 
     Raises:
         CheckpointError: the two cannot be merged; nothing was written.
@@ -111,7 +111,7 @@ def write_merged(
 
 
 def _adapted(lora: LoRA, name: str, weight: LazyTensor, scale: float) -> LazyTensor:
-    """A weight with so much of what its adapter adds, float32; at scale 0 as it is."""
+    """A weight with its adapter merged at this scale, float32; unchanged at scale 0."""
     if not scale:
         return weight
     added = dataclasses.replace(weight, dtype=np.dtype(np.float32), read=lambda: lora.added(name, weight.read(), scale))
@@ -119,9 +119,9 @@ def _adapted(lora: LoRA, name: str, weight: LazyTensor, scale: float) -> LazyTen
 
 
 def _merged_config(trained: Trained, pretrained: Path, before: ModelConfig) -> ModelConfig:
-    """That of the training, which may choose another noise model, sampling and decoder; the rest has to agree.
+    """The training's configuration, which may differ in preconditioning, sampling and decoder; the rest has to agree.
 
-    The decoder is that which the pretrained checkpoint holds: the training did not need it.
+    The decoder is that of the pretrained checkpoint: the training did not need it.
     """
     autoencoder = dataclasses.replace(trained.config.autoencoder, decoder=before.autoencoder.decoder)
     if different := trained.config.different_networks(before):
@@ -130,7 +130,7 @@ def _merged_config(trained: Trained, pretrained: Path, before: ModelConfig) -> M
 
 
 def write_trained(trained: Trained, target: Path, to: str = SVD.name, dtype: str = "keep") -> None:
-    """Write the trained tensors into a file of their own, replaced if it exists; raises CheckpointError."""
+    """Write the trained tensors to a file of their own, replaced if it exists; raises CheckpointError."""
     layout = LAYOUTS[to]
     if trained.lora is not None and layout is not SVD:
         raise CheckpointError(
@@ -140,12 +140,12 @@ def write_trained(trained: Trained, target: Path, to: str = SVD.name, dtype: str
     layout.check(trained.config, False)
     _check_model(trained, _shapes(trained.config), "its own config says")
     metadata = {"format": "pt"}
-    if layout is SVD:  # without the path of the pretrained checkpoint: it means nothing to others
+    if layout is SVD:  # without the path of the pretrained checkpoint, which means nothing elsewhere
         metadata = {"format": TRAINED_FORMAT, "config": dump_config(trained.config)}
         if trained.lora is not None:
             metadata |= trained.lora.metadata
     else:
-        # A tensor of theirs can be several of ours, but in the UNet; and diffusers has a file for each network.
+        # A foreign tensor can be several of ours, except in the UNet; and diffusers has a file per network.
         others = [name for name in trained.tensors if not name.startswith("network.")]
         if others:
             raise CheckpointError(
@@ -160,13 +160,13 @@ def write_trained(trained: Trained, target: Path, to: str = SVD.name, dtype: str
 
 
 def _shapes(config: ModelConfig) -> dict[str, Shape]:
-    from svd.build import parameter_shapes  # MindSpore takes seconds to import: --help and errors do not wait for it
+    from svd.build import parameter_shapes  # MindSpore takes seconds to import, which --help and errors do not wait for
 
     return parameter_shapes(config)
 
 
 def _check_model(trained: Trained, known: Mapping[str, Shape], where: str) -> None:
-    """Raise CheckpointError for trained tensors that the model does not have, or in another shape."""
+    """Raise CheckpointError for trained tensors that are missing in the model, or of another shape."""
     if trained.lora is not None:
         trained.lora.check(trained.config, known, where)
         return

@@ -94,7 +94,7 @@ def make_digits(
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # the videos' encoder is a process of its own
         written = threads.map(write, range(clips))
-        # disable=None: no bar where the output is no terminal
+        # disable=None: no bar unless the output is a terminal
         for _ in tqdm(written, desc="writing", unit="video", total=clips, disable=None):
             pass
 

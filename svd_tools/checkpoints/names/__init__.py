@@ -1,1 +1,1 @@
-"""What every tensor is called elsewhere: a module for each kind of network, with our names beside those of others."""
+"""Foreign names of every tensor: a module per kind of network, with our names beside those of other projects."""

@@ -1,6 +1,6 @@
 """The autoencoder, with either decoder: our names beside those of Stability's single file (sgm) and of diffusers.
 
-A decoder of images has the residual blocks of the encoder; one of videos has a spatial and a temporal part in each.
+The image decoder has the encoder's residual blocks; in the temporal one each has a spatial and a temporal part.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _COLUMNS = ("sgm", "diffusers")
 
 
 def _numbers(config: ModelConfig, i: int, j: int) -> dict[str, int]:
-    """Stability counts the decoder's levels backwards."""
+    """Stability numbers the decoder's levels backwards."""
     return {"level": len(config.autoencoder.channel_mult) - 1 - i}
 
 

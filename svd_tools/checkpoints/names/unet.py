@@ -9,16 +9,16 @@ _COLUMNS = ("sgm", "diffusers")
 
 
 def _numbers(config: ModelConfig, i: int, j: int) -> dict[str, int]:
-    """Stability counts all blocks through."""
+    """Stability numbers all blocks consecutively."""
     unet = config.unet
     per_level = unet.num_res_blocks + 1
-    factor = 2 ** max(0, len(unet.channel_mult) - 1 - i)  # of the i-th level on the way up
+    factor = 2 ** max(0, len(unet.channel_mult) - 1 - i)  # of the i-th up level
     return {
         "down": 1 + i * per_level + j,
         "down_end": (i + 1) * per_level,
         "up": i * per_level + j,
         "up_end": i * per_level + unet.num_res_blocks,
-        "last": 2 if factor in unet.attention_resolutions else 1,  # behind the transformer, where there is one
+        "last": 2 if factor in unet.attention_resolutions else 1,  # after the transformer, if there is one
     }
 
 
