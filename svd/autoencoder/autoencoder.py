@@ -1,4 +1,4 @@
-"""The autoencoder: owner of the latents' scale, and of decoding within a memory limit."""
+"""The autoencoder: scales latents, and decodes within a memory limit."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Autoencoder:
     def encode(self, video: np.ndarray | Tensor, noise: Optional[np.ndarray] = None) -> Tensor:
         """Video [b t 3 h w] in [-1, 1] -> scaled latents [b t c h/8 w/8], float32, frame by frame.
 
-        They are drawn from the encoder's distribution where unit Gaussian noise [b t c h/8 w/8] is given, as in the
-        training of Stability's models, and are its mode otherwise.
+        With unit Gaussian noise [b t c h/8 w/8] they are samples of the posterior, as in the training of Stability's
+        models, and its mode otherwise.
         """
         video = video.asnumpy() if isinstance(video, Tensor) else video.astype(np.float32)
         moments = [self.encoder(Tensor(np.ascontiguousarray(frame))) for frame in video.swapaxes(0, 1)]
@@ -73,7 +73,7 @@ class Autoencoder:
         return apply_in_windows(window, z, axes, progress)
 
     def decode_bytes_per_frame(self, height: int, width: int, tile_size: Optional[int] = None) -> int:
-        """Memory that decoding one frame of latents [h w] takes at its peak, in bytes.
+        """Peak memory in bytes of decoding one frame of latents [h w].
 
         The peak is at the full resolution, where the last level still has the channels of the level before.
         """

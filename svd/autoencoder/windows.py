@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class WindowedAxis:
-    """How one axis is cut: windows of `size` sharing `overlap`, in elements; results are `scale` times longer."""
+    """Windows of one axis: of `size` elements with `overlap`; results are `scale` times longer."""
 
     axis: int
     size: int
@@ -19,9 +19,9 @@ class WindowedAxis:
     scale: int = 1
 
     def starts(self, total: int) -> list[int]:
-        """Where the windows begin so that they cover `total`.
+        """Starts of the windows that cover `total`.
 
-        All have the same size, so that one compiled graph serves them all: the last one is moved back to fit.
+        All have the same size, so that one compiled graph serves them all: the last one is shifted back to fit.
 
         Raises:
             ValueError: the overlap is not smaller than the window.
@@ -54,7 +54,7 @@ def apply_in_windows(
         progress: wraps the list of windows, as tqdm does.
 
     Returns:
-        float32; where one window alone covers an element, what the function returned there, but for rounding.
+        float32; where one window alone covers an element, what the function returned there, up to rounding.
     """
     corners = list(product(*(a.starts(x.shape[a.axis]) for a in axes)))
     if len(corners) == 1:

@@ -1,8 +1,8 @@
-"""Checkpoints of a training run: folders that are complete as soon as they have their names.
+"""Checkpoints of a training run: folders that are renamed to their names once they are complete.
 
 RUN/checkpoints/update_00000500/
     trained.safetensors             the trained parameters, float32, by their names in a model's checkpoint
-    ema.safetensors                 their averages, if there are any
+    ema.safetensors                 their EMA, if there is one
     optimizer.safetensors           exp_avg.* and exp_avg_sq.*; optimizer_0_of_2.safetensors ... if they are sharded
     state.json                      everything else, `TrainState`
 """
@@ -37,16 +37,16 @@ from svd.training.distributed import Ranks
 _NAME = re.compile(r"update_[0-9]{8}")
 _LEFT_OVER = re.compile(r"\.update_[0-9]{8}\.(tmp|old)")
 FILES = {"trained": r"trained", "ema": r"ema", "optimizer": r"optimizer(_[0-9]+_of_[0-9]+)?"}
-"""The kinds of files, and how they are called, as regular expressions."""
+"""File names by kind, as regular expressions."""
 
 
 class NotFiniteError(CheckpointError):
-    """Weights, averages or optimizer states that are not finite: they are not written, and nothing can be continued."""
+    """Weights, EMA or optimizer states are not finite: they are not written, and cannot be resumed from."""
 
 
 @dataclass
 class TrainState:
-    """Where a run is. Random numbers need no state: they follow from the seed and the samples' numbers."""
+    """Progress of a run. Random numbers need no state: they follow from the seed and the samples' numbers."""
 
     update: int = 0
     """Updates so far, including those skipped for an overflow."""
@@ -73,12 +73,12 @@ class TrainState:
 
 
 def checkpoint_name(update: int) -> str:
-    """What the checkpoint after an update is called."""
+    """Name of the checkpoint after an update."""
     return f"update_{update:08d}"
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first. What has another name than those that are written is not one."""
+    """The complete checkpoints of a run, oldest first; folders of other names are ignored."""
     return _checkpoints_in(run / "checkpoints")
 
 
@@ -87,11 +87,11 @@ def _checkpoints_in(folder: Path) -> list[Path]:
 
 
 class CheckpointWriter:
-    """Writes a run's checkpoints, and deletes those that are too old.
+    """Writes a run's checkpoints, and deletes old ones.
 
     Args:
         run: the folder of the run.
-        keep: how many checkpoints are kept.
+        keep: number of checkpoints to keep.
         metadata: of the files of weights, such as the model's configuration.
         ranks: the first writes what all have in common.
     """
@@ -107,7 +107,7 @@ class CheckpointWriter:
         optimizer: dict[str, Parameter],
         sharded: bool,
     ) -> Path:
-        """Write a checkpoint; the older ones stay until it is complete. All ranks call this together.
+        """Write a checkpoint; older ones are kept until it is complete. Called on all ranks together.
 
         Args:
             weights: the files `trained` and, if there is one, `ema`: parameters by name.
@@ -134,7 +134,7 @@ class CheckpointWriter:
         return target
 
     def _together(self, action, *arguments) -> None:
-        """Do something on every rank; raise on all of them if it fails on one."""
+        """Run something on every rank; raises on all of them if it fails on one."""
         problem = None
         try:
             action(*arguments)
@@ -188,18 +188,18 @@ class CheckpointWriter:
             os.replace(aside, target)
             fsync(target.parent)
         for old in checkpoints(self.run)[: -self.keep]:
-            # Renamed first: what is being deleted must not look complete.
+            # Renamed first: a partly deleted checkpoint must not look complete.
             gone = old.with_name(f".{old.name}.old")
             os.replace(old, gone)
             shutil.rmtree(gone, ignore_errors=True)
 
 
 def begin_or_resume(train: TrainConfig) -> tuple[Optional[Path], TrainState]:
-    """The checkpoint to continue from, or None to begin, and its state.
+    """The checkpoint to resume from, None to start anew, and its state.
 
     Raises:
-        ConfigError: the run's folder has checkpoints that do not belong to the run to come.
-        CheckpointError: there is none to continue from.
+        ConfigError: the folder has checkpoints of another run.
+        CheckpointError: there is none to resume from.
     """
     found = checkpoints(Path(train.output_dir))
     if train.resume == "never" and found:
@@ -212,7 +212,7 @@ def begin_or_resume(train: TrainConfig) -> tuple[Optional[Path], TrainState]:
         return None, TrainState()
     resume = found[-1] if train.resume == "auto" else Path(train.resume)
     state = read_state(resume)
-    if found and found[-1].name > checkpoint_name(state.update):  # they would be taken for those of the run to come
+    if found and found[-1].name > checkpoint_name(state.update):  # they would be taken for those of the new run
         raise ConfigError(
             f"train.output_dir {train.output_dir} has checkpoints of later updates than {resume.name}, the last is "
             f"{found[-1].name}: remove them, or choose another folder",
@@ -229,10 +229,10 @@ def remove_leftovers(run: Path) -> None:
 
 
 def read_state(path: Path) -> TrainState:
-    """The state of a checkpoint.
+    """Read the state of a checkpoint.
 
     Raises:
-        CheckpointError: no checkpoint of a training run, or a damaged one.
+        CheckpointError: it is no checkpoint of a training run, or damaged.
     """
     try:
         return _read_state(path)
@@ -255,7 +255,7 @@ def load(path: Path, kind: str, targets: dict[str, Parameter]) -> None:
     """Fill parameters from a checkpoint's files of a kind: `trained`, `ema` or `optimizer*`.
 
     Raises:
-        CheckpointError: a file is damaged, or the parameters are not those that are trained now.
+        CheckpointError: a file is damaged, or has other parameters than are trained now.
     """
     found: dict[str, np.ndarray] = {}
     wrong: list[str] = []
@@ -264,7 +264,7 @@ def load(path: Path, kind: str, targets: dict[str, Parameter]) -> None:
         raise _damaged(path, f"{path} has no file {kind}.safetensors")
     for file in files:
         try:
-            file.open("rb").close()  # what keeps a file from being read, safetensors calls a file that is not there
+            file.open("rb").close()  # safetensors reports any unreadable file as missing
             with safe_open(file, framework="np") as tensors:
                 names = tensors.keys()
                 extra = [name for name in names if name not in targets] if kind == "trained" else []
@@ -306,7 +306,7 @@ def _damaged(path: Path, what: str) -> CheckpointError:
 
 
 def _instead_of(path: Path) -> str:
-    """What to do about a damaged checkpoint, if there is an older one in its folder that is whole."""
+    """Advice about a damaged checkpoint, if there is an older intact one in its folder."""
     if not _NAME.fullmatch(path.name):
         return ""
     there = _checkpoints_in(path.parent)
@@ -319,7 +319,7 @@ def _instead_of(path: Path) -> str:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a checkpoint can be read from beginning to end, and all its numbers are finite."""
+    """Whether a checkpoint can be read completely, and all its numbers are finite."""
     try:
         _read_state(path)
         for name in FILES:

@@ -16,7 +16,7 @@ def owners(sizes: list[int], ranks: int) -> list[int]:
 
 
 class Mean(nn.Cell):
-    """The mean of each of some float32 tensors over all cards."""
+    """The mean of each float32 tensor over all cards (AllReduce)."""
 
     def __init__(self, ranks: int):
         super().__init__()
@@ -24,7 +24,7 @@ class Mean(nn.Cell):
         self.all_reduce = ops.AllReduce()
 
     def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        # One after the other: were the order another on some card, each would wait for what the other sends later.
+        # In sequence: with different orders on two cards, each would wait for the other.
         means, last = (), tensors[0]
         for tensor in tensors:
             last = self.all_reduce(ops.depend(tensor, last))
@@ -49,27 +49,27 @@ class OwnedParameters(nn.Cell):
         self.broadcasts = [ops.Broadcast(sender) for sender in range(ranks)]
 
     def share(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """This card's gradients of all."""
+        """The gradients of the parameters that this card owns."""
         return tuple([gradients[index] for index in self.mine])
 
     def construct(self, updated: tuple):
-        """Make the parameters equal on all cards: each owner's values.
+        """Broadcast each owner's parameters to all cards.
 
         Args:
-            updated: what the optimizer returned. Without it a compiled broadcast would not wait for the update.
+            updated: the optimizer's result, without which a compiled broadcast would not wait for the update.
         """
         last = updated
         for sender in range(len(self.groups)):
             group = self.groups[sender]
             for index in range(len(group)):
-                # Each by itself: of several, the CPU's operator sends the first alone in pynative mode.
+                # One at a time: of several, the CPU operator sends only the first in pynative mode.
                 last = self.broadcasts[sender]((ops.depend(group[index], last),))[0]
                 ops.Assign()(group[index], last)
         return last
 
 
 class Sum(nn.Cell):
-    """The sum of a tensor over all cards."""
+    """The sum of a tensor over all cards (AllReduce)."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +80,7 @@ class Sum(nn.Cell):
 
 
 class Ranks:
-    """This process among those of a run."""
+    """This process and the number of processes of a run."""
 
     def __init__(self, rank: int = 0, count: int = 1):
         self.rank, self.count = rank, count
@@ -92,7 +92,7 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, *numbers: float) -> list[float]:
-        """Each number summed over the processes; all of them have to call this, and wait for the last."""
+        """Each number summed over all ranks; a collective call, which waits for the slowest."""
         if self._sum is None:
             return list(numbers)
         return self._sum(Tensor(np.array(numbers, np.float32))).asnumpy().tolist()

@@ -59,7 +59,7 @@ class Feed:
     def __enter__(self) -> Feed:
         c, ranks = self._config, self._ranks
         first = ceil(self._samples / (c.batch_size * ranks.count))
-        # On CPU, processes wait half a minute for one another: their pauses must not end further apart than that.
+        # On CPU, collectives time out after half a minute: pauses of ranks must not differ by more.
         retry = RETRY if ranks.count == 1 else replace(RETRY, longest=min(RETRY.longest, 15))
         loader = Loader(
             *(c.dataset, c.seed, c.batch_size, first, ranks.rank, ranks.count, c.workers),

@@ -13,11 +13,11 @@ import psutil
 from svd.signals import exit_code
 
 LAUNCHER = "SVD_LAUNCHER"
-"""The environment variable with the number of the script's process."""
+"""Environment variable with the pid of the script."""
 STOPPED = "SVD_STOPPED"
-"""That with the file for the exit code of a run that was stopped."""
+"""Environment variable with the file for the exit code of a stopped run."""
 _CHECK = 1.0
-"""Seconds between two looks."""
+"""Polling interval in seconds."""
 
 
 def is_leader() -> bool:

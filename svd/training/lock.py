@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""A lock on a run's folder: one run at a time."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> Optional[int]:
-    """The open file that is the lock, None where the disk knows none."""
+    """The open lock file; None if the drive has no locks."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
         try:
@@ -81,7 +81,7 @@ def _lock(path: Path) -> Optional[int]:
             return None
         if _is_at(path, handle):
             break
-        os.close(handle)  # of a run that has just ended
+        os.close(handle)  # the file of a run that has just ended
     holder = Holder(socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S"))
     os.ftruncate(handle, 0)
     os.pwrite(handle, json.dumps(asdict(holder)).encode(), 0)

@@ -32,7 +32,7 @@ COLUMNS = (
     "skipped_videos",
 )
 LARGEST = 64 << 20
-"""Bytes of a table that is continued: lines of half a million entries."""
+"""Bytes of a table that is continued: half a million lines."""
 
 
 class Metrics:
@@ -83,7 +83,7 @@ class Metrics:
 
 
 class Table:
-    """RUN/metrics.csv; where that cannot be continued (it is a folder, say), the first of metrics_1.csv, ... that can.
+    """RUN/metrics.csv, or the first of metrics_1.csv, ... if that cannot be continued.
 
     Raises:
         OSError: the drive refuses.
@@ -99,7 +99,7 @@ class Table:
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(True) if self.path.exists() else []
         numbers = [(line, _numbers(line)) for line in lines]
         kept = [line for line, row in numbers if row is not None and row[0] <= update]
-        # The last may be half of a line, and the first is the header.
+        # The first is the header, and the last may be half a line.
         damaged = sum(row is None for _, row in numbers[1:-1])
         if damaged:
             report(f"warning: {self.path}: {damaged} damaged lines are left out")
@@ -107,7 +107,7 @@ class Table:
             aside.write_text("".join([",".join(COLUMNS) + "\n", *kept]), encoding="utf-8")
 
     def write(self, row: dict[str, float]) -> None:
-        """Add a line, as a whole or not at all."""
+        """Append a line, atomically."""
         line = ",".join(str(row[name]) for name in COLUMNS) + "\n"
         with open(self.path, "ab", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
@@ -120,7 +120,7 @@ class Table:
                 raise
 
     def rows(self) -> list[list[float]]:
-        """What is in the table, as numbers."""
+        """The numbers of the table."""
         with open(self.path, encoding="utf-8", errors="replace") as file:
             return [row for line in file if (row := _numbers(line)) is not None]
 
@@ -161,13 +161,13 @@ class Meter:
 
 def _open_events(folder: Path, update: int) -> Any:
     """TensorBoard's event writer of a run that continues after an update."""
-    # Not SummaryWriter: its thread dies of a full disk, and the process then waits for it and never ends.
+    # Not SummaryWriter: its thread dies on a full disk, and the process then waits for it for ever.
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import SessionLog
 
     folder.mkdir(exist_ok=True)
     events = EventsWriter(str(folder / "events"))
-    if update:  # TensorBoard then forgets what came after it
+    if update:  # TensorBoard then discards later events
         _add_event(events, step=update + 1, session_log=SessionLog(status=SessionLog.START))
     return events
 
@@ -199,7 +199,7 @@ def _not_a_table(path: Path) -> str:
 
 
 def _numbers(line: str) -> Optional[list[float]]:
-    """The numbers of a whole line of a table; None for another, such as half a line that a killed run has left."""
+    """The numbers of a line; None for an invalid one, such as half a line of a killed run."""
     fields = line.split(",")
     if not line.endswith("\n") or len(fields) != len(COLUMNS) or not fields[0].isdecimal():
         return None

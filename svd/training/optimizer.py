@@ -1,4 +1,4 @@
-"""AdamW and the average of the weights, as cells inside the compiled training step."""
+"""AdamW and the EMA of the weights, as cells of the compiled training step."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def zeros_like(parameters: list[Parameter], prefix: str) -> ParameterTuple:
 class AdamW(nn.Cell):
     """Adam with decoupled weight decay (arXiv 1711.05101, algorithm 2), updating its parameters in place.
 
-    MindSpore's fused operator leaves out the correction of the averages' bias. It is the same as another learning
-    rate, epsilon and decay, which `coefficients` computes in float64.
+    MindSpore's fused operator has no bias correction. It is equivalent to another learning rate, epsilon and decay,
+    which `coefficients` computes in float64.
     """
 
     def __init__(self, parameters: list[Parameter], config: OptimizerConfig):
@@ -65,7 +65,7 @@ class AdamW(nn.Cell):
 
 
 class WeightAverage(nn.Cell):
-    """Exponential moving average of parameters, float32, begun at the parameters' values.
+    """Exponential moving average (EMA) of parameters, float32, initialised with the parameters.
 
     The decay warms up as min(decay, (1 + n) / (10 + n)) over the updates n, as in Stability's training code.
     """
@@ -86,7 +86,7 @@ class WeightAverage(nn.Cell):
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The averages in the place of the parameters, meanwhile; `swapped` says whether they are."""
+        """A block in which the averages replace the parameters; `swapped` says whether they do."""
         kept, averages = (
             [Tensor(p.asnumpy().copy()) for p in parameters] for parameters in (self.parameters, self.averages)
         )
@@ -101,7 +101,7 @@ class WeightAverage(nn.Cell):
             self.swapped = False
 
     def rate(self, update: int) -> float:
-        """How much of the parameters goes into the average in the n-th update, n = 1, 2, ..."""
+        """Weight of the parameters in the n-th update of the average, n = 1, 2, ..."""
         return 1 - min(self.decay, (1 + update) / (10 + update))
 
     def construct(self, rate: Tensor):
@@ -109,7 +109,7 @@ class WeightAverage(nn.Cell):
 
 
 def learning_rate(config: OptimizerConfig, update: int, updates: int) -> float:
-    """The learning rate of the n-th of so many updates, n = 1, 2, ...: a linear warm-up, then the schedule."""
+    """The learning rate of the n-th of `updates` updates, n = 1, 2, ...: a linear warm-up, then the schedule."""
     if update <= config.warmup_updates:
         return config.learning_rate * update / config.warmup_updates
     if config.schedule == "constant":

@@ -12,12 +12,12 @@ from svd.console import Stream, one_line, printable
 
 
 class Progress:
-    """A bar over the updates, with numbers behind it and lines above it.
+    """A progress bar over the updates, with numbers after it and log lines above it.
 
     Args:
-        done: updates at the beginning.
+        done: updates at the start.
         total: updates in all.
-        quiet: no bar, lines alone.
+        quiet: log lines without a bar.
     """
 
     def __init__(self, done: int, total: int, quiet: bool):
@@ -38,7 +38,7 @@ class Progress:
             self._bar.close()
 
     def update(self) -> None:
-        """An update is done."""
+        """Advance by one update."""
         with _tolerant():
             self._bar.update()
 
@@ -49,7 +49,7 @@ class Progress:
             self._bar.set_postfix(self._numbers)
 
     def log(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         with _tolerant():
             self._bar.write(printable(text), file=self._stream)
 
@@ -66,7 +66,7 @@ class Progress:
 
 
 def describe_error(error: BaseException) -> str:
-    """An error in one line, with its type where its message is not made to be read alone."""
+    """An error in one line, with its type unless its message stands alone."""
     text = one_line(error)
     plain = isinstance(error, OSError) or text == type(error).__name__
     return text if plain else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""One training step, compiled whole: loss, gradients, their reduction over cards, and the update."""
+"""The training step, one compiled graph: loss, gradients, AllReduce, clipping and update."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _scale_one(factor, gradient):
 
 @_half_square_sum.register("Tensor")
 def _half_square_sum_one(gradient):
-    return ops.L2Loss()(gradient)  # half of the sum, by one operator
+    return ops.L2Loss()(gradient)  # half of the sum, in one operator
 
 
 @_clear.register("Tensor")
@@ -38,20 +38,20 @@ def _clear_one(total):
 
 
 class TrainStep(nn.Cell):
-    """A micro-batch: gradients of the loss are added up, and with the last micro-batch of an update they are averaged
-    over micro-batches and cards, clipped by their global norm once, and applied.
+    """One micro-batch: accumulates gradients; on the last micro-batch of an update it averages them over micro-batches
+    and cards, clips them once by their global norm, and applies them.
 
-    Where the norm is not finite (an overflow in 16 bits, which a smaller loss scale cures) nothing is applied.
+    If the norm is not finite (an overflow in 16 bits, which a smaller loss scale avoids) the update is skipped.
 
     Args:
         loss: tensors -> a scalar, the mean over its clips.
-        optimizer: of the parameters to train, or of those of them that this card owns.
+        optimizer: of the parameters to train, or of those that this card owns.
         trained: the parameters to train, float32.
         average: of the parameters to train, or None.
         micro_batches: per update.
         max_grad_norm: the global norm that gradients are clipped to.
         ranks: number of cards.
-        owned: how the optimizer's states are shared out over the cards, or None where each has them all.
+        owned: the sharding of optimizer states over the cards, or None.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class TrainStep(nn.Cell):
         return loss * loss_scale, loss
 
     def construct(self, loss_scale: Tensor, last: Tensor, coefficients: Tensor, rate: Tensor, *inputs: Tensor):
-        """Returns the loss of this micro-batch, and the norm of the gradients, or 0 where there is no update.
+        """Returns the loss of this micro-batch, and the norm of the gradients, 0 without an update.
 
         Args:
-            loss_scale: factor on the loss, against underflow in 16 bits.
+            loss_scale: factor of the loss, against underflow in 16 bits.
             last: whether this is the last micro-batch of an update, a bool tensor.
             coefficients: of the optimizer, `AdamW.coefficients`, [3].
             rate: of the average, `WeightAverage.rate`.
@@ -122,7 +122,7 @@ class TrainStep(nn.Cell):
 class LossScale:
     """The factor on the loss in float16: halved by an overflow, doubled after `window` updates without one.
 
-    `1` and not `dynamic` for float32 and bfloat16, which need none.
+    Fixed at 1 if not `dynamic`, for float32 and bfloat16.
     """
 
     def __init__(self, dynamic: bool, value: float = 2.0**16, window: int = 2000):
@@ -131,7 +131,7 @@ class LossScale:
 
     @property
     def can_shrink(self) -> bool:
-        """Whether an overflow may be the scale's fault."""
+        """Whether an overflow may be due to the scale."""
         return self.dynamic and self.value > 1
 
     def observe(self, finite: bool) -> None:
@@ -146,5 +146,5 @@ class LossScale:
 
 
 def host_scalar(value) -> Tensor:
-    """A number as the compiled step takes it: a tensor, so that another value is no other graph."""
+    """A number as a tensor, so that the compiled step does not depend on its value."""
     return Tensor(np.asarray(value, np.bool_ if isinstance(value, bool) else np.float32))

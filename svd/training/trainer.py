@@ -32,7 +32,7 @@ _REMEDY = f"try a smaller {_TO_CHANGE}, or amp_level=O0"
 
 
 class TrainingError(UserError, RuntimeError):
-    """Training cannot go on; the message says where it stopped and what is left."""
+    """Training cannot continue; the message says where it stopped and what was saved."""
 
 
 class Objective(Protocol):
@@ -44,11 +44,11 @@ class Objective(Protocol):
     """The parameters to train, float32, by their names in a checkpoint."""
 
     def inputs(self, items: list[Any], samples: list[int]) -> tuple[Tensor, ...]:
-        """What `loss` takes for these items of the dataset, which are the samples of these numbers."""
+        """The inputs of `loss` for items of the dataset and their sample numbers."""
 
 
 Preview = Callable[[str], None]
-"""Makes videos with the current weights and writes them under this name."""
+"""Generates videos with the current weights and writes them under this name."""
 
 
 class Trainer:
@@ -57,7 +57,7 @@ class Trainer:
     Args:
         objective: what is learned.
         config: how.
-        state: where the run continues; a new TrainState to begin.
+        state: where to resume; a new TrainState to start.
         metadata: of the checkpoints' files of weights.
         ranks: this process among those of the run.
         dynamic_loss_scale: whether the loss is computed in float16.
@@ -105,11 +105,11 @@ class Trainer:
         self.last_checkpoint: Optional[Path] = None
         self.stopped_by = 0
         self._saved = state.update
-        """The last update that there is a checkpoint of."""
+        """The update of the last checkpoint."""
         self._in_a_step = False
 
     def restore(self, checkpoint: Path) -> None:
-        """Load weights, averages and optimizer states from a checkpoint.
+        """Load weights, EMA and optimizer states from a checkpoint.
 
         Raises:
             CheckpointError: it is damaged, or of other parameters.
@@ -121,14 +121,14 @@ class Trainer:
         self.last_checkpoint = checkpoint
 
     def run(self) -> bool:
-        """Train to the last update, or to a signal that asks to end, after whose update a checkpoint is written.
+        """Train to the last update, or until a termination signal, after whose update a checkpoint is written.
 
         Returns whether the last update was reached; otherwise `stopped_by` is the signal's number, or SIGTERM on ranks
         that got none themselves.
 
         Raises:
-            TrainingError: the loss is not finite, or something else, such as data that cannot be read, has ended the
-                run; what was good is in a checkpoint then. So it is with any other error: a fault of the program.
+            TrainingError: the loss is not finite, or something else, such as unreadable data, has ended the run; the
+                last good state is in a checkpoint. The same holds for any other error, which is a bug.
             CheckpointError: the last checkpoint could not be written.
         """
         with (
@@ -171,7 +171,7 @@ class Trainer:
                 self._save(last=ended)
             if config.preview.images and (state.update % config.preview.every == 0 or state.update == self.updates):
                 self._make_preview()
-        if state.update >= self.updates:  # more, if it is continued to fewer updates than it has had
+        if state.update >= self.updates:  # more, if it is resumed with fewer updates than it has had
             return True
         self._progress.log(f"stopped by a signal after update {state.update}; train.resume=auto continues")
         return False
@@ -180,7 +180,7 @@ class Trainer:
         """One update: the mean loss of its micro-batches, and the norm of the gradients.
 
         Raises:
-            TrainingError: they are not finite, and nothing was applied.
+            TrainingError: they are not finite, and the update was skipped.
         """
         state, count = self.state, self.config.gradient_accumulation
         coefficients = self.optimizer.coefficients(state.applied + 1, self._learning_rate(state.update + 1))
@@ -291,8 +291,8 @@ class Trainer:
         """Write a checkpoint. In the middle of a run a failure, such as a full disk, is logged, and the run goes on.
 
         Raises:
-            TrainingError: what would be saved is not finite.
-            CheckpointError: it is the last one, and could not be written.
+            TrainingError: the state is not finite.
+            CheckpointError: the last checkpoint could not be written.
         """
         self.state.loss_scale, self.state.good_updates = self.loss_scale.value, self.loss_scale.good
         weights = {"trained": self.objective.trained}
@@ -311,12 +311,12 @@ class Trainer:
             self._progress.log(f"warning: {error}; trying again after {self.config.checkpoint_every} updates")
 
     def _make_preview(self) -> None:
-        """Videos by the averaged weights."""
+        """Generate preview videos with the EMA weights."""
         if self.preview is not None:
             averaged = self.average.in_place() if self.average is not None else nullcontext()
             with self._progress.dispensable("a preview"), averaged:
                 self.preview(f"update_{self.state.update:08d}")
-            if self.average is not None and self.average.swapped:  # nothing of these weights may be saved
+            if self.average is not None and self.average.swapped:  # these weights must not be saved
                 last = self.last_checkpoint or "none"
                 raise TrainingError(f"the weights could not be put back after a preview; the last checkpoint: {last}")
         self.ranks.wait()

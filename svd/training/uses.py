@@ -1,4 +1,4 @@
-"""Which settings belong to which training: one that would be ignored is refused, unless it is as it is by default."""
+"""Which settings a training uses: an unused one is refused unless it has its default."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Use:
     settings: tuple[str, ...]
     """Names below `train`."""
     by: Callable[[TrainConfig, Optional[int]], bool]
-    """Whether a training of this configuration, on so many cards (None: not known yet), uses them."""
+    """Whether a training with this configuration and number of cards (None: unknown) uses them."""
     what: str
     """What they are for, where `by` says no."""
 
@@ -54,7 +54,7 @@ USES = (
 
 
 def check_used(train: TrainConfig, cards: Optional[int] = None) -> None:
-    """Raise ConfigError for a setting that this training would ignore and that differs from its default."""
+    """Raise ConfigError for a setting that is unused here and differs from its default."""
     default = dict(settings(TrainConfig(train.dataset)))
     for name, value in settings(train):
         if value != default[name] and (reason := _ignored(name, train, cards)):

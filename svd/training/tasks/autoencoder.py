@@ -1,4 +1,4 @@
-"""The tasks of the autoencoder: pixels to latents and back, and then its temporal decoder alone."""
+"""Training of the autoencoder, and of its temporal decoder alone, by reconstruction."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ReconstructionLoss(nn.Cell):
 
 
 class ReconstructionObjective:
-    """To give clips back from their latents.
+    """Reconstruct clips from their latents.
 
     Args:
         encoder: images [n 3 h w] -> mean and log-variance of latents [n 2c h' w'].
@@ -68,7 +68,7 @@ class ReconstructionObjective:
         self.loss = ReconstructionLoss(encoder, decoder, kl_weight)
 
     def inputs(self, clips: list[Clip], samples: list[int]) -> tuple[Tensor, ...]:
-        """What `loss` takes for these clips, which are the samples of these numbers."""
+        """The inputs of `loss` for clips and their sample numbers."""
         video, c = pixels(clips), self.config
         t, _, height, width = video.shape[1:]
         shape = t, c.latent_channels, height // c.downsampling, width // c.downsampling

@@ -30,14 +30,14 @@ from svd.training.tasks import Plan
 
 @dataclass(frozen=True)
 class Draws:
-    """All that is random about the loss of b clips."""
+    """All random numbers of the loss of b clips."""
 
     sigma: np.ndarray
     """Noise level, [b], or of each frame [b t]."""
     noise: np.ndarray
     """Added to the latents, unit variance, [b t c h w]."""
     posterior_noise: np.ndarray
-    """By which the encoder's distribution is sampled, unit variance, [b t c h w]."""
+    """For samples of the posterior of the latents, unit variance, [b t c h w]."""
     aug_strength: np.ndarray
     """Standard deviation of the noise on the conditioning frame, [b]."""
     aug_noise: np.ndarray
@@ -51,7 +51,7 @@ class Draws:
 def draw(
     config: LossConfig, seed: int, samples: list[int], latents: tuple, image: tuple, by_frame: bool = False
 ) -> Draws:
-    """Draw for each sample from a generator of its own: what a clip meets does not depend on its batch.
+    """Draw for each sample from its own generator, independently of its batch.
 
     Args:
         samples: numbers of the samples in the stream, b of them.
@@ -87,14 +87,14 @@ class ClipEncoder:
 
     Args:
         conditioner, autoencoder: of a pipeline; their encoders are used.
-        config, seed: of the training that the clips are for; they decide the noise on the conditioning frame.
+        config, seed: of the training; they determine the noise on the conditioning frame.
     """
 
     def __init__(self, conditioner: Conditioner, autoencoder: Autoencoder, config: LossConfig, seed: int):
         self.conditioner, self.autoencoder, self.config, self.seed = conditioner, autoencoder, config, seed
 
     def __call__(self, clip: Clip, sample: int) -> EncodedClip:
-        """The clip of the sample of this number, encoded; raises BadItem if float16 cannot hold the result."""
+        """Encode the clip of a sample; raises BadItem if the result overflows float16."""
         video = pixels([clip])
         frames = [self.autoencoder.encoder(Tensor(np.ascontiguousarray(frame))) for frame in video[0, :, None]]
         moments = np.concatenate([frame.asnumpy() for frame in frames])  # [t 2c h w]
@@ -141,7 +141,7 @@ class DenoisingObjective:
             parameter.requires_grad = id(parameter) in learned
 
     def inputs(self, clips: list[Clip] | list[EncodedClip], samples: list[int]) -> tuple[Tensor, ...]:
-        """What `loss` takes for these clips, which are the samples of these numbers."""
+        """The inputs of `loss` for clips and their sample numbers."""
         if isinstance(clips[0], EncodedClip):
             return self._encoded_inputs(clips, samples)
         video = pixels(clips)
