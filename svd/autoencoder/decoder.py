@@ -3,29 +3,11 @@
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from svd.autoencoder.layers import SPATIAL_EPS, Middle, apply_residual, residual_blocks
+from svd.autoencoder.layers import SPATIAL_EPS, Level, Middle
 from svd.config import AutoencoderConfig
 from svd.layers.axes import per_image
 from svd.layers.basic import GroupNorm, SwapAxes, Upsample, conv2d
 from svd.layers.marks import temporal
-
-
-class UpBlock(nn.Cell):
-    """A level of the decoder: residual blocks, then twice the resolution on all levels but the last."""
-
-    def __init__(self, in_channels: int, channels: int, num_res_blocks: int, upsample: bool, temporal: bool):
-        super().__init__()
-        self.has_upsample = upsample
-        self.resnets = residual_blocks(in_channels, channels, num_res_blocks, temporal)
-        if upsample:
-            self.upsample = Upsample(channels)
-
-    def construct(self, x: Tensor, image_only: bool) -> Tensor:
-        for resnet in self.resnets:
-            x = apply_residual(resnet, x, image_only)
-        if self.has_upsample:
-            x = per_image(self.upsample, x)
-        return x
 
 
 class Decoder(nn.Cell):
@@ -41,18 +23,15 @@ class Decoder(nn.Cell):
         self.compute_dtype = ms.float32  # svd.placement sets it
         self.temporal = config.decoder == "temporal"
         widths = [mult * config.channels for mult in reversed(config.channel_mult)]
-        in_widths = [widths[0]] + widths[:-1]
-        last = len(widths) - 1
         if not self.temporal:
             self.post_quant_conv = conv2d(config.latent_channels, config.latent_channels, 1)
         self.conv_in = conv2d(config.latent_channels, widths[0])
         self.mid = Middle(widths[0], self.temporal)
-        self.up_blocks = nn.CellList(
-            [
-                UpBlock(in_widths[i], width, config.num_res_blocks + 1, i < last, self.temporal)
-                for i, width in enumerate(widths)
-            ]
-        )
+        levels = []
+        for i, (a, b) in enumerate(zip(widths[:1] + widths, widths)):
+            upsample = Upsample(b) if i < len(widths) - 1 else None
+            levels.append(Level(a, b, config.num_res_blocks + 1, self.temporal, upsample=upsample))
+        self.up_blocks = nn.CellList(levels)
         self.norm_out = GroupNorm(widths[-1], SPATIAL_EPS, silu=True)
         self.conv_out = conv2d(widths[-1], 3)
         if self.temporal:

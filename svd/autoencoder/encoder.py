@@ -3,7 +3,7 @@
 import mindspore as ms
 from mindspore import Tensor, nn
 
-from svd.autoencoder.layers import SPATIAL_EPS, Middle, residual_blocks
+from svd.autoencoder.layers import SPATIAL_EPS, Level, Middle
 from svd.config import AutoencoderConfig
 from svd.layers.basic import Conv2d, GroupNorm, conv2d
 
@@ -19,24 +19,6 @@ class Downsample(nn.Cell):
         return self.conv(x)
 
 
-class DownBlock(nn.Cell):
-    """A level of the encoder: residual blocks, then half the resolution on all levels but the last."""
-
-    def __init__(self, in_channels: int, channels: int, num_res_blocks: int, downsample: bool):
-        super().__init__()
-        self.has_downsample = downsample
-        self.resnets = residual_blocks(in_channels, channels, num_res_blocks)
-        if downsample:
-            self.downsample = Downsample(channels)
-
-    def construct(self, x: Tensor) -> Tensor:
-        for resnet in self.resnets:
-            x = resnet(x)
-        if self.has_downsample:
-            x = self.downsample(x)
-        return x
-
-
 class Encoder(nn.Cell):
     """Images in [-1, 1], [n 3 h w] -> mean and log-variance of their latents, [n 2c h/8 w/8].
 
@@ -47,15 +29,13 @@ class Encoder(nn.Cell):
         super().__init__()
         self.compute_dtype = ms.float32  # svd.placement sets it
         widths = [mult * config.channels for mult in config.channel_mult]
-        in_widths = [config.channels] + widths[:-1]
-        last, moments = len(widths) - 1, 2 * config.latent_channels
+        moments = 2 * config.latent_channels
         self.conv_in = conv2d(3, config.channels)
-        self.down_blocks = nn.CellList(
-            [
-                DownBlock(in_widths[i], width, config.num_res_blocks, downsample=i < last)
-                for i, width in enumerate(widths)
-            ]
-        )
+        levels = []
+        for i, (a, b) in enumerate(zip([config.channels] + widths, widths)):
+            downsample = Downsample(b) if i < len(widths) - 1 else None
+            levels.append(Level(a, b, config.num_res_blocks, downsample=downsample))
+        self.down_blocks = nn.CellList(levels)
         self.mid = Middle(widths[-1])
         self.norm_out = GroupNorm(widths[-1], SPATIAL_EPS, silu=True)
         self.conv_out = conv2d(widths[-1], moments)

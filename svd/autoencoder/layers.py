@@ -1,5 +1,7 @@
 """What the encoder and the decoders share."""
 
+from typing import Optional
+
 from mindspore import Tensor, nn, ops
 
 from svd.layers.attention import DotProductAttention
@@ -18,15 +20,37 @@ def residual_block(in_channels: int, out_channels: int, temporal: bool = False) 
     return ResBlock(in_channels, out_channels, eps=SPATIAL_EPS)
 
 
-def residual_blocks(in_channels: int, channels: int, count: int, temporal: bool = False) -> nn.CellList:
-    """Those of one resolution, all of them to so many channels."""
-    widths = [in_channels] + [channels] * count
-    return nn.CellList([residual_block(a, b, temporal) for a, b in zip(widths, widths[1:])])
-
-
 def apply_residual(block: nn.Cell, x: Tensor, image_only: bool) -> Tensor:
     """A block on x; `image_only`, for those over clips alone, leaves its temporal layers out."""
     return block(x, None, True) if image_only else block(x)
+
+
+class Level(nn.Cell):
+    """Residual blocks of one resolution, over [n c h w] or, if temporal, over [b t c h w], and what changes it."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_res_blocks: int,
+        temporal: bool = False,
+        downsample: Optional[nn.Cell] = None,
+        upsample: Optional[nn.Cell] = None,
+    ):
+        super().__init__()
+        widths = [in_channels] + [channels] * num_res_blocks
+        self.resnets = nn.CellList([residual_block(a, b, temporal) for a, b in zip(widths, widths[1:])])
+        self.has_downsample, self.has_upsample = downsample is not None, upsample is not None
+        self.downsample, self.upsample = downsample, upsample
+
+    def construct(self, x: Tensor, image_only: bool = False) -> Tensor:
+        for resnet in self.resnets:
+            x = apply_residual(resnet, x, image_only)
+        if self.has_downsample:
+            x = self.downsample(x)
+        if self.has_upsample:
+            x = per_image(self.upsample, x)
+        return x
 
 
 class PixelAttention(nn.Cell):
@@ -56,7 +80,7 @@ class Middle(nn.Cell):
 
     def __init__(self, channels: int, temporal: bool = False):
         super().__init__()
-        self.resnets = residual_blocks(channels, channels, 2, temporal)
+        self.resnets = nn.CellList([residual_block(channels, channels, temporal) for _ in range(2)])
         self.attention = PixelAttention(channels)
 
     def construct(self, x: Tensor, image_only: bool = False) -> Tensor:
