@@ -1,4 +1,4 @@
-"""From a model's settings to its networks and its pipeline, with their weights."""
+"""From a model's configuration to its networks and its pipeline, with their weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from svd.runtime import AmpLevel
 
 
 def build_networks(config: ModelConfig) -> dict[str, nn.Cell]:
-    """The networks that a model computes with, by the prefix of their parameters in a checkpoint.
+    """Build the networks of a model, by the prefix of their parameters in a checkpoint.
 
     Parameters have shapes but neither values nor memory until they are loaded.
     """
@@ -37,7 +37,7 @@ def build_networks(config: ModelConfig) -> dict[str, nn.Cell]:
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all that a checkpoint can hold, parts that a model can do without among them."""
+    """Names and shapes of all tensors that a checkpoint can have, optional parts included."""
     with no_init_parameters():
         networks = {prefix: part.build() for prefix, part in _parts(config).items()}
     return {
@@ -48,7 +48,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def optional_parts(config: ModelConfig) -> dict[str, str]:
-    """The parts that a checkpoint has as a whole or not at all: how their names begin, and what is missing without."""
+    """The optional parts of a checkpoint: prefixes of their names, and what is missing without them."""
     return {f"{prefix}.": part.optional for prefix, part in _parts(config).items() if part.optional}
 
 
@@ -65,19 +65,19 @@ def load_pipeline(
     """Build the pipeline of a model and load its weights.
 
     Args:
-        config: a YAML file or a ModelConfig; what the checkpoint says of itself if None.
+        config: a YAML file or a ModelConfig; that of the checkpoint if None.
         checkpoint: a file that svd_tools/convert.py wrote.
-        device_target: Ascend, GPU, CPU, or auto for the best one that is there.
+        device_target: Ascend, GPU, CPU, or auto for the best available one.
         mode: 0 for graph mode, 1 for pynative.
         amp_level: O0 for float32, O2 for float16 inside the networks, bf16 for bfloat16 (Ascend), auto for O2 on Ascend
             and O0 elsewhere.
         lora: a file of adapters that train.py wrote with train.lora.rank; they are merged into the weights.
-        lora_scale: how much of what they add; 0 leaves the model as it is, bit for bit.
-        compile_cache: folder in which compiled graphs are kept for later processes; none are if None.
+        lora_scale: scale of the adapters; 0 gives the base model, bit for bit.
+        compile_cache: folder in which compiled graphs are kept for later processes, if any.
 
     Raises:
-        RuntimeSetupError: versions or device do not fit.
-        ConfigError: the configuration cannot be used.
+        RuntimeSetupError: versions are not supported, or the device is not available.
+        ConfigError: the configuration is invalid.
         CheckpointError: the checkpoint, or the LoRA, cannot be used, or is of another model.
     """
     device = runtime.setup(device_target, mode)
@@ -100,16 +100,16 @@ def load_pipeline(
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """The checkpoint at a path; raises CheckpointError, also where none was given."""
+    """Open a checkpoint; raises CheckpointError, also if no path was given."""
     if not path:
         raise CheckpointError("no checkpoint was given: the weights, as svd_tools/convert.py writes them")
     return Checkpoint(path)
 
 
 def stored_networks(config: ModelConfig, checkpoint: Checkpoint) -> dict[str, nn.Cell]:
-    """The networks that a model computes with where this checkpoint has its weights, by prefix; still without them.
+    """Build the networks of a model that this checkpoint has weights for, by prefix; weights are not loaded.
 
-    A part that lacks parameters there, since it is absent or of another kind, is replaced by its stand-in.
+    A part without its parameters in the checkpoint is replaced by its stand-in.
     """
     parts, networks = _parts(config), build_networks(config)
     for prefix, network in list(networks.items()):
@@ -136,11 +136,11 @@ def load_networks(
     lora: Optional[LoRA] = None,
     lora_scale: float = 1.0,
 ) -> dict[str, nn.Cell]:
-    """Networks with their weights on a device that is set up, by the prefixes of their parameters.
+    """Load networks onto a device that is set up, by the prefixes of their parameters.
 
     Args:
         wanted: which ones, by their prefixes; all of them if None.
-        lora, lora_scale: adapters to merge into the weights, and how much of them.
+        lora, lora_scale: adapters to merge into the weights, and their scale.
 
     Raises:
         CheckpointError: the checkpoint, or the LoRA, is of another model, or has a value that cannot be used.
@@ -168,8 +168,8 @@ def fill_networks(
 
     Args:
         networks: by their prefixes; adapters in them keep their values.
-        trained: parameters that are to be trained, and so stay in float32.
-        changed: what a tensor of this name is to be instead, such as with an adapter added.
+        trained: parameters to train, which stay in float32.
+        changed: transforms a tensor, given its name; merges adapters, for example.
     """
     checkpoint.check(networks)  # before they take memory
     parts, dtype = _parts(config), compute_dtype(device, amp_level)
@@ -181,6 +181,6 @@ def fill_networks(
 
 
 def _shares(network: nn.Cell, parameters: Collection[Parameter]) -> bool:
-    """Whether some of the parameters are the network's."""
+    """Whether the network has some of the parameters."""
     known = {id(parameter) for parameter in parameters}
     return any(id(parameter) in known for parameter in network.get_parameters())

@@ -1,4 +1,4 @@
-"""From configuration to a training, and to the encoders of latents for one: `svd.build` for what is to be learned."""
+"""From configuration to a trainer, and to the encoders of cached latents."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ ENCODERS = ("conditioner.image_encoder", "conditioner.autoencoder.encoder", "aut
 
 
 def plan_training(train: TrainConfig, model: ModelConfig, networks: dict[str, nn.Cell]) -> Plan:
-    """What is trained of these networks, which get the adapters that are to be trained; raises ConfigError."""
+    """Plan a training of these networks, to which adapters are added if requested; raises ConfigError."""
     if train.lora.rank:
         add_adapters(networks["network"], train.lora.modules, train.lora.rank, train.lora.scaled_by, train.seed)
     return Plan(train, model, networks, find_task(train.task).trained(train, networks))
 
 
 def build_objective(plan: Plan) -> Objective:
-    """What is minimised, once the networks have their values."""
+    """The objective, given loaded networks."""
     if plan.train.recompute:
         for prefix in plan.chosen:
             recompute_blocks(plan.networks[prefix])
@@ -55,13 +55,13 @@ def build_objective(plan: Plan) -> Objective:
 def load_trainer(
     train: TrainConfig, environment: EnvironmentConfig, model: ModelConfig, state: TrainState, resume: Optional[Path]
 ) -> tuple[Trainer, Plan]:
-    """Build the networks, the task and the trainer, and load the weights; the plan says what is trained.
+    """Load networks, and build objective and trainer.
 
-    Networks are only loaded where the task or previews need them: for latents without previews, the UNet alone.
+    Only networks that the task or previews need are loaded: for cached latents without previews, the UNet alone.
 
     Args:
-        state: where the run continues, or a new one.
-        resume: the checkpoint to continue from.
+        state: where to resume, or a new one.
+        resume: the checkpoint to resume from.
 
     Raises:
         RuntimeSetupError, ConfigError, CheckpointError, ImageError: as for `load_pipeline`; or `resume` is of another
@@ -107,13 +107,13 @@ def load_trainer(
 
 
 def check_task(train: TrainConfig, model: ModelConfig) -> None:
-    """Raise ConfigError where the task cannot be done with these settings and data, or by this model."""
+    """Raise ConfigError if the task is not possible with these settings, data and model."""
     check_used(train)
     find_task(train.task).check(train, model)
 
 
 def describe(plan: Plan) -> str:
-    """What is trained, and what is frozen."""
+    """A description of what is trained and what is frozen."""
     train, model = plan.train, plan.model
     learned = {prefix: sum(p.size for p in parameters) for prefix, parameters in plan.chosen.items()}
     sizes = {prefix: sum(p.size for p in cell.get_parameters()) for prefix, cell in plan.networks.items()}
@@ -142,7 +142,7 @@ def load_encoders(
 
 
 def latents_model(config: ModelConfig, checkpoint: Checkpoint, loss: LossConfig) -> dict[str, Any]:
-    """What latents for training depend on, but for the clips: the encoders, their weights, and the noise.
+    """Everything but the clips that cached latents depend on: the encoders, their weights, and the noise.
 
     The weights are represented by a digest of their values in float32, so that a file in float16 has that of its
     source, if its source had no more precision.

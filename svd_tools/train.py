@@ -43,12 +43,12 @@ def build_parser(program: str) -> ArgumentParser:
 
 
 def dump(parser: ArgumentParser, args: Namespace, form: str = "yaml") -> str:
-    """All options, also those that are null."""
-    return parser.dump(args, form, False)  # by position: the name has changed with jsonargparse's versions
+    """All options, null ones included."""
+    return parser.dump(args, form, False)  # by position: the keyword differs between versions of jsonargparse
 
 
 def run(parser: ArgumentParser, args: Namespace) -> int:
-    """Do what the command line asks for; returns the exit code: 0, or that of the signal that ended it."""
+    """The work of the command line; returns the exit code: 0, or that of the signal that ended it."""
     end_with_launcher()
     options = instantiate_training(parser, args)
     train: TrainConfig = options.train
@@ -64,25 +64,25 @@ def run(parser: ArgumentParser, args: Namespace) -> int:
     check_task(train, model)
     model.check_size(train.dataset.height, train.dataset.width)
     for path in find_images(train.preview.images):
-        load_image(path)  # a bad image is told of before minutes of loading and compiling
+        load_image(path)  # a bad image is reported before minutes of loading and compiling
     check_folder(train.output_dir, "--train.output_dir")
     if args.dry_run:
         args.dry_run = False  # so that the output can be used as a --config
         print(dump(parser, args))
         print(describe(plan_training(train, model, build_networks(model))))
         return 0
-    begin_or_resume(train)  # refuses what it refuses before the folder is made
+    begin_or_resume(train)  # checked before the folder is created
     with locked(Path(train.output_dir)) if is_leader() else nullcontext():
         return run_alone(parser, args, options, model)
 
 
 def run_alone(parser: ArgumentParser, args: Namespace, options: Namespace, model: ModelConfig) -> int:
-    """Begin or continue the run, in a folder that no other run has; returns the exit code."""
+    """Start or resume the run in its locked folder; returns the exit code."""
     from svd.build_training import describe, load_trainer
     from svd.training.checkpoint import begin_or_resume, remove_leftovers
 
     train: TrainConfig = options.train
-    settings = json.loads(dump(parser, args, "json"))  # as a checkpoint gives it back
+    settings = json.loads(dump(parser, args, "json"))  # as read from a checkpoint
     resume, state = begin_or_resume(train)
     if resume is not None:
         log(f"continuing from {resume}")
@@ -99,13 +99,13 @@ def run_alone(parser: ArgumentParser, args: Namespace, options: Namespace, model
     if not trainer.run():
         return stop_code(trainer.stopped_by)
     if trainer.ranks.first:
-        with redirect_stdout(sys.stderr):  # all that is said of a training goes there; standard output may be gone
+        with redirect_stdout(sys.stderr):  # logs of a training go there; standard output may be closed
             finish(train, trainer.last_checkpoint)
     return 0
 
 
 def finish(train: TrainConfig, checkpoint: Path) -> None:
-    """Write the trained model as a whole, or adapters alone, and say how to use it."""
+    """Write the trained model, or its adapters, and print how to use it."""
     from svd_tools.checkpoints.trained import read_trained, write_merged, write_trained
 
     trained = read_trained(checkpoint / f"{'ema' if train.optimizer.ema_decay else 'trained'}.safetensors")
@@ -123,6 +123,6 @@ def finish(train: TrainConfig, checkpoint: Path) -> None:
 
 
 def main(argv: Optional[list[str]] = None, program: str = "train.py") -> int:
-    """The command line; returns 0, 2 after one line on stderr that says what is wrong, or 128 + a signal's number."""
+    """The command line; returns 0, 2 after one error line on stderr, or 128 + a signal's number."""
     parser = build_parser(program)
     return cli.run(parser, lambda args: run(parser, args), argv)

@@ -1,4 +1,4 @@
-"""Numbers of eight bits (arXiv 2209.05433), which NumPy does not know: tables of the values of all 256 of them."""
+"""float8 types (arXiv 2209.05433), which NumPy lacks: tables of all 256 values."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ FLOAT8 = {
     "F8_E4M3FNUZ": _without_negative_zero(4, 3, bias=8),
     "F8_E5M2FNUZ": _without_negative_zero(5, 2, bias=16),
 }
-"""What each byte stands for, float32 [256], by the types' names in .safetensors; float32 holds all of them exactly."""
+"""The value of each byte, float32 [256] (exact), by the types' names in .safetensors."""

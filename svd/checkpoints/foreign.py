@@ -15,7 +15,7 @@ _MODELS = re.compile(
     r"((module|_orig_mod|model|state_dict)\.)*"
     r"(diffusion_model|first_stage_model|vision_model|input_blocks|down_blocks|encoder|unet|vae)\."
 )
-"""How names begin in models of other programs, behind what their trainings put in front."""
+"""Beginnings of names in models of other programs, after prefixes of their trainers."""
 
 _ADAPTERS = (
     (r"lora_(unet|te\d?)_\w+\.(lora_|alpha)", "kohya's scripts write them"),
@@ -32,11 +32,11 @@ REMEDY = (
     "merge them into their model with the program that they are for (peft: merge_and_unload, diffusers: fuse_lora, "
     "ComfyUI: ImageOnlyCheckpointSave behind LoraLoaderModelOnly), and convert that with svd_tools/convert.py"
 )
-"""What works with adapters of other programs."""
+"""How to use adapters of other programs."""
 
 
 def describe_adapters(names: Collection[str]) -> Optional[str]:
-    """What adapters of another program these are, and what to do with them; None if most names are not of such."""
+    """Which program's adapters these are, and what to do with them; None unless most names match."""
     for pattern, who in _ADAPTERS:
         if 2 * sum(re.match(pattern, name) is not None for name in names) > len(names):
             return f"holds adapters (LoRA) as {who}: {REMEDY}"
@@ -44,7 +44,7 @@ def describe_adapters(names: Collection[str]) -> Optional[str]:
 
 
 def is_adapter_folder(folder: Path) -> bool:
-    """Whether a folder is of adapters, as other programs write them."""
+    """Whether a folder has adapters of another program."""
     return any(os.path.exists(folder / name) for name in _ADAPTER_FILES)
 
 

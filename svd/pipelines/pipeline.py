@@ -1,4 +1,4 @@
-"""What any pipeline of latents does around its networks: noise, sampling, and decoding within memory."""
+"""What pipelines of latents share: noise, sampling, and decoding within a memory limit."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from svd.pipelines.progress import Bars
 
 GUIDANCE_SHAPES = {"linear": linear_scale, "triangular": triangular_scale}
 Seed = int | Sequence[int]
-"""What NumPy's generators take."""
+"""Seeds of NumPy's generators."""
 
 
 class NoiseSource:
-    """Unit Gaussian noise for b clips, none of which depends on its batch.
+    """Unit Gaussian noise for b clips, independent of their batch.
 
     Args:
-        seed: one, which gives all clips the same noise; or a list of one for each clip.
+        seed: one for all clips, which get the same noise; or a list with one per clip.
 
     Raises:
-        ConfigError: a negative seed, or another number of them.
+        ConfigError: a seed is negative, or there are not as many as clips.
     """
 
     def __init__(self, seed: Seed | list[Seed], clips: int):
@@ -64,13 +64,13 @@ class NoiseSource:
 
 
 class Pipeline(Protocol):
-    """What a pipeline has; `sample` and `decode` become its methods."""
+    """The attributes of a pipeline; `sample` and `decode` are used as its methods."""
 
     denoiser: Denoiser
     autoencoder: Autoencoder
     bars: Bars
     free_memory: Callable[[], int]
-    """Tells the bytes that are free on the device."""
+    """Returns the free bytes on the device."""
 
 
 def sample(
@@ -85,8 +85,8 @@ def sample(
     """Unit noise [b t c h w] -> scaled latents [b t c h w], float32 (SVD, appendix D.3), by the pair (cond, uncond).
 
     `churn_noise` draws unit Gaussian noise of a shape; `image_only` leaves the temporal layers out (alpha = 1).
-    With and without guidance are two batch sizes, and so two graphs. Where a guidance interval needs both, the second
-    is compiled in the middle of sampling; what is said of compiling is about the first step's.
+    Steps with and without guidance have two batch sizes, and so two graphs. If a guidance interval needs both, the
+    second is compiled in the middle of sampling; the message about compilation is about the first step's.
     """
     sigmas = karras(settings.sampling_steps, settings.sigma_max, settings.sigma_min, settings.rho)
     scale = GUIDANCE_SHAPES[settings.guidance_shape](*settings.guidance, settings.num_frames)

@@ -20,7 +20,7 @@ class Use:
     by: Callable[[TrainConfig, Optional[int]], bool]
     """Whether a training with this configuration and number of cards (None: unknown) uses them."""
     what: str
-    """What they are for, where `by` says no."""
+    """Message if they are not used."""
 
 
 USES = (
@@ -50,7 +50,7 @@ USES = (
         "there is one card, which has all states: it is for several (scripts/train_ascend.sh)",
     ),
 )
-"""What is neither named here nor among a task's settings is used by every training."""
+"""All settings that are neither here nor in a task's own are used by every training."""
 
 
 def check_used(train: TrainConfig, cards: Optional[int] = None) -> None:

@@ -1,1 +1,1 @@
-"""All that is about the model of moving digits alone: its videos, its judge, its evaluation, its publication."""
+"""Everything about the model of moving digits alone: its data, task, judge, evaluation and publication."""

@@ -1,4 +1,4 @@
-"""Videos that a model generates from pictures of digits, and how some of them are shown."""
+"""Generating videos from pictures of digits, and showing them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 SHEET_CLIPS, SHEET_FRAMES, GIF_SIDE = 6, 14, 6
 GREY = 64
-"""Of the lines between frames."""
+"""Brightness of the lines between frames."""
 
 
 class VideoMaker:
     """Generates videos in batches of one size, with one graph per network.
 
-    A clip's noise follows from the seed and the clip's number, whatever its batch and its bucket. `image_only` leaves
-    the temporal layers out.
+    A clip's noise is determined by the seed and the clip's number, whatever its batch and its bucket. `image_only`
+    leaves the temporal layers out.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The task of an image encoder: to tell what is seen, where pictures come with classes and not with texts."""
+"""Training of the image encoder as a classifier of digits, in place of CLIP's texts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from svd.training.tasks import Plan
 
 
 def cross_entropy(logits: Tensor, present: Tensor) -> Tensor:
-    """-ln p of what is there (1) and -ln(1 - p) of what is not (0), p = sigmoid(logits); of any shape."""
+    """Binary cross-entropy with logits: -ln p where present is 1, -ln(1 - p) where it is 0; of any shape."""
     return ops.relu(logits) - logits * present + ops.log1p(ops.exp(-ops.abs(logits)))
 
 
 class ClassificationLoss(nn.Cell):
-    """The mean cross-entropy of whether each class is there, from the embedding's product with the class's direction.
+    """Mean binary cross-entropy per class, with the product of embedding and class direction as logit.
 
-    The directions are fixed and at right angles, in place of the texts that CLIP compares with: a trained layer would
+    The directions are fixed and orthogonal, in place of CLIP's text embeddings: a trained layer would
     be no better (Hoffer et al. 2018, arXiv 1801.04540) and would belong to no model.
     """
 
@@ -33,7 +33,7 @@ class ClassificationLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.encoder = encoder
         basis, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((width, CLASSES)))
-        self.directions = Tensor((np.sqrt(width) * basis).astype(np.float32))  # lengths as of an embedding
+        self.directions = Tensor((np.sqrt(width) * basis).astype(np.float32))  # scaled to the length of an embedding
 
     def construct(self, images: Tensor, present: Tensor) -> Tensor:
         """images preprocessed [b 3 s s], present [b 10] of 0 and 1 -> a float32 scalar"""
@@ -41,7 +41,7 @@ class ClassificationLoss(nn.Cell):
 
 
 class ClassificationObjective:
-    """Which digits a picture shows, of the clips' first frames.
+    """Classify the digits in the first frames of clips.
 
     Args:
         encoder: preprocessed images [b 3 s s] -> embeddings [b d].
@@ -55,7 +55,7 @@ class ClassificationObjective:
         self.loss = ClassificationLoss(encoder, width)
 
     def inputs(self, clips: list[DigitsClip], samples: list[int]) -> tuple[Tensor, ...]:
-        """What `loss` takes for these clips."""
+        """The inputs of `loss` for clips."""
         images = clip_preprocess(pixels(clips)[:, 0], self.image_size)
         present = np.zeros((len(clips), CLASSES), np.float32)
         for row, clip in zip(present, clips):
@@ -64,7 +64,7 @@ class ClassificationObjective:
 
 
 class ImageEncoderTask:
-    """The image encoder learns which digits there are."""
+    """Trains the image encoder to recognise digits."""
 
     settings = ()
     complete = False

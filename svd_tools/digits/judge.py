@@ -31,9 +31,9 @@ LAYOUT = 4
 MIN_FRAMES = 5
 """Least frames of a clip whose motion can be judged."""
 CELL = 8
-"""Pixels of a cell's height and width: what a frame shows is said for each."""
+"""Pixels of a cell's height and width; digits are predicted per cell."""
 FEATURES = 64
-"""Of a clip. So few that the covariance of 256 clips' features has full rank, with four clips to each."""
+"""Features of a clip. Few enough for a full-rank covariance of 256 clips, four per feature."""
 
 
 class DigitJudge(nn.Cell):
@@ -65,7 +65,7 @@ class DigitJudge(nn.Cell):
 
     def construct(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits of the digits in each cell of each frame [b t 10 cells]; the layout of each frame [b t 4]; features of
-        the clip [b 64]; and what a linear layer says by them: logits of the clip's digits, and its motion [b 16].
+        the clip [b 64]; and a linear layer's prediction from them: logits of the clip's digits, and its motion [b 16].
         """
         b, t, c, h, w = video.shape
         # Strokes are three pixels wide or more: half of the pixels show them as well, with half of the noise.
@@ -74,7 +74,7 @@ class DigitJudge(nn.Cell):
         maps = ops.reshape(self.classes(x), (b, t, CLASSES, -1))
         code = self.code(ops.reshape(self.places(x), (b, t, -1)))
         change = self.temporal(self.swap(ops.reshape(x, (b, t, -1, self.side**2))))  # [b c t cells]
-        # Frames from which two convolutions reach beyond the clip would say something else in clips of another length.
+        # Frames near the ends, where convolutions reach beyond the clip, would depend on its length.
         change = change[:, :, 2 : t - 2]
         features = self.features(ops.cat((ops.mean(self.gelu(code), 1), ops.mean(change, (2, 3))), 1))
         return maps, self.layout(code), features, self.clip(features)
@@ -132,7 +132,7 @@ def load_judge(path: str | Path, device: str, size: int, source: str = "sklearn"
 
     Raises:
         CheckpointError: the file is missing, damaged, no judge, or a judge of frames of another size or of
-            scikit-learn's handwriting where another is meant, or the other way round.
+            scikit-learn's handwriting where another is requested, or vice versa.
     """
     file = Checkpoint(path)
     metadata = file.metadata

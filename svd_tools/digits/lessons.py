@@ -1,4 +1,4 @@
-"""What the judge of digits learns from: altered clips of real handwriting, and what is to be seen in them."""
+"""Training data of the judge: augmented clips of real handwriting, with labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from svd_tools.digits.judge import CELL, MOTIONS, DigitJudge, classes_present, j
 from svd_tools.digits.motion import speed
 
 FRAMES = 7
-"""Of a clip for training: half of a model's, so that twice as many are seen in the same time."""
+"""Frames of a training clip: half of a model's, so that twice as many are seen in the same time."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Lessons(Dataset):
 class JudgeLoss(nn.Cell):
     """Cross-entropies of the digits in each cell, each frame and the clip; squared errors of the rest.
 
-    The cells are what teaches the trunk: who is told where a digit is need not find out which part of a frame it is.
+    The cells train the trunk: labels with positions are easier to learn from.
     """
 
     def __init__(self, judge: DigitJudge):
@@ -72,14 +72,14 @@ class JudgeLoss(nn.Cell):
 
 
 class JudgeTask:
-    """What the trainer asks of a task: `loss`, `trained` and `inputs`; every lesson is altered by its own generator."""
+    """The objective of the judge; every lesson is augmented with its own generator."""
 
     def __init__(self, judge: DigitJudge, seed: int):
         self.trained = {f"judge.{parameter.name}": parameter for parameter in judge.get_parameters()}
         self.loss, self.seed = JudgeLoss(judge), seed
 
     def inputs(self, lessons: list[Lesson], samples: list[int]) -> tuple[Tensor, ...]:
-        """What `loss` takes for these lessons, which are the samples of these numbers."""
+        """The inputs of `loss` for lessons and their sample numbers."""
         rows = [
             self._row(lesson, generator(self.seed, sample, Purpose.LOSS)) for lesson, sample in zip(lessons, samples)
         ]
@@ -99,7 +99,7 @@ class JudgeTask:
 def altered(clip: DigitsClip, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The clip [t 3 h w] in [-1, 1] as other writers, or a generator of videos, might show it, and its centres [t n 2].
 
-    It is turned, slanted and stretched, so that 1,500 pictures stand for more; and blurred, darkened and made noisy, so
+    It is rotated, sheared and stretched, for variety beyond 1,500 pictures; and blurred, darkened and made noisy, so
     that an imperfect video is judged by what it shows. One clip in four shakes.
     """
     t, h, w, _ = clip.frames.shape

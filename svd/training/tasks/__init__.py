@@ -1,4 +1,4 @@
-"""What can be trained, each found by its name or, outside of this project, by the path of its class."""
+"""Training tasks, found by name or by the path of their class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Optional, Protocol
 from svd.console import one_line
 from svd.errors import ConfigError, check
 
-if TYPE_CHECKING:  # MindSpore takes seconds to import, and the names are known without it
+if TYPE_CHECKING:  # MindSpore takes seconds to import, which the names do not need
     from mindspore import Parameter, nn
 
     from svd.config import ModelConfig
@@ -24,19 +24,19 @@ TASKS = {
     "autoencoder": "svd.training.tasks.autoencoder.AUTOENCODER",
     "temporal_decoder": "svd.training.tasks.autoencoder.TEMPORAL_DECODER",
 }
-"""Where they are; imported when they are asked for. A program may add its own."""
+"""Paths of their classes by name, imported on use. A program may add its own."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A training that can be done: what learns is known, also where its networks have no values yet."""
+    """Networks and parameters of a training, known before weights are loaded."""
 
     train: TrainConfig
     model: ModelConfig
     networks: Mapping[str, nn.Cell]
-    """By the prefix of their parameters' names in a checkpoint."""
+    """Networks by the prefix of their parameters in a checkpoint."""
     chosen: dict[str, list[Parameter]]
-    """The parameters to train, of each network that learns."""
+    """The parameters to train, by network."""
 
     @cached_property
     def trained(self) -> dict[str, Parameter]:
@@ -45,28 +45,28 @@ class Plan:
 
 
 class Task(Protocol):
-    """What can be trained."""
+    """A training task."""
 
     settings: tuple[str, ...]
-    """What it uses of the settings below `train` that not every task uses; `lora` stands for all that begins so."""
+    """Settings below `train` that this task uses and others may not; `lora` stands for the whole section."""
     complete: bool
-    """Whether what it trains makes videos as it is; otherwise another training follows."""
+    """Whether the trained model can generate videos, without a further training."""
 
     def check(self, train: TrainConfig, model: ModelConfig) -> None:
-        """Raise ConfigError where it cannot be done with these data, or by this model."""
+        """Raise ConfigError if the task is not possible with this model and these data."""
 
     def needs(self, train: TrainConfig) -> Optional[tuple[str, ...]]:
-        """The prefixes of the networks that it cannot do without; None for all."""
+        """Prefixes of the required networks; None for all."""
 
     def trained(self, train: TrainConfig, networks: Mapping[str, nn.Cell]) -> dict[str, list[Parameter]]:
-        """The parameters to train, of each network that learns, by its prefix."""
+        """The parameters to train, by the prefix of their network."""
 
     def build(self, plan: Plan) -> Objective:
-        """What is minimised, once the networks have their values."""
+        """The objective, given loaded networks."""
 
 
 def find_task(name: str) -> Task:
-    """A task by its name, or by the path of its class; raises ConfigError."""
+    """The task of this name or class path; raises ConfigError."""
     known = f"train.task must be one of {', '.join(TASKS)}, or the path of a class, got {name}"
     check(name in TASKS or "." in name, known)
     module, _, attribute = TASKS.get(name, name).rpartition(".")

@@ -79,8 +79,8 @@ class ReconstructionObjective:
 
 
 class AutoencoderTask:
-    """The autoencoder learns to give clips back: all but the decoder's temporal layers or, with `temporal_only`, these
-    alone (SVD, appendix D).
+    """Trains the autoencoder to reconstruct clips: all but the decoder's temporal layers or, with `temporal_only`,
+    these alone (SVD, appendix D).
     """
 
     complete = False

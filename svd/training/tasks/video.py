@@ -83,7 +83,7 @@ def draw(
 
 
 class ClipEncoder:
-    """What the encoders make of a clip of the training stream: all that `DenoisingObjective` asks them for.
+    """Encodes clips of the training stream for cached latents, as `DenoisingObjective` would.
 
     Args:
         conditioner, autoencoder: of a pipeline; their encoders are used.
@@ -111,12 +111,12 @@ class ClipEncoder:
 
 
 class DenoisingObjective:
-    """A clip from its first frame; or, with `image_only`, each of its frames from the first one, as an image that does
-    not see the others: how VideoLDM's image model is trained (section 3.1).
+    """Denoise a clip given its first frame; or, with `image_only`, its frames as independent images given the first
+    one, as VideoLDM's image model is trained (section 3.1).
 
     Args:
-        conditioner, autoencoder, denoiser: of a pipeline; the first two are only used, the denoiser's network learns.
-            For encoded clips, the first needs no encoders, and that of the second is given moments in place of frames.
+        conditioner, autoencoder, denoiser: of a pipeline; the denoiser's network is trained, the others are frozen. For
+            encoded clips the conditioner needs no encoders, and the autoencoder is given moments instead of frames.
         trained: the parameters to train by their names in a checkpoint; all others are frozen.
         seed: of the noise.
         image_only: whether frames are images, with a noise level each.
@@ -154,7 +154,7 @@ class DenoisingObjective:
     def loss_inputs(
         self, video: np.ndarray, fps: list[float], motion_bucket_id: list[float], draws: Draws
     ) -> tuple[Tensor, ...]:
-        """The same from a video [b t 3 h w] in [-1, 1], its numbers [b] and given random numbers."""
+        """The inputs of `loss` from a video [b t 3 h w] in [-1, 1], its fps and bucket [b], and random numbers."""
         latents = self.autoencoder.encode(video, draws.posterior_noise)
         numbers = fps, motion_bucket_id, draws.aug_strength
         cond, _ = self.conditioner(video[:, 0], video.shape[1], *numbers, draws.aug_noise)
@@ -189,8 +189,9 @@ NOISE = ("p_mean", "p_std", "noise_aug_mean", "noise_aug_std", "drop_context", "
 
 
 class VideoTask:
-    """The UNet learns, a video from its first frame (SVD, appendix D): its temporal layers, adapters, or all of it.
-    With `image_only` its spatial layers learn single frames from the first one, as VideoLDM's image model.
+    """Trains the UNet on videos given their first frame (SVD, appendix D): temporal layers, adapters, or all of it.
+
+    With `image_only` its spatial layers are trained on single frames, as VideoLDM's image model.
     """
 
     def __init__(self, image_only: bool):
@@ -230,5 +231,5 @@ IMAGE_TO_VIDEO, IMAGE_MODEL = VideoTask(image_only=False), VideoTask(image_only=
 
 
 def trained_parameters(network: nn.Cell, temporal_only: bool) -> list[Parameter]:
-    """The parameters that are trained for videos: of a network with adapters, those alone."""
+    """The parameters to train: the adapters of a network, if it has any."""
     return adapters(network) or (temporal_parameters(network) if temporal_only else list(network.get_parameters()))
