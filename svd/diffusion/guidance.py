@@ -29,7 +29,7 @@ def triangular_scale(minimum: float, maximum: float, num_frames: int, period: fl
     return minimum + (maximum - minimum) * 2 * np.abs(phase - np.floor(phase + 0.5))
 
 
-def acts(sigma: float, scale: ArrayLike, interval: tuple[float, float]) -> bool:
+def guidance_applies(sigma: float, scale: ArrayLike, interval: tuple[float, float]) -> bool:
     """Return whether guidance has an effect at `sigma`: some scale is not 1, and low < sigma <= high.
 
     Kynkaanniemi et al. 2024 (arXiv 2404.07724): the scale is 1 outside of the interval (low, high].
@@ -67,7 +67,7 @@ def guided(
         b, t = x.shape[:2]
         if scale.size not in (1, t):
             raise ValueError(f"guidance has {scale.size} scales, one per frame, but x has {t} frames")
-        if not acts(sigma, scale, interval):
+        if not guidance_applies(sigma, scale, interval):
             return denoise_cond(x, sigma)
         x0 = denoise_both(_twice(x), sigma)
         x0_uncond, x0_cond = x0[:b], x0[b:]

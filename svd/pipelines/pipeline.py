@@ -14,7 +14,7 @@ from svd.conditioning.conditioning import Conditioning
 from svd.config import ConfigError, SamplingConfig
 from svd.console import log
 from svd.diffusion.denoiser import Denoiser
-from svd.diffusion.guidance import acts, guided, linear_scale, triangular_scale
+from svd.diffusion.guidance import guidance_applies, guided, linear_scale, triangular_scale
 from svd.diffusion.samplers import SAMPLERS, Churn
 from svd.diffusion.schedules import karras
 from svd.errors import NumericalError
@@ -93,7 +93,7 @@ def sample(
     bind = partial(self.denoiser.bind, image_only=image_only)
     denoise = guided(bind, *pair, scale, settings.guidance_interval)
     x = Tensor((noise * np.sqrt(1 + sigmas[0] ** 2)).astype(np.float32))
-    guided_first = acts(sigmas[0], scale, settings.guidance_interval)
+    guided_first = guidance_applies(sigmas[0], scale, settings.guidance_interval)
     bar = self.bars(progress, "sampling", "step", (*noise.shape, guided_first, image_only))
     options = {"churn": Churn(settings.churn), "noise": churn_noise} if settings.churn else {}
     latents = SAMPLERS[settings.sampler](denoise, x, sigmas, progress=bar, **options).asnumpy()
