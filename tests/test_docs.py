@@ -29,7 +29,8 @@ def test_what_a_page_names_exists(page):
     files = re.findall(rf"(?<![\w/.])(?:{FOLDERS})/[\w/]+\.(?:py|sh|yaml|md|json|csv|png|gif)\b", text)
     modules = re.findall(r"^from (svd[\w.]*\.\w+) import", text, re.MULTILINE)
     files += [module.replace(".", "/") + ".py" for module in modules]
-    assert [name for name in {*programs, *files} if not (ROOT / name).is_file()] == []
+    missing = {name for name in (*programs, *files) if not (ROOT / name).is_file()}
+    assert {name for name in missing if "NAME" not in name} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
