@@ -26,6 +26,9 @@ from pathlib import Path
 
 import numpy as np
 
+from svd.checkpoints import tensor_files
+from svd.checkpoints.tensor_files import LazyTensor
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = """
 unet: {model_channels: 32, channel_mult: [1, 2], num_res_blocks: 1, attention_resolutions: [1], num_head_channels: 16,
@@ -153,17 +156,11 @@ def values(shapes: Shapes, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def write_safetensors(path: Path, shapes: Shapes, dtype: str) -> None:
-    code, header, offset = {"float32": "F32", "float16": "F16"}[dtype], {}, 0
-    for name, shape in shapes.items():
-        end = offset + math.prod(shape) * np.dtype(dtype).itemsize
-        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for _, array in values(shapes, dtype):
-            file.write(array.data)
+    tensors = {
+        name: LazyTensor(array.shape, array.dtype, ("", place), lambda array=array: array)
+        for place, (name, array) in enumerate(values(shapes, dtype))
+    }
+    tensor_files.write_safetensors(path, tensors, {})
 
 
 def write_mindspore(path: Path, shapes: Shapes, dtype: str) -> None:

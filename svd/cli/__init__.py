@@ -1,6 +1,6 @@
 """The command `svd`, and what all programs share: signals, streams, error lines, exit codes, options."""
 
 from svd.cli.commands import start
-from svd.cli.program import FAILED, begin, flag_of, is_user_error, run
+from svd.cli.program import begin, flag_of, is_user_error, run
 
-__all__ = ["FAILED", "begin", "flag_of", "is_user_error", "run", "start"]
+__all__ = ["begin", "flag_of", "is_user_error", "run", "start"]
