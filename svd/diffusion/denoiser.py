@@ -47,15 +47,14 @@ class Denoiser:
     Args:
         network: F(latents [b t c h w], c_noise [b], *inputs, image_only); `inputs` are the conditioning's.
         preconditioning: its scalars.
-        split: the network as two graphs, svd.networks.split: `prepare(inputs, num_frames, image_only)` returns the
-            inputs of `evaluate` after latents and c_noise. If None, the network is called as a whole.
+        split: the network as two graphs (svd.networks.split); if None, the network is called as a whole.
     """
 
     def __init__(self, network: Callable, preconditioning: Preconditioning, split: Any = None):
         self.network, self.preconditioning = network, preconditioning
-        self._prepare = _as_they_are if split is None else split.prepare
-        self._denoise = Denoise(network if split is None else split.evaluate)
-        self.graphs = {} if split is None else {"network.constants": split.constants, "network.evaluate": self._denoise}
+        self._prepare = split.prepare if split else lambda inputs, _, image_only: (*inputs, image_only)
+        self._denoise = Denoise(split.evaluate if split else network)
+        self.graphs = {"network.constants": split.constants, "network.evaluate": self._denoise} if split else {}
         """The compiled cells, by the names of their graphs in the compile cache."""
 
     def __call__(self, x: Tensor | np.ndarray, sigma: ArrayLike, conditioning: Any) -> Tensor:
@@ -67,11 +66,8 @@ class Denoiser:
 
         What does not depend on x and sigma is computed once, in the first call: weights must not change afterwards.
         x is [b t c h w], sigma one number or one per clip, [b]. The result raises ValueError when sigma is not positive
-        and finite, or has another shape.
-
-        Args:
-            conditioning: has `concat`, [b t c' h w] or None, and the network's other `inputs`.
-            image_only: leave the temporal layers out (alpha = 1): frames are then independent images.
+        and finite, or has another shape. `conditioning` has `concat`, [b t c' h w] or None, and the network's other
+        `inputs`; `image_only` leaves the temporal layers out (alpha = 1).
         """
         concat = None if conditioning.concat is None else conditioning.concat.astype(float32)
 
@@ -85,10 +81,6 @@ class Denoiser:
             return self._denoise(x, Tensor(coefficients), concat, *prepared(x.shape[1]))
 
         return denoise
-
-
-def _as_they_are(inputs: tuple, _: int, image_only: bool) -> tuple:
-    return *inputs, image_only
 
 
 def _per_clip(sigma: ArrayLike, b: int) -> np.ndarray:

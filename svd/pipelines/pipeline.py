@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Optional, Protocol
+from typing import Optional
 
 import numpy as np
 from mindspore import Tensor
 
-from svd.autoencoder.autoencoder import Autoencoder
 from svd.conditioning.conditioning import Conditioning
 from svd.config import ConfigError, SamplingConfig
 from svd.console import log
-from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.guidance import guidance_applies, guided, linear_scale, triangular_scale
 from svd.diffusion.samplers import SAMPLERS, Churn
 from svd.diffusion.schedules import karras
 from svd.errors import NumericalError
-from svd.pipelines.progress import Bars
 
 GUIDANCE_SHAPES = {"linear": linear_scale, "triangular": triangular_scale}
 Seed = int | Sequence[int]
@@ -63,18 +60,11 @@ class NoiseSource:
         return given
 
 
-class Pipeline(Protocol):
-    """The attributes of a pipeline; `sample` and `decode` are used as its methods."""
-
-    denoiser: Denoiser
-    autoencoder: Autoencoder
-    bars: Bars
-    free_memory: Callable[[], int]
-    """Returns the free bytes on the device."""
+# Used as methods of every pipeline, which has a `denoiser`, an `autoencoder`, `bars` and `free_memory`.
 
 
 def sample(
-    self: Pipeline,
+    self,
     pair: tuple[Conditioning, Conditioning],
     noise: np.ndarray,
     settings: SamplingConfig,
@@ -103,7 +93,7 @@ def sample(
 
 
 def decode(
-    self: Pipeline, latents: np.ndarray, settings: SamplingConfig, progress: bool = True, image_only: bool = False
+    self, latents: np.ndarray, settings: SamplingConfig, progress: bool = True, image_only: bool = False
 ) -> np.ndarray:
     """Scaled latents [b t c h w] -> video [b t 8h 8w 3], float32 in [0, 1], within the memory limit.
 
@@ -119,7 +109,7 @@ def decode(
     return np.clip((video.transpose(0, 1, 3, 4, 2) + 1) / 2, 0, 1)
 
 
-def _chunk_within_memory(pipe: Pipeline, shape: tuple, settings: SamplingConfig, progress: bool) -> int:
+def _chunk_within_memory(pipe, shape: tuple, settings: SamplingConfig, progress: bool) -> int:
     """Number of frames to decode at a time within the memory limit, with a message."""
     clips, frames, _, h, w = shape
     limit = settings.decode_memory_gb

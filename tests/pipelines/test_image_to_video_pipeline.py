@@ -19,6 +19,7 @@ from PIL import Image
 from small_model import SMALL
 
 from svd import runtime
+from svd.cli.options import parse
 from svd.conditioning.conditioning import Conditioning
 from svd.config import ConfigError, load_config
 from svd.data.images import ImageError, prepare_image
@@ -415,7 +416,8 @@ def test_a_guidance_interval_on_the_command_line():
     model = [f"--SVD.config={CONFIGS / 'svd.yaml'}", "--SVD.checkpoint=weights.safetensors", "--image=a.png"]
     for flags, interval in (([], [0.0, np.inf]), (["[0.3,5]"], [0.3, 5.0]), (["[0.3,.inf]"], [0.3, np.inf])):
         flags = [f"--SVD.guidance_interval={flag}" for flag in flags]
-        args, _, sampling = image_to_video.resolve(parser, model + flags)
+        args = parse(parser, model + flags)
+        _, sampling = image_to_video.resolve(args)
         assert sampling.guidance_interval == interval
         again = parser.parse_string(parser.dump(args))
         assert again.SVD.guidance_interval == interval
@@ -574,7 +576,7 @@ def test_svd_xt_1_1_was_trained_on_single_values(light, photo):
 
 
 def test_a_network_that_returns_nan_is_told_of(light, photo):
-    light.denoiser.bind = lambda *_: lambda x, sigma: x * float("nan")
+    light.denoiser.bind = lambda conditioning, image_only: lambda x, sigma: x * float("nan")
     with pytest.raises(FloatingPointError, match="^the network returned values that are not finite: try amp_level O0$"):
         light(photo, progress=False)
     assert not light.calls["decoder"]
