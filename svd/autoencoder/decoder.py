@@ -1,4 +1,4 @@
-"""The decoders: frame by frame (Stable Diffusion's) and over time (Stable Video Diffusion's)."""
+"""The decoders: of images (Stable Diffusion's) and of videos (Stable Video Diffusion's)."""
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops

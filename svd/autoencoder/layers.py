@@ -1,4 +1,4 @@
-"""What the encoder and the decoders share."""
+"""Layers shared by the encoder and the decoders."""
 
 from typing import Optional
 
@@ -10,7 +10,7 @@ from svd.layers.basic import GroupNorm, Linear, SwapAxes
 from svd.layers.resblock import ResBlock, VideoResBlock
 
 SPATIAL_EPS = 1e-6
-"""Epsilon of the autoencoder's normalisations in space (those in time have 1e-5)."""
+"""Epsilon of the autoencoder's spatial normalisations (temporal ones have 1e-5)."""
 
 
 def residual_block(in_channels: int, out_channels: int, temporal: bool = False) -> nn.Cell:
