@@ -255,7 +255,7 @@ def test_without_a_place_for_them_graphs_are_compiled(compile_in, tmp_path, monk
         def refuse(*_, **__):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(compile_cache, "atomic_write", refuse)
+        monkeypatch.setattr(compile_cache, "write_trusted", refuse)
     else:
         monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")
     monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path / "unused"))

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Optional
@@ -118,6 +118,17 @@ def check_finite(values: np.ndarray, name: str) -> None:
         if not finite.all():
             kind = "NaN" if np.isnan(flat[start + int(np.argmin(finite))]) else "infinity"
             raise CheckpointError(f"tensor {name} holds {kind}; the checkpoint is damaged")
+
+
+def finite(name: str, tensor: LazyTensor) -> LazyTensor:
+    """The tensor, of which reading raises CheckpointError where a value is NaN or infinite."""
+
+    def read() -> np.ndarray:
+        values = tensor.read()
+        check_finite(values, name)
+        return values
+
+    return replace(tensor, read=read)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

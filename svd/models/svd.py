@@ -32,34 +32,15 @@ def parts(config: ModelConfig) -> tuple[Part, ...]:
     return (
         Part("network", "the UNet", lambda: svd_unet(config.unet)),
         Part("conditioner.image_encoder", "the image encoder", lambda: ImageEncoder(config.image_encoder)),
-        Part(
-            "conditioner.autoencoder.encoder",
-            "the conditioner's encoder",
-            lambda: Encoder(autoencoder, quant_conv=True),
-            exact=True,
-        ),
-        Part(
-            "autoencoder.encoder",
-            "the encoder",
-            lambda: Encoder(autoencoder, quant_conv=frame_wise),
-            exact=True,
-            optional="the encoder of the first stage",
-            stand_in="conditioner.autoencoder.encoder",
-        ),
-        Part(
-            "autoencoder.decoder",
-            "the decoder",
-            lambda: Decoder(autoencoder),
-            stand_in="conditioner.autoencoder.decoder" if frame_wise else "",
-        ),
-        Part(
-            "conditioner.autoencoder.decoder",
-            "the conditioner's decoder",
-            lambda: Decoder(image),
-            optional="the decoder of the conditioner's autoencoder",
-            spare=True,
-        ),
-    )
+        Part("conditioner.autoencoder.encoder", "the conditioner's encoder",
+             lambda: Encoder(autoencoder, quant_conv=True), exact=True),
+        Part("autoencoder.encoder", "the encoder", lambda: Encoder(autoencoder, quant_conv=frame_wise), exact=True,
+             optional="the encoder of the first stage", stand_in="conditioner.autoencoder.encoder"),
+        Part("autoencoder.decoder", "the decoder", lambda: Decoder(autoencoder),
+             stand_in="conditioner.autoencoder.decoder" if frame_wise else ""),
+        Part("conditioner.autoencoder.decoder", "the conditioner's decoder", lambda: Decoder(image), spare=True,
+             optional="the decoder of the conditioner's autoencoder"),
+    )  # fmt: skip
 
 
 def pipeline(config: ModelConfig, networks: Mapping[str, nn.Cell], free_memory: Callable[[], int]) -> ImageToVideo:

@@ -5,7 +5,7 @@ CLIP has the names of transformers, and there is one autoencoder, the first stag
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -24,25 +24,17 @@ def as_found(layout: Layout, names: Collection[str]) -> tuple[Layout, list[str]]
 
     The last 1x1 convolution (`quant_conv`) of the image's encoder is left out if the first stage has none.
     """
+    if layout is not SGM:
+        return layout, []
     places, notes = dict(layout.places), []
-    if layout is SGM and has_transformers_clip(names):
+    if any(name.startswith(f"{CLIP_SGM}.vision_model.") for name in names):
         places["conditioner.image_encoder"] = Place(CLIP_SGM, CLIP, "diffusers")
         notes.append("the image encoder (CLIP) has the names of transformers, as in files of ComfyUI")
-    if layout is SGM and has_one_autoencoder(names):
+    if not any(name.startswith(f"{IMAGE_SGM}.") for name in names):
         last = any(name.startswith(f"{FIRST_STAGE}.quant_conv.") for name in names)
         places[_IMAGE] = Place(FIRST_STAGE, ENCODER, "sgm", without=() if last else ("quant_conv.",))
         notes.append("there is one autoencoder, as in files of ComfyUI: the first stage's encodes the image, too")
     return replace(layout, places=places), notes
-
-
-def has_transformers_clip(names: Iterable[str]) -> bool:
-    """Whether CLIP in Stability's layout has the names of transformers."""
-    return any(name.startswith(f"{CLIP_SGM}.vision_model.") for name in names)
-
-
-def has_one_autoencoder(names: Iterable[str]) -> bool:
-    """Whether the conditioning image has no autoencoder of its own in Stability's layout."""
-    return not any(name.startswith(f"{IMAGE_SGM}.") for name in names)
 
 
 def identity_convolution(found: Mapping[str, LazyTensor], shapes: Mapping[str, Shape]) -> dict[str, LazyTensor]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from svd.checkpoints.tensor_files import LazyTensor, check_finite
+from svd.checkpoints.tensor_files import LazyTensor, finite
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ModelConfig
 from svd_tools.checkpoints.comfyui import identity_convolution
@@ -56,9 +56,7 @@ def from_layout(
 
     @lru_cache(maxsize=1)  # a fused query-key-value tensor is read three times in a row
     def values(name: str) -> np.ndarray:
-        array = source[name].read()
-        check_finite(array, name)
-        return array
+        return finite(name, source[name]).read()
 
     def ours(entry: Entry) -> LazyTensor:
         stored, to_ours = source[entry.theirs], TRANSFORMS[entry.transform].to_ours
@@ -135,26 +133,18 @@ def _check(source: Mapping[str, LazyTensor], expected: Mapping[str, Shape], left
     found = {name: source[name] for name in expected if name in source}
     faults = {
         "missing": [f"{name}  {list(shape)}" for name, shape in expected.items() if name not in source],
-        "unexpected": [
-            f"{name}  {list(tensor.shape)}"
-            for name, tensor in source.items()
-            if name not in expected and name not in leftovers
-        ],
+        "unexpected": [f"{n}  {list(t.shape)}" for n, t in source.items() if n not in expected and n not in leftovers],
         "wrongly shaped": [
             f"{name}  {list(tensor.shape)}, expected {list(expected[name])}"
             for name, tensor in found.items()
             if tensor.shape != expected[name]
         ],
-        "not of a floating type": [
-            f"{name}  {tensor.dtype}" for name, tensor in found.items() if tensor.dtype.kind != "f"
-        ],
+        "not of a floating type": [f"{n}  {t.dtype}" for n, t in found.items() if t.dtype.kind != "f"],
     }
-    if any(faults.values()):
-        counts = ", ".join(f"{len(lines)} {fault}" for fault, lines in faults.items() if lines)
-        details = [
-            line
-            for fault, lines in faults.items()
-            if lines
-            for line in (f"{len(lines)} tensors {fault}:", *(f"  {line}" for line in lines))
-        ]
+    faults = {fault: lines for fault, lines in faults.items() if lines}
+    if faults:
+        counts = ", ".join(f"{len(lines)} {fault}" for fault, lines in faults.items())
+        details = []
+        for fault, lines in faults.items():
+            details += [f"{len(lines)} tensors {fault}:", *(f"  {line}" for line in lines)]
         raise CheckpointError(f"the checkpoint does not fit the config: {counts} (of {len(expected)})", tuple(details))

@@ -12,7 +12,7 @@ import numpy as np
 
 from svd.checkpoints.formats import TRAINED_FORMAT
 from svd.checkpoints.lora import LoRA, read_lora
-from svd.checkpoints.tensor_files import LazyTensor, check_finite, lazy_tensors, write_safetensors
+from svd.checkpoints.tensor_files import LazyTensor, finite, lazy_tensors, write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.config import ModelConfig, dump_config, parse_config
 from svd.console import first_few
@@ -46,26 +46,15 @@ def read_trained(path: Path) -> Trained:
     needed = {"config"} if "lora" in metadata else {"config", "pretrained"}
     if metadata.get("format") != TRAINED_FORMAT or not needed <= metadata.keys():
         raise CheckpointError(f"{path} holds no trained weights as train.py writes them")
-    finite = {name: _finite(name, tensor) for name, tensor in tensors.items()}
-    config, lora = parse_config(metadata["config"]), None
-    if "lora" in metadata:
-        lora = read_lora(path)
-    return Trained(path, finite, config, metadata.get("pretrained", ""), lora)
+    checked = {name: finite(name, tensor) for name, tensor in tensors.items()}
+    lora = read_lora(path) if "lora" in metadata else None
+    return Trained(path, checked, parse_config(metadata["config"]), metadata.get("pretrained", ""), lora)
 
 
 def _open(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """The tensors and the metadata of a .safetensors file."""
     header = read_header(path)
     return lazy_tensors(path, header), header.metadata
-
-
-def _finite(name: str, tensor: LazyTensor) -> LazyTensor:
-    def read() -> np.ndarray:
-        values = tensor.read()
-        check_finite(values, name)
-        return values
-
-    return dataclasses.replace(tensor, read=read)
 
 
 def write_merged(
@@ -115,7 +104,7 @@ def _adapted(lora: LoRA, name: str, weight: LazyTensor, scale: float) -> LazyTen
     if not scale:
         return weight
     added = dataclasses.replace(weight, dtype=np.dtype(np.float32), read=lambda: lora.added(name, weight.read(), scale))
-    return _finite(name, added)
+    return finite(name, added)
 
 
 def _merged_config(trained: Trained, pretrained: Path, before: ModelConfig) -> ModelConfig:
