@@ -34,7 +34,7 @@ def test_a_seed_gives_every_clip_the_noise_that_it_gets_alone(small_pipe):
 
 @pytest.fixture
 def pair(small_pipe):
-    return small_pipe.conditioner(2 * IMAGES[:1].transpose(0, 3, 1, 2) - 1, 3, 7, 127, 0.02, AUG_NOISE[:1])
+    return small_pipe.conditioner.pair(2 * IMAGES[:1].transpose(0, 3, 1, 2) - 1, 3, 7, 127, 0.02, AUG_NOISE[:1])
 
 
 def test_guidance_1_equals_conditional_and_0_unconditional(small_pipe, pair):

@@ -14,13 +14,8 @@ from svd.conditioning.conditioning import Conditioning
 from svd.layers.embeddings import frequencies
 
 
-def unconditional(cond: Conditioning) -> Conditioning:
-    """The unconditional record: zero image embedding and latents, the same numbers (SVD, appendix D.4)."""
-    return replace(cond, context=ops.zeros_like(cond.context), concat=ops.zeros_like(cond.concat))
-
-
 class Conditioner:
-    """Image and numbers -> the pair (cond, uncond) (SVD, appendix D.4).
+    """Image and numbers -> Conditioning (SVD, appendix D.4).
 
     Args:
         image_encoder: preprocessed images [b 3 s s] -> embeddings [b d].
@@ -41,8 +36,8 @@ class Conditioner:
         motion_bucket_id: ArrayLike,
         noise_aug_strength: ArrayLike,
         aug_noise: np.ndarray,
-    ) -> tuple[Conditioning, Conditioning]:
-        """The pair (cond, uncond) of b clips.
+    ) -> Conditioning:
+        """The conditioning of b clips.
 
         Args:
             image: float32 [b 3 h w] in [-1, 1].
@@ -58,8 +53,12 @@ class Conditioner:
         latents = self.encode_image(noisy)
         concat = latents.expand_dims(1).broadcast_to((b, num_frames) + latents.shape[1:])
         vector = self.embed_numbers(b, np.asarray(fps) - 1, motion_bucket_id, noise_aug_strength)
-        cond = Conditioning(self.embed_image(image), concat, vector)
-        return cond, unconditional(cond)
+        return Conditioning(self.embed_image(image), concat, vector)
+
+    def pair(self, *args: ArrayLike) -> tuple[Conditioning, Conditioning]:
+        """(cond, uncond) of the arguments of a call; uncond has no image, but the same numbers (SVD, appendix D.4)."""
+        cond = self(*args)
+        return cond, replace(cond, context=ops.zeros_like(cond.context), concat=ops.zeros_like(cond.concat))
 
     def embed_image(self, image: np.ndarray) -> Tensor:
         """[b 3 h w] in [-1, 1] -> image embeddings as a context of one token, [b 1 d]."""

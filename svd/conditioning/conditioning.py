@@ -10,7 +10,7 @@ from mindspore import Tensor, ops
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Conditioning of b clips of t frames. A conditioner returns a pair of them, (cond, uncond)."""
+    """Conditioning of b clips of t frames."""
 
     context: Tensor
     """Context of cross-attention, [b n d]."""

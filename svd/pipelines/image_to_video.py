@@ -132,7 +132,7 @@ class ImageToVideo:
         numbers = settings.fps, bucket, settings.noise_aug_strength
         bar = self.bars(progress, "encoding", "image", pixels.shape)
         for images in bar([pixels]):
-            pair = self.conditioner(images, settings.num_frames, *numbers, aug_noise)
+            pair = self.conditioner.pair(images, settings.num_frames, *numbers, aug_noise)
         return pair
 
     def _prepare(self, image, settings: SamplingConfig, resize: str) -> tuple[np.ndarray, bool]:

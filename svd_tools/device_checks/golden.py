@@ -68,7 +68,7 @@ def _image_encoder(pipe: ImageToVideo, golden: Values) -> list[tuple]:
 def _conditioning(pipe: ImageToVideo, golden: Values) -> list[tuple]:
     """The reference's fps_id 6 is our fps 7."""
     fps, motion, strength = (float(golden[key]) for key in ("fps_id", "motion_bucket_id", "cond_aug"))
-    result, _ = pipe.conditioner(golden["image"], 3, fps + 1, motion, strength, golden["aug_noise"])
+    result = pipe.conditioner(golden["image"], 3, fps + 1, motion, strength, golden["aug_noise"])
     return [
         (result.context, golden["cond_crossattn"]),
         (result.concat, np.repeat(golden["cond_concat"][:, None], 3, axis=1)),

@@ -41,7 +41,7 @@ def sinusoids(number: float) -> np.ndarray:
 
 def test_the_numbers_stand_in_the_order_fps_motion_augmentation(conditioner):
     """The network is given fps - 1, as in training."""
-    vector = conditioner(IMAGES, 3, 7, 127, 0.02, AUG_NOISE)[0].vector
+    vector = conditioner(IMAGES, 3, 7, 127, 0.02, AUG_NOISE).vector
     expected = np.concatenate([sinusoids(6), sinusoids(127), sinusoids(0.02)])
     assert_close(vector, np.stack([expected] * 2), 1e-6)
 
@@ -49,28 +49,28 @@ def test_the_numbers_stand_in_the_order_fps_motion_augmentation(conditioner):
 def test_each_clip_may_have_numbers_of_its_own(conditioner):
     """As a training batch has; a batch is what its clips are alone."""
     numbers = np.array([[7, 25], [127, 3.5], [0.02, 0.3]])
-    together, _ = conditioner(IMAGES, 3, *numbers, AUG_NOISE)
+    together = conditioner(IMAGES, 3, *numbers, AUG_NOISE)
     for i in (0, 1):
-        alone, _ = conditioner(IMAGES[i : i + 1], 3, *numbers[:, i], AUG_NOISE[i : i + 1])
+        alone = conditioner(IMAGES[i : i + 1], 3, *numbers[:, i], AUG_NOISE[i : i + 1])
         for name in ("context", "concat", "vector"):
             assert_close(getattr(together, name)[i : i + 1], getattr(alone, name), 1e-6)
 
 
 def test_the_latents_are_of_the_noisy_image_and_the_same_for_all_frames(conditioner):
     """The mode (the first half of the moments), not scaled; the strength is a standard deviation."""
-    concat = conditioner(IMAGES, 5, 7, 127, [0.1, 0.5], AUG_NOISE)[0].concat
+    concat = conditioner(IMAGES, 5, 7, 127, [0.1, 0.5], AUG_NOISE).concat
     noisy = IMAGES + np.reshape([0.1, 0.5], (2, 1, 1, 1)) * AUG_NOISE
     assert_close(concat, np.stack([noisy] * 5, 1), 1e-6)
 
 
 def test_the_embedding_is_of_the_clean_image_as_one_token(conditioner):
-    context = conditioner(IMAGES, 5, 7, 127, 0.5, AUG_NOISE)[0].context
+    context = conditioner(IMAGES, 5, 7, 127, 0.5, AUG_NOISE).context
     expected = clip_preprocess(IMAGES, 4).reshape(2, -1)[:, None, :EMBEDDING]
     assert_close(context, expected, 1e-6)
 
 
 def test_without_the_image_the_numbers_stay(conditioner):
-    cond, uncond = conditioner(IMAGES, 5, 7, 127, 0.5, AUG_NOISE)
+    cond, uncond = conditioner.pair(IMAGES, 5, 7, 127, 0.5, AUG_NOISE)
     assert cond.context.asnumpy().any() and cond.concat.asnumpy().any()
     assert uncond.context.shape == cond.context.shape and not uncond.context.asnumpy().any()
     assert uncond.concat.shape == cond.concat.shape and not uncond.concat.asnumpy().any()

@@ -101,7 +101,7 @@ class ClipEncoder:
         t, channels, *size = moments.shape
         draws = draw(self.config, self.seed, [sample], (t, channels // 2, *size), video.shape[2:])
         numbers = clip.fps, clip.motion_bucket_id, draws.aug_strength
-        cond, _ = self.conditioner(video[:, 0], 1, *numbers, draws.aug_noise)
+        cond = self.conditioner(video[:, 0], 1, *numbers, draws.aug_noise)
         arrays = moments, cond.context.asnumpy()[0], cond.concat.asnumpy()[0, 0]
         with np.errstate(over="ignore"):
             arrays = [array.astype(np.float16) for array in arrays]
@@ -157,7 +157,7 @@ class DenoisingObjective:
         """The inputs of `loss` from a video [b t 3 h w] in [-1, 1], its fps and bucket [b], and random numbers."""
         latents = self.autoencoder.encode(video, draws.posterior_noise)
         numbers = fps, motion_bucket_id, draws.aug_strength
-        cond, _ = self.conditioner(video[:, 0], video.shape[1], *numbers, draws.aug_noise)
+        cond = self.conditioner(video[:, 0], video.shape[1], *numbers, draws.aug_noise)
         return self._inputs(latents, cond, draws)
 
     def _encoded_inputs(self, clips: list[EncodedClip], samples: list[int]) -> tuple[Tensor, ...]:
