@@ -135,6 +135,6 @@ def test_the_trained_range_decides_what_is_warned_of(eager, pipe, name):
         pipe.config = replace(SMALL, trained_range=replace(SMALL.trained_range, **{name: bounds}))
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
-            pipe._warn_outside_training(pipe.settings())
+            pipe._warn_outside_training(settings := pipe.settings(), [settings.motion_bucket_id])
         assert sum(str(warning.message).startswith(f"{name} ") for warning in found) == count
     pipe.config = SMALL

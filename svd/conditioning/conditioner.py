@@ -14,6 +14,11 @@ from svd.conditioning.conditioning import Conditioning
 from svd.layers.embeddings import frequencies
 
 
+def unconditional(cond: Conditioning) -> Conditioning:
+    """Zero image embedding and latents, the same numbers (SVD, appendix D.4)."""
+    return replace(cond, context=ops.zeros_like(cond.context), concat=ops.zeros_like(cond.concat))
+
+
 class Conditioner:
     """Image and numbers -> Conditioning (SVD, appendix D.4).
 
@@ -56,9 +61,9 @@ class Conditioner:
         return Conditioning(self.embed_image(image), concat, vector)
 
     def pair(self, *args: ArrayLike) -> tuple[Conditioning, Conditioning]:
-        """(cond, uncond) of the arguments of a call; uncond has no image, but the same numbers (SVD, appendix D.4)."""
+        """(cond, uncond) of the arguments of a call."""
         cond = self(*args)
-        return cond, replace(cond, context=ops.zeros_like(cond.context), concat=ops.zeros_like(cond.concat))
+        return cond, unconditional(cond)
 
     def embed_image(self, image: np.ndarray) -> Tensor:
         """[b 3 h w] in [-1, 1] -> image embeddings as a context of one token, [b 1 d]."""

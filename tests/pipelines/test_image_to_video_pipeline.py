@@ -62,7 +62,7 @@ def light(small_pipe):
         light.calls["decoder"].append(z.shape)
         return np.zeros((*z.shape[:2], 3, 2 * z.shape[3], 2 * z.shape[4]), np.float32)
 
-    light.conditioner, light.autoencoder = conditioner, copy.copy(light.autoencoder)
+    light.conditioner, light.autoencoder = SimpleNamespace(pair=conditioner), copy.copy(light.autoencoder)
     light.denoiser = SimpleNamespace(bind=lambda conditioning, image_only: denoise)
     light.autoencoder._decode_window = decode_window
     return light

@@ -52,7 +52,7 @@ def save(run: Path, update: int = 4, seed: int = 1, keep: int = 3) -> Path:
     """A checkpoint whose values follow from the seed."""
     state = TrainState(**(vars(STATE) | {"update": update, "applied": min(STATE.applied, update)}))
     groups = {"trained": make(seed), "ema": make(seed + 1)}
-    return writer(run, keep).save(state, groups, make(seed + 2, "exp_avg."), shared_out=False)
+    return writer(run, keep).save(state, groups, make(seed + 2, "exp_avg."), sharded=False)
 
 
 def hidden(run: Path) -> list[Path]:
@@ -89,7 +89,7 @@ def test_files_of_weights_say_what_they_are(tmp_path):
 
 
 def test_without_averages_there_is_no_file_of_them(tmp_path):
-    path = writer(tmp_path).save(STATE, {"trained": make(1)}, make(3, "exp_avg."), shared_out=False)
+    path = writer(tmp_path).save(STATE, {"trained": make(1)}, make(3, "exp_avg."), sharded=False)
     assert not (path / "ema.safetensors").exists()
 
 
@@ -347,7 +347,7 @@ def test_what_is_not_finite_is_not_written(tmp_path, file):
     bad.set_data(bad * float("nan"))
     optimizer = groups.pop("optimizer")
     with pytest.raises(NotFiniteError, match=f"1 tensors of {file}, such as .*; the last good one is {older}"):
-        writer(tmp_path, keep=1).save(STATE, groups, optimizer, shared_out=False)
+        writer(tmp_path, keep=1).save(STATE, groups, optimizer, sharded=False)
     assert checkpoints(tmp_path) == [older] and not hidden(tmp_path)
 
 
@@ -382,7 +382,7 @@ def save_by_two(run: Path) -> list:
         mine = {f"exp_avg.{name}": states[f"exp_avg.{name}"] for name in SHARES[number]}
         ranks = Process(number, barrier, numbers)
         try:
-            return writer(run, ranks=ranks).save(STATE, {"trained": weights}, mine, shared_out=True)
+            return writer(run, ranks=ranks).save(STATE, {"trained": weights}, mine, sharded=True)
         except CheckpointError as error:
             return error
 
