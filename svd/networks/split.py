@@ -42,18 +42,18 @@ class Split:
         return image_only, places, *flat
 
 
-def _flatten(nested, flat: list[Tensor]):
-    """Append all tensors to `flat`; returns the nested tuple with their indices instead."""
-    if isinstance(nested, Tensor):
-        flat.append(nested)
-        return len(flat) - 1
+def _flatten(nested: tuple, flat: list[Tensor]) -> tuple:
+    """Append all tensors to `flat`; returns the nested tuple with (start, stop) in place of each tuple of tensors."""
+    if all(isinstance(part, Tensor) for part in nested):
+        flat += nested
+        return len(flat) - len(nested), len(flat)
     return tuple(_flatten(part, flat) for part in nested)
 
 
-def _nested(places, flat: tuple[Tensor, ...]):
-    """The inverse of `_flatten`, also inside a graph."""
-    if isinstance(places, int):
-        return flat[places]
+def _nested(places: tuple, flat: tuple[Tensor, ...]) -> tuple:
+    """The inverse of `_flatten`, also inside a graph, where every call costs time to compile: none for each tensor."""
+    if isinstance(places[0], int):
+        return flat[places[0] : places[1]]
     nested = ()
     for part in places:
         nested = nested + (_nested(part, flat),)
