@@ -109,16 +109,22 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 def stored_networks(config: ModelConfig, checkpoint: Checkpoint) -> dict[str, nn.Cell]:
     """Build the networks of a model that this checkpoint has weights for, by prefix; weights are not loaded.
 
-    A part without its parameters in the checkpoint is replaced by its stand-in.
+    A part is replaced by its stand-in if the checkpoint has none of its weights, or has other networks than the
+    configuration; not if some of its weights are merely missing.
     """
     parts, networks = _parts(config), build_networks(config)
-    for prefix, network in list(networks.items()):
+    replaceable = [prefix for prefix in networks if parts[prefix].stand_in]
+    wanted = {prefix: {f"{prefix}.{p.name}" for p in networks[prefix].get_parameters()} for prefix in replaceable}
+    stored = {prefix: checkpoint.names(prefix) for prefix in replaceable}
+    has_others = any(stored[prefix] - wanted[prefix] for prefix in replaceable)
+    for prefix in replaceable:
+        if wanted[prefix] <= stored[prefix] or (stored[prefix] and not has_others):
+            continue
+        del networks[prefix]
         stand_in = parts[prefix].stand_in
-        if stand_in and not checkpoint.has_all(prefix, network):
-            del networks[prefix]
-            if stand_in not in networks:
-                with no_init_parameters():
-                    networks[stand_in] = parts[stand_in].build()
+        if stand_in not in networks:
+            with no_init_parameters():
+                networks[stand_in] = parts[stand_in].build()
     return networks
 
 

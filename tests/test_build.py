@@ -183,6 +183,15 @@ def test_a_temporal_config_on_a_checkpoint_of_the_image_decoder(tmp_path):
         load(SMALL, path)
 
 
+def test_an_encoder_that_is_incomplete_is_not_replaced(tmp_path):
+    """By the conditioner's, as one is that is not there at all."""
+    tensors = random_tensors(SMALL)
+    del tensors["autoencoder.encoder.conv_in.weight"]
+    path = write_checkpoint(tmp_path / "damaged.safetensors", tensors, SMALL)
+    with pytest.raises(CheckpointError, match=r"1 names missing \(autoencoder\.encoder\.conv_in\.weight\)"):
+        load(checkpoint=path)
+
+
 def test_a_checkpoint_from_diffusers_has_one_encoder_for_both(tmp_path):
     """diffusers stores the autoencoder once; it encodes the image for the network, and videos."""
     model = replace(SMALL, autoencoder=replace(SMALL.autoencoder, num_res_blocks=2))  # diffusers has no other

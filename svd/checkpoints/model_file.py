@@ -12,7 +12,7 @@ import numpy as np
 from svd.checkpoints.foreign import REMEDY, describe_adapters, describe_model, is_adapter_folder
 from svd.checkpoints.formats import LORA_DOWN, LORA_UP
 from svd.checkpoints.tensor_files import DTYPES, lazy_tensor
-from svd.checkpoints.tensor_header import CheckpointError, read_header
+from svd.checkpoints.tensor_header import CheckpointError, check_gapless, read_header
 from svd.config import ModelConfig, parse_config
 from svd.console import first_few
 
@@ -38,6 +38,7 @@ class Checkpoint:
         if foreign := describe_model(self.path):
             raise CheckpointError(f"{self.path} {foreign}")
         header = read_header(self.path)
+        check_gapless(self.path, header)
         self.metadata, self.shapes = header.metadata, header.shapes
         self._tensors = header.tensors
         # Pages are read on use, and copied only on write.
@@ -56,9 +57,9 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} holds no configuration: say which", setting="svd_config")
         return parse_config(self.metadata["config"])
 
-    def has_all(self, prefix: str, network: nn.Cell) -> bool:
-        """Whether the file has a tensor for each of the network's parameters."""
-        return _parameters({prefix: network}).keys() <= self.shapes.keys()
+    def names(self, prefix: str) -> set[str]:
+        """Names of the stored tensors of a network."""
+        return {name for name in self.shapes if name.startswith(f"{prefix}.")}
 
     def read(self, name: str) -> np.ndarray:
         """The values of a tensor; float32 and float16 are mapped copy-on-write."""

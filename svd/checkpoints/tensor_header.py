@@ -55,6 +55,8 @@ class StoredTensor:
 class Header:
     tensors: dict[str, StoredTensor]
     metadata: dict[str, str]
+    base: int
+    """Where the values begin in the file."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -112,6 +114,13 @@ def read_header(path: Path) -> Header:
     return header
 
 
+def check_gapless(path: Path, header: Header) -> None:
+    """Raise CheckpointError for bytes that belong to no tensor: this project writes none, so the file is damaged."""
+    unused = path.stat().st_size - header.base - sum(tensor.end - tensor.start for tensor in header.tensors.values())
+    if unused:
+        raise _incomplete(path, f"{unused:,} of its bytes belong to no tensor")
+
+
 def _incomplete(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"{path} is not a complete safetensors file ({reason}): copy it again")
 
@@ -132,7 +141,7 @@ def _parse(text: bytes, base: int) -> Header:
     for (_, end, one), (start, _, other) in pairwise(places):
         if start < end:
             raise ValueError(f"{one} and {other} lie in the same place")
-    return Header(tensors, metadata)
+    return Header(tensors, metadata, base)
 
 
 def _stored(name: str, item: Any, base: int) -> StoredTensor:
