@@ -22,7 +22,7 @@ def residual_block(in_channels: int, out_channels: int, temporal: bool = False) 
 
 def apply_residual(block: nn.Cell, x: Tensor, image_only: bool) -> Tensor:
     """A block on x; `image_only`, for those over clips alone, leaves its temporal layers out."""
-    return block(x, None, True) if image_only else block(x)
+    return block(x, None, None, True) if image_only else block(x)
 
 
 class Level(nn.Cell):

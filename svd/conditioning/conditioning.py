@@ -18,11 +18,14 @@ class Conditioning:
     """Concatenated to the channels of the noisy latents, [b t c h w]."""
     vector: Optional[Tensor] = None
     """Embedded numbers, [b v]."""
+    temporal_context: Optional[Tensor] = None
+    """Context of cross-attention in temporal layers, if it is another one, [b n d]."""
 
     @property
     def inputs(self) -> tuple[Optional[Tensor], ...]:
-        """The inputs of the network after latents and noise level."""
-        return self.context, self.vector
+        """The inputs of the network: context and vector, and the context of temporal layers if there is another one."""
+        others = () if self.temporal_context is None else (self.temporal_context,)
+        return self.context, self.vector, *others
 
     def stack(self, other: Conditioning) -> Conditioning:
         """The two as one batch; both must have the same fields."""

@@ -17,7 +17,7 @@ LONGEST_LIST = 8
 def check_positive(component: Any, section: str) -> None:
     """Raise ConfigError unless all numbers of a component are positive and finite."""
     for name, value in vars(component).items():
-        positive = not isinstance(value, (int, float)) or 0 < value < inf
+        positive = not isinstance(value, (int, float)) or isinstance(value, bool) or 0 < value < inf
         check(positive, f"{section}.{name} must be positive, got {value}")
 
 

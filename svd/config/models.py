@@ -3,19 +3,71 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-from svd.config.networks import AutoencoderConfig, ImageEncoderConfig, UNetConfig, about_parameters
+from svd.config.networks import (
+    AutoencoderConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    about_parameters,
+)
 from svd.config.sampling import SamplingConfig, TrainedRange
+from svd.config.schedule import ScheduleConfig
+from svd.config.temporal import TemporalConfig
+from svd.config.text_sampling import TextSamplingConfig
 from svd.errors import check
 
 MOST_PARAMETERS = 20e9
 """Stable Video Diffusion has 2.3 billion, all networks together."""
 
 
+class LatentModel:
+    """What models of latents have in common: a `unet` and an `autoencoder`."""
+
+    networks: ClassVar[tuple[str, ...]]
+    """The sections that say what its networks are."""
+
+    @property
+    def size_multiple(self) -> int:
+        """The number of pixels that height and width of a video must be multiples of."""
+        return self.autoencoder.downsampling * 2 ** (len(self.unet.channel_mult) - 1)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ConfigError for a size that the networks cannot downsample evenly."""
+        multiple = self.size_multiple
+        check(
+            height % multiple == 0 and width % multiple == 0,
+            f"height and width must be multiples of {multiple}, got {height} x {width}",
+        )
+
+    def different_networks(self, other: LatentModel) -> list[str]:
+        """The differences of another model's networks, a line each. The choice of decoder is ignored: a checkpoint may
+        have both.
+        """
+        if type(self) is not type(other):
+            return ["it is of another kind"]
+        different = []
+        for part in self.networks:
+            theirs = vars(getattr(other, part))
+            for key, value in vars(getattr(self, part)).items():
+                if value != theirs[key] and (part, key) != ("autoencoder", "decoder"):
+                    different.append(f"its {part}.{key} is {value}, not {theirs[key]}")
+        return different
+
+    def _check_networks(self, encoder: ImageEncoderConfig | TextEncoderConfig) -> None:
+        parameters = about_parameters(self.unet, self.autoencoder, encoder)
+        check(
+            parameters <= MOST_PARAMETERS,
+            f"networks of {parameters / 1e9:.0f} billion parameters; at most {MOST_PARAMETERS / 1e9:.0f} are built",
+        )
+
+
 @dataclass
-class ModelConfig:
+class ModelConfig(LatentModel):
     """An image-to-video model: networks, preconditioning and default sampling settings."""
+
+    networks = ("unet", "autoencoder", "image_encoder")
 
     unet: UNetConfig = field(default_factory=UNetConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
@@ -36,39 +88,63 @@ class ModelConfig:
             self.unet.out_channels == latents and self.unet.in_channels == 2 * latents,
             f"unet.out_channels must be autoencoder.latent_channels {latents} and unet.in_channels twice that",
         )
-        parameters = about_parameters(self.unet, self.autoencoder, self.image_encoder)
+        vector = self.unet.vector_dim
         check(
-            parameters <= MOST_PARAMETERS,
-            f"networks of {parameters / 1e9:.0f} billion parameters; at most {MOST_PARAMETERS / 1e9:.0f} are built",
+            vector is not None and vector % 6 == 0,
+            f"unet.vector_dim must be a multiple of 6, got {vector}",
         )
+        for name in ("upcast_attention", "convolution_projection"):
+            check(not getattr(self.unet, name), f"unet.{name} is for models that are given text: leave it at false")
+        self._check_networks(self.image_encoder)
 
-    @property
-    def size_multiple(self) -> int:
-        """The number of pixels that height and width of a video must be multiples of."""
-        return self.autoencoder.downsampling * 2 ** (len(self.unet.channel_mult) - 1)
 
-    def check_size(self, height: int, width: int) -> None:
-        """Raise ConfigError for a size that the networks cannot downsample evenly."""
-        multiple = self.size_multiple
+@dataclass
+class ImageLDMConfig(LatentModel):
+    """A text-to-image model, Stable Diffusion (arXiv 2112.10752); the defaults are those of 1.5."""
+
+    networks = ("unet", "autoencoder", "text_encoder")
+
+    unet: UNetConfig = field(
+        default_factory=lambda: UNetConfig(
+            in_channels=4, num_heads=8, context_dim=768, vector_dim=None, convolution_projection=True
+        )
+    )
+    autoencoder: AutoencoderConfig = field(default_factory=lambda: AutoencoderConfig(decoder="image"))
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    preconditioning: Literal["vp_eps", "vp_v"] = "vp_eps"
+    """What the network predicts: the noise (1.x, and the base models of 2.x), or v (2.x at 768 pixels)."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    sampling: TextSamplingConfig = field(default_factory=TextSamplingConfig)
+
+    def __post_init__(self):
         check(
-            height % multiple == 0 and width % multiple == 0,
-            f"height and width must be multiples of {multiple}, got {height} x {width}",
+            self.text_encoder.width == self.unet.context_dim,
+            f"text_encoder.width {self.text_encoder.width} must equal unet.context_dim {self.unet.context_dim}",
         )
+        latents = self.autoencoder.latent_channels
+        check(
+            self.unet.in_channels == self.unet.out_channels == latents,
+            f"unet.in_channels and unet.out_channels must be autoencoder.latent_channels {latents}",
+        )
+        check(self.unet.vector_dim is None, "unet.vector_dim is for models that are given an image: leave it out")
+        check(
+            not self.schedule.zero_terminal_snr or self.preconditioning == "vp_v",
+            "schedule.zero_terminal_snr needs preconditioning vp_v: of pure noise, the noise says nothing about data",
+        )
+        self._check_networks(self.text_encoder)
 
-    def different_networks(self, other: ModelConfig) -> list[str]:
-        """The differences of another model's networks, a line each. The choice of decoder is ignored: a checkpoint may
-        have both.
-        """
-        different = []
-        for part in ("unet", "autoencoder", "image_encoder"):
-            theirs = vars(getattr(other, part))
-            for key, value in vars(getattr(self, part)).items():
-                if value != theirs[key] and (part, key) != ("autoencoder", "decoder"):
-                    different.append(f"its {part}.{key} is {value}, not {theirs[key]}")
-        return different
+
+@dataclass
+class VideoLDMConfig(ImageLDMConfig):
+    """A text-to-video model: temporal layers between the spatial ones of a text-to-image model (arXiv 2304.08818)."""
+
+    networks = (*ImageLDMConfig.networks, "temporal")
+
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
+    sampling: TextSamplingConfig = field(default_factory=lambda: TextSamplingConfig(num_frames=16))
 
 
 DEFAULT_KIND = "svd"
 """The kind of configurations without one, as earlier versions wrote them."""
-KINDS: dict[str, type] = {DEFAULT_KIND: ModelConfig}
+KINDS: dict[str, type] = {DEFAULT_KIND: ModelConfig, "image_ldm": ImageLDMConfig, "video_ldm": VideoLDMConfig}
 """The settings of each kind of model."""

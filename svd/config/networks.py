@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Optional
 
 from svd.config.checks import check_most, check_positive
 from svd.errors import check
@@ -14,10 +14,10 @@ MOST_TOKENS = 2**16
 
 @dataclass
 class UNetConfig:
-    """The spatio-temporal UNet (SVD, appendix D; the defaults are the published model: 1,524,623,082 parameters)."""
+    """A UNet ladder (the defaults are those of SVD, appendix D: 1,524,623,082 parameters)."""
 
     in_channels: int = 8
-    """Channels of the input: noisy latents and the latents of the conditioning image."""
+    """Channels of the input: noisy latents, and those of the conditioning image where there is one."""
     out_channels: int = 4
     """Channels of the output."""
     model_channels: int = 320
@@ -29,29 +29,39 @@ class UNetConfig:
     attention_resolutions: list[int] = field(default_factory=lambda: [1, 2, 4])
     """Down-sampling factors of the levels that have transformers."""
     num_head_channels: int = 64
-    """Channels of each attention head."""
+    """Channels of each attention head, where num_heads is not given."""
+    num_heads: Optional[int] = None
+    """Attention heads at every level (8 in Stable Diffusion 1)."""
     context_dim: int = 1024
     """Channels of the cross-attention context."""
-    vector_dim: int = 768
-    """Channels of the vector conditioning: three embeddings of equal size (fps, motion bucket, augmentation)."""
+    vector_dim: Optional[int] = 768
+    """Channels of the vector conditioning: SVD's three embeddings of equal size (fps, motion bucket, augmentation)."""
+    upcast_attention: bool = False
+    """Whether attention scores are computed in float32 in half precision (Stable Diffusion 2.1 overflows otherwise)."""
+    convolution_projection: bool = False
+    """Whether other programs store the projections around transformers as 1x1 convolutions (Stable Diffusion 1), not
+    as linear layers; they compute the same."""
 
     def __post_init__(self):
         check_positive(self, "unet")
         check_most(self, "unet", in_channels=512, out_channels=256, model_channels=8192, channel_mult=64)
         check_most(self, "unet", num_res_blocks=16, num_head_channels=8192, context_dim=16384, vector_dim=65536)
+        check_most(self, "unet", num_heads=1024)
         _check_levels("unet", self.model_channels, self.channel_mult)
         levels = [2**i for i in range(len(self.channel_mult))]
         check(
             set(self.attention_resolutions) <= set(levels),
             f"unet.attention_resolutions must be among the levels' factors {levels}, got {self.attention_resolutions}",
         )
-        check(self.vector_dim % 6 == 0, f"unet.vector_dim must be a multiple of 6, got {self.vector_dim}")
+        by_heads = self.num_heads is not None
+        name, divisor = ("num_heads", self.num_heads) if by_heads else ("num_head_channels", self.num_head_channels)
         for mult in self.channel_mult:
             channels = mult * self.model_channels
-            check(
-                channels % self.num_head_channels == 0,
-                f"unet.num_head_channels {self.num_head_channels} does not divide a level's {channels} channels",
-            )
+            check(channels % divisor == 0, f"unet.{name} {divisor} does not divide a level's {channels} channels")
+
+    def heads(self, channels: int) -> int:
+        """Attention heads of a layer of so many channels."""
+        return self.num_heads or channels // self.num_head_channels
 
 
 @dataclass
@@ -126,12 +136,41 @@ def _check_levels(name: str, channels: int, channel_mult: list[int]) -> None:
         )
 
 
-def about_parameters(unet: UNetConfig, autoencoder: AutoencoderConfig, image_encoder: ImageEncoderConfig) -> float:
+@dataclass
+class TextEncoderConfig:
+    """The text tower of CLIP (the defaults are ViT-L/14, of Stable Diffusion 1: 123,060,480 parameters)."""
+
+    vocabulary: int = 49408
+    """Tokens that there are."""
+    tokens: int = 77
+    """Tokens of a prompt, with its start and its end; longer ones are truncated, shorter ones padded."""
+    width: int = 768
+    """Channels of the tokens."""
+    layers: int = 12
+    """Transformer layers that are used: Stable Diffusion 2 leaves out the last one of ViT-H/14, which makes 23."""
+    heads: int = 12
+    """Attention heads."""
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    """x sigmoid(1.702 x), as OpenAI's towers, or the exact GELU, as OpenCLIP's."""
+    padding: Literal["end", "zero"] = "end"
+    """What prompts are padded with: the token that ends them (Stable Diffusion 1), or token 0 (Stable Diffusion 2)."""
+
+    def __post_init__(self):
+        check_positive(self, "text_encoder")
+        check_most(self, "text_encoder", vocabulary=2**20, tokens=4096, width=16384, layers=256, heads=1024)
+        check(self.tokens >= 3, f"text_encoder.tokens must be at least 3, got {self.tokens}")
+        check(
+            self.width % self.heads == 0,
+            f"text_encoder.heads {self.heads} does not divide text_encoder.width {self.width}",
+        )
+
+
+def about_parameters(unet: UNetConfig, autoencoder: AutoencoderConfig, encoder: ImageEncoderConfig | TextEncoderConfig):
     """The number of parameters within a factor of two, computed without building the networks."""
     return (
         sum(_ladder(unet.model_channels, unet.channel_mult, 2 * unet.num_res_blocks + 2, 64))
         + sum(_ladder(autoencoder.channels, autoencoder.channel_mult, 2 * autoencoder.num_res_blocks + 2, 30))
-        + 12 * image_encoder.layers * image_encoder.width**2
+        + 12 * encoder.layers * encoder.width**2
     )
 
 

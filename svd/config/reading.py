@@ -78,16 +78,18 @@ def _structured(configs: list, where: str) -> ModelConfig:
     kinds = [_taken(config, "kind", where, f"one of {', '.join(KINDS)}") for config in configs]
     kind = next(filter(None, reversed(kinds)), DEFAULT_KIND)
     check(kind in KINDS, f"{where}: kind must be one of {', '.join(KINDS)}, got {kind}")
+    defaults = KINDS[kind]()
     try:
         for config in configs:
             sampling = config.get("sampling")
-            if OmegaConf.is_dict(sampling) and isinstance(sampling.get("guidance"), (int, float)):
+            per_frame = isinstance(defaults.sampling.guidance, list)
+            if per_frame and OmegaConf.is_dict(sampling) and isinstance(sampling.get("guidance"), (int, float)):
                 sampling.guidance = [sampling.guidance] * 2
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(KINDS[kind]), *configs))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(defaults), *configs))
     except (OmegaConfBaseException, TypeError, OverflowError, RecursionError) as error:
         # TypeError: names where a list is expected; RecursionError: interpolations of one another
         key = getattr(error, "full_key", None)
-        known = _known_keys(KINDS[kind](), key)
+        known = _known_keys(defaults, key)
         reason = str(getattr(error, "msg", None) or error).splitlines()[0]
         hint = f"; known here: {', '.join(known)}" if known and "not in" in reason else ""
         raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{reason}{hint}") from error

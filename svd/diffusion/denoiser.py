@@ -45,14 +45,15 @@ class Denoiser:
     """Estimates clean latents with a network, for any conditioning.
 
     Args:
-        network: F(latents [b t c h w], c_noise [b], *inputs, image_only); `inputs` are the conditioning's.
+        network: F(latents [b t c h w], c_noise [b], context, vector, image_only, *others); these are the conditioning's
+            `inputs`.
         preconditioning: its scalars.
         split: the network as two graphs (svd.networks.split); if None, the network is called as a whole.
     """
 
     def __init__(self, network: Callable, preconditioning: Preconditioning, split: Any = None):
         self.network, self.preconditioning = network, preconditioning
-        self._prepare = split.prepare if split else lambda inputs, _, image_only: (*inputs, image_only)
+        self._prepare = split.prepare if split else lambda inputs, _, image_only: (*inputs[:2], image_only, *inputs[2:])
         self._denoise = Denoise(split.evaluate if split else network)
         self.graphs = {"network.constants": split.constants, "network.evaluate": self._denoise} if split else {}
         """The compiled cells, by the names of their graphs in the compile cache."""

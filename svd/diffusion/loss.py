@@ -23,7 +23,7 @@ def loss_coefficients(preconditioning: Preconditioning, sigma: ArrayLike) -> Ten
 class DenoisingLoss(nn.Cell):
     """lambda(sigma) |D(x0 + sigma n; sigma) - x0|^2, its mean (EDM, equation 8; SVD, appendix D.2).
 
-    D is `denoise`, of a network F(latents, c_noise, context, ..., image_only); with `image_only` the frames are
+    D is `denoise`, of a network F(latents, c_noise, context, vector, image_only, ...); with `image_only` the frames are
     independent images.
     """
 
@@ -32,7 +32,7 @@ class DenoisingLoss(nn.Cell):
         self.denoise, self.image_only = denoise, image_only
 
     def construct(
-        self, latents: Tensor, noise: Tensor, coefficients: Tensor, context: Tensor, concat: Tensor, *others
+        self, latents: Tensor, noise: Tensor, coefficients: Tensor, context: Tensor, concat: Tensor, vector, *others
     ) -> Tensor:
         """The loss of b clips, a float32 scalar.
 
@@ -40,9 +40,9 @@ class DenoisingLoss(nn.Cell):
             latents: x0, scaled latents [b t c h w].
             noise: n, unit Gaussian [b t c h w].
             coefficients: of each clip's noise level, `loss_coefficients`, [6 b]; or of each frame's, [6 b t].
-            context, concat, others: fields of the conditioning.
+            context, concat, vector, others: fields of the conditioning.
         """
         by_frame = ops.reshape(coefficients, (6, latents.shape[0], -1, 1, 1, 1))
-        x, inputs = latents + by_frame[0] * noise, (context, *others, self.image_only)
+        x, inputs = latents + by_frame[0] * noise, (context, vector, self.image_only, *others)
         denoised = self.denoise(x, coefficients[1:5], concat, *inputs)
         return ops.mean(by_frame[5] * ops.square(denoised - latents))

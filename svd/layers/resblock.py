@@ -59,8 +59,14 @@ class VideoResBlock(nn.Cell):
         self.swap = SwapAxes()
         self.blend = Blend()
 
-    def construct(self, x: Tensor, emb: Optional[Tensor] = None, image_only: bool = False) -> Tensor:
-        """x [b t c h w], emb [b t e] -> [b t c' h w]"""
+    def construct(
+        self,
+        x: Tensor,
+        emb: Optional[Tensor] = None,
+        temporal_emb: Optional[Tensor] = None,
+        image_only: bool = False,
+    ) -> Tensor:
+        """x [b t c h w], emb of the spatial branch and temporal_emb of the temporal one [b t e] -> [b t c' h w]"""
         b, t, _, h, w = x.shape
         emb_per_frame = None if emb is None else ops.expand_dims(fold_frames(emb), 1)
         spatial = ops.reshape(self.spatial(fold_frames(x), emb_per_frame), (b, t, -1, h, w))
@@ -68,5 +74,5 @@ class VideoResBlock(nn.Cell):
             return spatial
         c = spatial.shape[2]
         temporal = self.swap(ops.reshape(spatial, (b, t, c, h * w)))
-        temporal = self.swap(self.temporal(temporal, emb))
+        temporal = self.swap(self.temporal(temporal, temporal_emb))
         return self.blend(spatial, ops.reshape(temporal, (b, t, c, h, w)))

@@ -21,9 +21,8 @@ class VideoTransformer(nn.Cell):
 
     is_block = True
 
-    def __init__(self, channels: int, head_dim: int, context_dim: int):
+    def __init__(self, channels: int, heads: int, context_dim: int):
         super().__init__()
-        heads = channels // head_dim
         self.frequencies = Tensor(frequencies(channels), ms.float32)
         self.norm = GroupNorm(channels, eps=1e-6)
         self.proj_in = Linear(channels, channels)
@@ -39,10 +38,11 @@ class VideoTransformer(nn.Cell):
     def set_operators(self, operators: Operators) -> None:
         self.add_bias = shared(operators.add_bias)
 
-    def constants(self, context: Tensor, num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
+    def constants(self, context: Tensor, temporal_context: Tensor, num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
         """What does not depend on x: the context of both branches, and embedded frame positions [t c]."""
         positions = sinusoidal_embedding(ops.arange(num_frames), self.frequencies).astype(context.dtype)
-        return self.spatial.constant(context), self.temporal.constant(context), self.frame_embedding(positions)
+        of_space, of_time = self.spatial.constant(context), self.temporal.constant(temporal_context)
+        return of_space, of_time, self.frame_embedding(positions)
 
     def construct(
         self, x: Tensor, of_space: Tensor, of_time: Tensor, frames: Tensor, image_only: bool = False

@@ -14,8 +14,10 @@ class Constants(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network
 
-    def construct(self, context: Tensor, vector: Optional[Tensor], num_frames: int) -> tuple:
-        return self.network.constants(context, vector, num_frames)
+    def construct(
+        self, context: Tensor, vector: Optional[Tensor], num_frames: int, temporal_context: Optional[Tensor] = None
+    ) -> tuple:
+        return self.network.constants(context, vector, num_frames, temporal_context)
 
 
 class Evaluate(nn.Cell):
@@ -38,7 +40,7 @@ class Split:
     def prepare(self, inputs: tuple, num_frames: int, image_only: bool) -> tuple:
         """The inputs of `evaluate` after x and c_noise, computed from these inputs with the current weights."""
         flat = []
-        places = _flatten(self.constants(*inputs, num_frames), flat)
+        places = _flatten(self.constants(*inputs[:2], num_frames, *inputs[2:]), flat)
         return image_only, places, *flat
 
 

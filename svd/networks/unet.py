@@ -1,5 +1,6 @@
 """The UNet: a ladder of levels with skip connections. Its blocks decide what it is made of."""
 
+from dataclasses import dataclass
 from typing import Optional, Protocol
 
 import mindspore as ms
@@ -12,20 +13,38 @@ from svd.layers.embeddings import EmbeddingMLP, frequencies, sinusoidal_embeddin
 from svd.layers.marks import zero_init
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a block is in the ladder."""
+
+    attends: bool
+    """Whether the level is one of the configuration's attention_resolutions, or the middle."""
+    middle: bool = False
+
+
 class Blocks(Protocol):
     """Factory of a UNet's blocks; with `image_only`, blocks treat frames as independent images."""
+
+    temporal_vector: bool
+    """Whether the vector is for temporal layers alone."""
 
     def vector_embedding(self) -> Optional[nn.Cell]:
         """A network from the vector [b v] to what is added to the noise level's embedding, [b e]; or None."""
 
-    def residual(self, in_channels: int, channels: int) -> nn.Cell:
-        """A block (x [b t c h w], emb [b t e] after its SiLU, image_only) -> [b t c' h w]."""
+    def entry(self, channels: int) -> Optional[nn.Cell]:
+        """A block (x [b t c h w], image_only) -> x after the first convolution, or None."""
 
-    def attention(self, channels: int, attends: bool) -> Optional[nn.Cell]:
+    def residual(self, in_channels: int, channels: int, place: Place) -> nn.Cell:
+        """A block (x [b t c h w], emb, temporal_emb, image_only) -> [b t c' h w].
+
+        emb is the embedding of the noise level for spatial layers, temporal_emb for temporal ones, [b t e] after SiLU.
+        """
+
+    def attention(self, channels: int, place: Place) -> Optional[nn.Cell]:
         """The block after a residual block: (x, *constants, image_only) -> x, or None.
 
-        Its `constants(context, num_frames)` are a tuple of tensors, which depend on neither x nor the noise level.
-        `attends`: whether the level is one of the configuration's attention_resolutions, or the middle.
+        Its `constants(context, temporal_context, num_frames)` are a tuple of tensors, which depend on neither x nor the
+        noise level.
         """
 
 
@@ -43,80 +62,84 @@ class Downsample(nn.Cell):
 class Level(nn.Cell):
     """The blocks of one resolution: residual blocks, of which the first `followed` are followed by attention."""
 
-    def __init__(self, blocks: Blocks, in_channels: list[int], channels: int, attends: bool, followed: int):
+    def __init__(self, blocks: Blocks, in_channels: list[int], channels: int, place: Place, followed: int):
         super().__init__()
-        self.resnets = nn.CellList([blocks.residual(c, channels) for c in in_channels])
-        attentions = [blocks.attention(channels, attends) for _ in range(followed)]
+        self.resnets = nn.CellList([blocks.residual(c, channels, place) for c in in_channels])
+        attentions = [blocks.attention(channels, place) for _ in range(followed)]
         self.num_attentions = 0 if None in attentions else len(attentions)
         if self.num_attentions:
             self.attentions = nn.CellList(attentions)
 
-    def constants(self, context: Tensor, num_frames: int) -> tuple[tuple[Tensor, ...], ...]:
+    def constants(self, context: Tensor, temporal_context: Tensor, num_frames: int) -> tuple[tuple[Tensor, ...], ...]:
         """The constants of each attention block."""
         constants = ()
         for i in range(self.num_attentions):
-            constants = constants + (self.attentions[i].constants(context, num_frames),)
+            constants = constants + (self.attentions[i].constants(context, temporal_context, num_frames),)
         return constants
 
-    def layer(self, i: int, x: Tensor, emb: Tensor, constants: tuple[tuple[Tensor, ...], ...], image_only: bool):
+    def layer(self, i: int, x: Tensor, embs: tuple[Tensor, Tensor], constants: tuple, image_only: bool) -> Tensor:
         """The i-th residual block, and the attention after it."""
-        x = self.resnets[i](x, emb, image_only)
+        x = self.resnets[i](x, *embs, image_only)
         if i < self.num_attentions:
             x = self.attentions[i](x, *constants[i], image_only)
         return x
 
 
 class UNet(nn.Cell):
-    """F(x; c_noise, context, vector): `construct`, or in two steps `constants` and `evaluate`."""
+    """F(x; c_noise, context, vector, temporal_context): `construct`, or in two steps `constants` and `evaluate`."""
 
     def __init__(self, config: UNetConfig, blocks: Blocks):
         super().__init__()
         emb_dim = 4 * config.model_channels
         widths = [mult * config.model_channels for mult in config.channel_mult]
-        attends = [2**i in config.attention_resolutions for i in range(len(widths))]
+        places = [Place(2**i in config.attention_resolutions) for i in range(len(widths))]
         self.last = len(widths) - 1
         self.compute_dtype = ms.float32  # svd.placement sets it
         self.frequencies = Tensor(frequencies(config.model_channels), ms.float32)
         self.time_embedding = EmbeddingMLP(config.model_channels, emb_dim, emb_dim)
-        self.vector_embedding = blocks.vector_embedding()
+        self.vector_embedding, self.temporal_vector = blocks.vector_embedding(), blocks.temporal_vector
         self.conv_in = conv2d(config.in_channels, config.model_channels)
+        self.entry = blocks.entry(config.model_channels)
 
         channels, count = config.model_channels, config.num_res_blocks
         skips, down, up = [channels], [], []
         for i, width in enumerate(widths):
-            down.append(Level(blocks, [channels] + [width] * (count - 1), width, attends[i], followed=count))
+            down.append(Level(blocks, [channels] + [width] * (count - 1), width, places[i], followed=count))
             skips += [width] * count
             if i < self.last:
                 down[i].downsample = Downsample(width)
                 skips.append(width)
             channels = width
         self.down_blocks = nn.CellList(down)
-        self.mid_block = Level(blocks, [channels, channels], channels, True, followed=1)
+        self.mid_block = Level(blocks, [channels, channels], channels, Place(attends=True, middle=True), followed=1)
 
         for i in reversed(range(len(widths))):
             in_channels = [c + skips.pop() for c in [channels] + [widths[i]] * count]
             channels = widths[i]
-            up.append(Level(blocks, in_channels, channels, attends[i], followed=count + 1))
+            up.append(Level(blocks, in_channels, channels, places[i], followed=count + 1))
             if i > 0:
                 up[-1].upsample = Upsample(channels)
         self.up_blocks = nn.CellList(up)
         self.norm_out = GroupNorm(channels, silu=True)
         self.conv_out = zero_init(conv2d(channels, config.out_channels))
 
-    def constants(self, context: Tensor, vector: Optional[Tensor], num_frames: int) -> tuple:
+    def constants(
+        self, context: Tensor, vector: Optional[Tensor], num_frames: int, temporal_context: Optional[Tensor] = None
+    ) -> tuple:
         """What depends on neither latents nor noise level: of the vector, the down levels, the middle, the up levels.
 
         At most one tensor [b e] of the vector; of each level a tuple per attention block.
         """
         context = context.astype(self.compute_dtype)
+        of_time = context if temporal_context is None else temporal_context.astype(self.compute_dtype)
         embedded, down, up = (), (), ()
         if self.vector_embedding is not None:
             embedded = (self.vector_embedding(vector.astype(self.compute_dtype)),)
         for level in self.down_blocks:
-            down = down + (level.constants(context, num_frames),)
-        middle = self.mid_block.constants(context, num_frames)
+            down = down + (level.constants(context, of_time, num_frames),)
+        middle = self.mid_block.constants(context, of_time, num_frames)
         for level in self.up_blocks:
-            up = up + (level.constants(context, num_frames),)
+            up = up + (level.constants(context, of_time, num_frames),)
         return embedded, down, middle, up
 
     def evaluate(self, x: Tensor, c_noise: Tensor, constants: tuple, image_only: bool = False) -> Tensor:
@@ -126,34 +149,50 @@ class UNet(nn.Cell):
         embedded, down, middle, up = constants
         x = x.astype(dtype)
         time = sinusoidal_embedding(ops.reshape(c_noise, (b, -1)), self.frequencies).astype(dtype)
-        emb = self.time_embedding(time)
-        if self.vector_embedding is not None:
-            emb = emb + embedded[0].expand_dims(1)
-        emb = ops.silu(emb).broadcast_to((b, t, emb.shape[-1]))
+        embs = self._embeddings(self.time_embedding(time), embedded, t)
 
         x = per_image(self.conv_in, x)
+        if self.entry is not None:
+            x = self.entry(x, image_only)
         skips = (x,)
         for i in range(len(self.down_blocks)):
             level = self.down_blocks[i]
             for j in range(len(level.resnets)):
-                x = level.layer(j, x, emb, down[i], image_only)
+                x = level.layer(j, x, embs, down[i], image_only)
                 skips = skips + (x,)
             if i < self.last:
                 x = per_image(level.downsample, x)
                 skips = skips + (x,)
         for j in range(len(self.mid_block.resnets)):
-            x = self.mid_block.layer(j, x, emb, middle, image_only)
+            x = self.mid_block.layer(j, x, embs, middle, image_only)
         for i in range(len(self.up_blocks)):
             level = self.up_blocks[i]
             for j in range(len(level.resnets)):
-                x = level.layer(j, ops.cat((x, skips[-1]), 2), emb, up[i], image_only)
+                x = level.layer(j, ops.cat((x, skips[-1]), 2), embs, up[i], image_only)
                 skips = skips[:-1]
             if i < self.last:
                 x = per_image(level.upsample, x)
         return per_image(self.conv_out, per_image(self.norm_out, x)).astype(out_dtype)
 
+    def _embeddings(self, emb: Tensor, embedded: tuple[Tensor, ...], num_frames: int) -> tuple[Tensor, Tensor]:
+        """The embeddings of the noise level and the vector for spatial and for temporal layers, after SiLU, [b t e]."""
+        shape = (emb.shape[0], num_frames, emb.shape[-1])
+        if self.vector_embedding is None:
+            spatial = ops.silu(emb).broadcast_to(shape)
+            temporal = spatial
+        else:
+            temporal = ops.silu(emb + embedded[0].expand_dims(1)).broadcast_to(shape)
+            spatial = ops.silu(emb).broadcast_to(shape) if self.temporal_vector else temporal
+        return spatial, temporal
+
     def construct(
-        self, x: Tensor, c_noise: Tensor, context: Tensor, vector: Optional[Tensor] = None, image_only: bool = False
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        context: Tensor,
+        vector: Optional[Tensor] = None,
+        image_only: bool = False,
+        temporal_context: Optional[Tensor] = None,
     ) -> Tensor:
         """One evaluation of the network.
 
@@ -163,8 +202,10 @@ class UNet(nn.Cell):
             context: what cross-attention sees, [b n d].
             vector: embedded numbers, [b v], if the blocks have an embedding for it.
             image_only: leave the temporal layers out (alpha = 1): frames are then independent images.
+            temporal_context: what cross-attention in temporal layers sees, [b n d]; the context, if None.
 
         Returns:
             [b t c' h w], in the type of x.
         """
-        return self.evaluate(x, c_noise, self.constants(context, vector, x.shape[1]), image_only)
+        constants = self.constants(context, vector, x.shape[1], temporal_context)
+        return self.evaluate(x, c_noise, constants, image_only)

@@ -23,8 +23,8 @@ def block(mode) -> VideoResBlock:
 def test_two_clips_equal_two_batches_of_one(block):
     """An embedding that was mixed up between clips and frames would show."""
     x, emb = random(2, 3, 32, 4, 4), random(2, 3, 8)
-    together = block(Tensor(x), Tensor(emb))
-    assert_close(together, np.concatenate([block(Tensor(x[i : i + 1]), Tensor(emb[i : i + 1])) for i in (0, 1)]))
+    together = block(Tensor(x), Tensor(emb), Tensor(emb))
+    assert_close(together, np.concatenate([block(*(Tensor(a[i : i + 1]) for a in (x, emb, emb))) for i in (0, 1)]))
 
 
 def test_a_frame_is_seen_by_those_that_two_convolutions_reach(block):
@@ -32,7 +32,8 @@ def test_a_frame_is_seen_by_those_that_two_convolutions_reach(block):
     x, emb = random(1, 9, 32, 4, 4), random(1, 9, 8)
     changed = x.copy()
     changed[:, 0] = 3 * random(32, 4, 4)
-    change = np.abs(block(Tensor(x), Tensor(emb)).asnumpy() - block(Tensor(changed), Tensor(emb)).asnumpy())
+    before, after = (block(Tensor(frames), Tensor(emb), Tensor(emb)).asnumpy() for frames in (x, changed))
+    change = np.abs(before - after)
     per_frame = change.max((0, 2, 3, 4))
     assert per_frame[:3].min() > 2 * per_frame[3:].max() > 0
 
@@ -40,7 +41,7 @@ def test_a_frame_is_seen_by_those_that_two_convolutions_reach(block):
 def test_image_only_is_the_spatial_block(block):
     x, emb = random(2, 3, 32, 4, 4), random(2, 3, 8)
     frames = block.spatial(Tensor(x.reshape(6, 32, 4, 4)), Tensor(emb.reshape(6, 1, 8)))
-    assert_close(block(Tensor(x), Tensor(emb), True), frames.asnumpy().reshape(2, 3, 64, 4, 4))
+    assert_close(block(Tensor(x), Tensor(emb), Tensor(emb), True), frames.asnumpy().reshape(2, 3, 64, 4, 4))
 
 
 def test_without_an_embedding_and_a_shortcut(mode):

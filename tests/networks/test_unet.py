@@ -15,7 +15,7 @@ from svd.layers.blend import Blend
 from svd.layers.resblock import ResBlock
 from svd.networks.blocks.svd import svd_unet
 from svd.networks.split import Split
-from svd.networks.unet import UNet
+from svd.networks.unet import Place, UNet
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 8, 4, 6)).astype(np.float32)
@@ -109,7 +109,7 @@ class Spatial(nn.Cell):
         super().__init__()
         self.spatial = ResBlock(in_channels, channels, emb_dim=emb_dim)
 
-    def construct(self, x: Tensor, emb: Tensor, image_only: bool) -> Tensor:
+    def construct(self, x: Tensor, emb: Tensor, temporal_emb: Tensor, image_only: bool) -> Tensor:
         b, t, _, h, w = x.shape
         y = self.spatial(fold_frames(x), ops.expand_dims(fold_frames(emb), 1))
         return ops.reshape(y, (b, t, -1, h, w))
@@ -122,7 +122,7 @@ class PlusContext(nn.Cell):
         super().__init__()
         self.scale = Parameter(Tensor(np.ones(1, np.float32)), name="scale")
 
-    def constants(self, context: Tensor, num_frames: int) -> tuple[Tensor]:
+    def constants(self, context: Tensor, temporal_context: Tensor, num_frames: int) -> tuple[Tensor]:
         return (ops.mean(context, (1, 2)),)
 
     def construct(self, x: Tensor, mean: Tensor, image_only: bool) -> Tensor:
@@ -132,14 +132,19 @@ class PlusContext(nn.Cell):
 class ImageBlocks:
     """Blocks of another kind: no vector, no layers over time, and what is at a level without attention too."""
 
+    temporal_vector = False
+
     def vector_embedding(self) -> None:
         return None
 
-    def residual(self, in_channels: int, channels: int) -> nn.Cell:
+    def entry(self, channels: int) -> None:
+        return None
+
+    def residual(self, in_channels: int, channels: int, place: Place) -> nn.Cell:
         return Spatial(in_channels, channels, 4 * SMALL.unet.model_channels)
 
-    def attention(self, channels: int, attends: bool) -> Optional[nn.Cell]:
-        return None if attends else PlusContext()
+    def attention(self, channels: int, place: Place) -> Optional[nn.Cell]:
+        return None if place.attends else PlusContext()
 
 
 def test_a_ladder_of_other_blocks(mode):

@@ -177,7 +177,7 @@ class DenoisingObjective:
         context = cond.context * _mask(draws.keep_context, cond.context)
         concat = cond.concat * _mask(draws.keep_concat, cond.concat)
         coefficients = loss_coefficients(self.preconditioning, draws.sigma)
-        return latents, Tensor(draws.noise), coefficients, context, concat, cond.vector
+        return latents, Tensor(draws.noise), coefficients, context, concat, *cond.inputs[1:]
 
 
 def _mask(keep: np.ndarray, x: Tensor) -> Tensor:
