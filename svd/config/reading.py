@@ -82,8 +82,8 @@ def _structured(configs: list, where: str) -> ModelConfig:
     try:
         for config in configs:
             sampling = config.get("sampling")
-            per_frame = isinstance(defaults.sampling.guidance, list)
-            if per_frame and OmegaConf.is_dict(sampling) and isinstance(sampling.get("guidance"), (int, float)):
+            one = OmegaConf.is_dict(sampling) and isinstance(sampling.get("guidance"), (int, float))
+            if one and kind == DEFAULT_KIND:  # SVD's guidance has a scale per frame
                 sampling.guidance = [sampling.guidance] * 2
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(defaults), *configs))
     except (OmegaConfBaseException, TypeError, OverflowError, RecursionError) as error:
