@@ -4,39 +4,9 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
+from svd.conditioning.clip_layers import EncoderLayer
 from svd.config import ImageEncoderConfig
-from svd.layers.attention import Attention
-from svd.layers.basic import GELU, Conv2d, LayerNorm, Linear
-
-
-class MLP(nn.Cell):
-    """[... c] -> 4c, exact GELU -> [... c]"""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.fc1 = Linear(width, 4 * width)
-        self.gelu = GELU()
-        self.fc2 = Linear(4 * width, width)
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.fc2(self.gelu(self.fc1(x)))
-
-
-class EncoderLayer(nn.Cell):
-    """A pre-norm transformer layer over tokens [b n c]."""
-
-    is_block = True
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.norm1 = LayerNorm(width)
-        self.attn = Attention(width, heads, qkv_bias=True)
-        self.norm2 = LayerNorm(width)
-        self.mlp = MLP(width)
-
-    def construct(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+from svd.layers.basic import Conv2d, LayerNorm, Linear
 
 
 class ImageEncoder(nn.Cell):

@@ -17,29 +17,40 @@ class DotProductAttention(nn.Cell):
     """softmax(q k^T / sqrt(d) + bias) v in several heads. q [b l c], k v [b n c] -> [b l c]
 
     bias: [b or 1, heads or 1, l, n], added to the scores; or a mask of Booleans, true where a query must not see a key.
+    upcast: compute the scores of 16-bit queries and keys in float32, for networks whose scores float16 cannot hold.
     """
 
-    def __init__(self, heads: int):
+    def __init__(self, heads: int, upcast: bool = False):
         super().__init__()
-        self.heads = heads
+        self.heads, self.upcast = heads, upcast
         self.set_operators(PORTABLE)
 
     def set_operators(self, operators: Operators) -> None:
-        self.attention = shared(operators.attention, self.heads)
+        self.attention = shared(operators.attention, self.heads, self.upcast)
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         return self.attention(q, k, v, bias)
 
 
 class Attention(nn.Cell):
-    """Multi-head attention of x [b l c] over the context [b n d], or over itself; bias as `DotProductAttention`."""
+    """Multi-head attention of x [b l c] over the context [b n d], or over itself.
 
-    def __init__(self, dim: int, heads: int, context_dim: Optional[int] = None, qkv_bias: bool = False):
+    bias and upcast as `DotProductAttention`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        context_dim: Optional[int] = None,
+        qkv_bias: bool = False,
+        upcast: bool = False,
+    ):
         super().__init__()
         self.to_q = Linear(dim, dim, bias=qkv_bias)
         self.to_k = Linear(context_dim or dim, dim, bias=qkv_bias)
         self.to_v = Linear(context_dim or dim, dim, bias=qkv_bias)
-        self.attention = DotProductAttention(heads)
+        self.attention = DotProductAttention(heads, upcast)
         self.to_out = Linear(dim, dim)
 
     def attend(self, x: Tensor, context: Optional[Tensor] = None, bias: Optional[Tensor] = None) -> Tensor:
@@ -71,16 +82,16 @@ class TransformerBlock(nn.Cell):
     which also have a feed-forward network in front, and are zero-initialised.
     """
 
-    def __init__(self, dim: int, heads: int, context_dim: int, temporal: bool = False):
+    def __init__(self, dim: int, heads: int, context_dim: int, temporal: bool = False, upcast: bool = False):
         super().__init__()
         self.is_temporal = temporal
         if temporal:
             self.norm_in = LayerNorm(dim)
             self.ff_in = FeedForward(dim)
         self.norm1 = LayerNorm(dim)
-        self.attn1 = Attention(dim, heads)
+        self.attn1 = Attention(dim, heads, upcast=upcast)
         self.norm2 = LayerNorm(dim)
-        self.attn2 = Attention(dim, heads, context_dim)
+        self.attn2 = Attention(dim, heads, context_dim, upcast=upcast)
         self.norm3 = LayerNorm(dim)
         self.ff = FeedForward(dim)
         if temporal:

@@ -47,6 +47,13 @@ class ResBlock(nn.Cell):
         return self.conv2.add_to(self.shortcut(x) if self.has_shortcut else x, self.norm2(h, shift))
 
 
+def frame_by_frame(block: ResBlock, x: Tensor, emb: Optional[Tensor] = None) -> Tensor:
+    """A spatial block on every frame: x [b t c h w], emb [b t e] -> [b t c' h w]"""
+    b, t, _, h, w = x.shape
+    emb_per_frame = None if emb is None else ops.expand_dims(fold_frames(emb), 1)
+    return ops.reshape(block(fold_frames(x), emb_per_frame), (b, t, -1, h, w))
+
+
 class VideoResBlock(nn.Cell):
     """A spatial residual block, a temporal one on its output, and their learned blend (VideoLDM, section 3.1)."""
 
@@ -67,12 +74,10 @@ class VideoResBlock(nn.Cell):
         image_only: bool = False,
     ) -> Tensor:
         """x [b t c h w], emb of the spatial branch and temporal_emb of the temporal one [b t e] -> [b t c' h w]"""
-        b, t, _, h, w = x.shape
-        emb_per_frame = None if emb is None else ops.expand_dims(fold_frames(emb), 1)
-        spatial = ops.reshape(self.spatial(fold_frames(x), emb_per_frame), (b, t, -1, h, w))
+        spatial = frame_by_frame(self.spatial, x, emb)
         if image_only:
             return spatial
-        c = spatial.shape[2]
+        b, t, c, h, w = spatial.shape
         temporal = self.swap(ops.reshape(spatial, (b, t, c, h * w)))
         temporal = self.swap(self.temporal(temporal, temporal_emb))
         return self.blend(spatial, ops.reshape(temporal, (b, t, c, h, w)))

@@ -187,9 +187,9 @@ class Attend(nn.Cell):
 
 
 class Attention(nn.Cell):
-    """`portable.Attention`; by a kernel where there is no bias."""
+    """`portable.Attention`, of which `upcast` changes nothing in float32; by a kernel where there is no bias."""
 
-    def __init__(self, heads: int):
+    def __init__(self, heads: int, upcast: bool = False):
         super().__init__()
         self.attend, self.portable = shared(Attend, heads), shared(portable.Attention, heads)
 

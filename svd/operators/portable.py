@@ -213,16 +213,19 @@ class Attention(nn.Cell):
     The bias, [b or 1, heads or 1, l, n] or None, is added to the scores; or it is a mask of Booleans, true where a
     query must not see a key (MindSpore's convention, not PyTorch's). Every query has to see some key.
 
-    Where the scores would be more than `MAX_SCORES`, so many queries at a time as stay below it.
+    Where the scores would be more than `MAX_SCORES`, so many queries at a time as stay below it. With `upcast`, scores
+    of 16-bit queries and keys are computed in float32: float16 ends at 65,504.
     """
 
-    def __init__(self, heads: int):
+    def __init__(self, heads: int, upcast: bool = False):
         super().__init__()
-        self.heads = heads
+        self.heads, self.upcast = heads, upcast
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         b, l, c = q.shape
         n, heads, d = k.shape[1], self.heads, c // self.heads
+        if self.upcast:
+            q, k = q.astype(ms.float32), k.astype(ms.float32)
         q = ops.transpose(ops.reshape(ops.mul(q, d**-0.5), (b, l, heads, d)), (0, 2, 1, 3))
         k = ops.transpose(ops.reshape(k, (b, n, heads, d)), (0, 2, 1, 3))
         v = ops.transpose(ops.reshape(v, (b, n, heads, d)), (0, 2, 1, 3))

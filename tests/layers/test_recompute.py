@@ -12,7 +12,8 @@ from small_model import SMALL, fill
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
 from svd.autoencoder.layers import PixelAttention
-from svd.conditioning.image_encoder import EncoderLayer, ImageEncoder
+from svd.conditioning.clip_layers import EncoderLayer
+from svd.conditioning.image_encoder import ImageEncoder
 from svd.layers.recompute import recompute_blocks
 from svd.layers.resblock import ResBlock, VideoResBlock
 

@@ -16,7 +16,7 @@ CONTEXT = RNG.standard_normal((2, 1, 8)).astype(np.float32)
 @pytest.fixture(scope="module")
 def transformers() -> dict[int, VideoTransformer]:
     """One for each mode, so that its graphs are compiled once."""
-    return {mode: fill(VideoTransformer(32, head_dim=16, context_dim=8)) for mode in (0, 1)}
+    return {mode: fill(VideoTransformer(32, heads=2, context_dim=8)) for mode in (0, 1)}
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_frames_have_positions(transformer):
 
 
 def test_without_positions_the_temporal_branch_does_not_know_the_order(mode):
-    transformer = fill(VideoTransformer(32, head_dim=16, context_dim=8))
+    transformer = fill(VideoTransformer(32, heads=2, context_dim=8))
     last = transformer.frame_embedding.linear_2
     for parameter in last.get_parameters():
         parameter.set_data(Tensor(np.zeros(parameter.shape, np.float32)))
