@@ -44,6 +44,8 @@ def guided(
     uncond: Any,
     scale: ArrayLike,
     interval: tuple[float, float] = (0.0, math.inf),
+    rescale: float = 0.0,
+    c_skip: Callable[[float], ArrayLike] | None = None,
 ) -> Callable[[Any, float], Any]:
     """Return (x, sigma) -> x0 with D = D_u + scale * (D_c - D_u), both branches run as one batch.
 
@@ -54,6 +56,10 @@ def guided(
     conditional branch is run, on b clips instead of 2b: half the work, but another graph where networks are
     compiled. Raises ValueError for an empty interval; the result raises it when x has another number of frames than
     `scale`. Classifier-free guidance: arXiv 2207.12598, equation 6, with scale = 1 + w.
+
+    With `rescale`, 0 to 1, the network's guided output is brought back that far to the standard deviation over each
+    clip of its conditional output (arXiv 2305.08891, section 3.4). This needs the `c_skip` of the preconditioning:
+    D - c_skip * x is the network's output, up to a factor that cancels out.
     """
     if not 0 <= interval[0] < interval[1]:
         raise ValueError(f"the interval of guidance must be two noise levels, the lower first, not {interval}")
@@ -71,7 +77,12 @@ def guided(
             return denoise_cond(x, sigma)
         x0 = denoise_both(_twice(x), sigma)
         x0_uncond, x0_cond = x0[:b], x0[b:]
-        return x0_uncond + _float32_like(x0, scale) * (x0_cond - x0_uncond)
+        x0 = x0_uncond + _float32_like(x0, scale) * (x0_cond - x0_uncond)
+        if not rescale:
+            return x0
+        skipped = x * float(c_skip(sigma))
+        ratio = _deviation(x0_cond - skipped) / _deviation(x0 - skipped)
+        return skipped + (x0 - skipped) * (rescale * ratio + (1 - rescale))
 
     return guided_denoise
 
@@ -80,6 +91,13 @@ def _positions(num_frames: int) -> np.ndarray:
     if num_frames < 1:
         raise ValueError(f"a video needs at least one frame, not {num_frames}")
     return np.linspace(0, 1, num_frames)
+
+
+def _deviation(x):
+    """The standard deviation of each clip [b ...]: [b 1 1 1 1]."""
+    flat = x.reshape(x.shape[0], -1)
+    centred = flat - flat.mean(1).reshape(-1, 1)
+    return ((centred * centred).mean(1) ** 0.5).reshape(-1, 1, 1, 1, 1)
 
 
 # MindSpore is imported only for tensors: on NumPy arrays the maths runs without it.

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from svd.config import ScheduleConfig
+from svd.diffusion.schedules import discrete_sigmas
+
 Curve = Callable[[ArrayLike], np.ndarray]
+STABLE_DIFFUSION_SIGMAS = discrete_sigmas(ScheduleConfig())
+"""The 1000 noise levels that Stable Diffusion was trained on (arXiv 2112.10752, released configurations)."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,27 @@ def v_scaling() -> Preconditioning:
     return _v_prediction(_quarter_log)
 
 
-def vp_v() -> Preconditioning:
-    """v-prediction of a variance-preserving model: c_noise is Stable Diffusion's timestep, 0..999.
+def vp_v(sigmas: ArrayLike = STABLE_DIFFUSION_SIGMAS) -> Preconditioning:
+    """v-prediction of a variance-preserving model: c_noise is the index of the timestep in its `discrete_sigmas`.
 
     Stable Diffusion 2.1 is such a model. With alpha = 1 / sqrt(1 + sigma^2), the model's own noisy image is alpha * x
     and its noise level alpha * sigma; v = alpha * n - (alpha * sigma) * x0 (arXiv 2202.00512, appendix D).
     """
-    return _v_prediction(_stable_diffusion_timestep)
+    return _v_prediction(_timestep_in(sigmas))
+
+
+def vp_eps(sigmas: ArrayLike) -> Preconditioning:
+    """Noise prediction of a variance-preserving model (DDPM, arXiv 2006.11239), such as Stable Diffusion 1; c_noise as
+    in `vp_v`.
+    """
+    # x0 = x - sigma * n; the weight makes the loss the plain |F - n|^2.
+    return Preconditioning(
+        c_skip=lambda sigma: np.ones_like(_float64(sigma)),
+        c_out=lambda sigma: -_float64(sigma),
+        c_in=lambda sigma: 1 / np.sqrt(1 + _squared(sigma)),
+        c_noise=_timestep_in(sigmas),
+        weight=lambda sigma: 1 / _squared(sigma),
+    )
 
 
 def _v_prediction(c_noise: Curve) -> Preconditioning:
@@ -71,25 +90,12 @@ def _v_prediction(c_noise: Curve) -> Preconditioning:
     )
 
 
-def stable_diffusion_sigmas() -> np.ndarray:
-    """The 1000 noise levels Stable Diffusion was trained on, increasing, float64.
-
-    beta = linspace(sqrt(0.00085), sqrt(0.012), 1000)^2 (arXiv 2112.10752, released configurations);
-    sigma^2 = (1 - alpha_bar) / alpha_bar with alpha_bar = cumprod(1 - beta) (arXiv 2006.11239, equation 4).
-    """
-    beta = np.linspace(np.sqrt(0.00085), np.sqrt(0.012), 1000) ** 2
-    alpha_bar = np.cumprod(1 - beta)
-    return np.sqrt((1 - alpha_bar) / alpha_bar)
-
-
-_LOG_SIGMAS = np.log(stable_diffusion_sigmas())
-
-
-def _stable_diffusion_timestep(sigma: ArrayLike) -> np.ndarray:
-    # Linear in ln(sigma) between two timesteps, and clamped to 0 and 999 outside, as in k-diffusion's discrete
-    # schedule without quantisation. (Stability's own DiscreteDenoiser rounds to the nearest level
+def _timestep_in(sigmas: ArrayLike) -> Curve:
+    # Linear in ln(sigma) between two timesteps, and clamped to the first and the last outside, as in k-diffusion's
+    # discrete schedule without quantisation. (Stability's own DiscreteDenoiser rounds to the nearest level
     # instead; on the levels themselves the two agree.)
-    return np.interp(np.log(_float64(sigma)), _LOG_SIGMAS, np.arange(len(_LOG_SIGMAS)))
+    log_sigmas = np.log(_float64(sigmas))
+    return lambda sigma: np.interp(np.log(_float64(sigma)), log_sigmas, np.arange(len(log_sigmas)))
 
 
 def _quarter_log(sigma: ArrayLike) -> np.ndarray:
@@ -105,3 +111,6 @@ def _squared(sigma: ArrayLike) -> np.ndarray:
 
 
 PRECONDITIONINGS = {"edm": edm(), "v_scaling": v_scaling(), "vp_v": vp_v()}
+"""Of Stable Video Diffusion, by name."""
+DISCRETE_PRECONDITIONINGS = {"vp_eps": vp_eps, "vp_v": vp_v}
+"""Of models with discrete timesteps, by name: functions of their noise levels."""

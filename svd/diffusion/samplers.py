@@ -110,6 +110,31 @@ def dpmpp_2m(denoise: Denoise, x: Any, sigmas: Sequence[float], *, progress: Pro
     return x
 
 
+def ddim(
+    denoise: Denoise,
+    x: Any,
+    sigmas: Sequence[float],
+    *,
+    eta: float = 0.0,
+    noise: Noise | None = None,
+    progress: Progress = iter,
+) -> Any:
+    """Solve with DDIM steps, first order, one call per step: arXiv 2010.02502, equations 12 and 16.
+
+    In sigma it is Euler's step down to sqrt(sigma'^2 - s^2), then noise of standard deviation s is added, with
+    s = eta * sigma' * sqrt(1 - sigma'^2 / sigma^2): none with eta 0, DDPM's with 1. With `eta`, `noise(shape)` draws
+    unit Gaussian noise of x's kind and dtype; ValueError without it.
+    """
+    if eta and noise is None:
+        raise ValueError("eta needs noise: a function from a shape to unit Gaussian noise")
+    for sigma, sigma_next in progress(_steps(sigmas)):
+        fresh = eta * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)
+        x = _towards(denoise(x, sigma), x, math.sqrt(sigma_next**2 - fresh**2) / sigma)
+        if fresh:
+            x = x + noise(x.shape) * fresh
+    return x
+
+
 def _towards(x0, x, ratio: float):
     return x0 + (x - x0) * ratio
 
@@ -133,3 +158,6 @@ def _steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:
 
 
 SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
+"""For noise levels chosen freely, such as SVD's."""
+DISCRETE_SAMPLERS = {"ddim": ddim, "euler": euler, "dpmpp_2m": dpmpp_2m}
+"""For the noise levels of discrete timesteps."""

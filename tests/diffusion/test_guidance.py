@@ -117,6 +117,21 @@ def test_tensors_give_what_arrays_give():
     np.testing.assert_allclose(denoise(Tensor(X), 2.0).asnumpy(), denoise(X, 2.0), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [np.asarray, Tensor], ids=["array", "tensor"])
+@pytest.mark.parametrize("rescale", [0.7, 1.0])
+def test_rescaled_guidance(kind, rescale):
+    """The network's output, here (D - x / 5) / -0.9 at any noise level, gets the conditional one's deviation."""
+    c_skip, c_out = 0.2, -0.9
+    guide = guided(Recorder().bind, COND, UNCOND, 7.0, rescale=rescale, c_skip=lambda sigma: np.float64(c_skip))
+    result = np.asarray(guide(kind(X), 2.0))
+    assert result.dtype == np.float32
+    cond, plain = ((Recorder()(X, 2.0, COND) - c_skip * X) / c_out, guided(Recorder().bind, COND, UNCOND, 7.0)(X, 2.0))
+    plain = (plain - c_skip * X) / c_out
+    for b in range(2):
+        expected = rescale * plain[b] * cond[b].std() / plain[b].std() + (1 - rescale) * plain[b]
+        np.testing.assert_allclose(result[b], c_skip * X[b] + c_out * expected, rtol=1e-4, atol=1e-4)
+
+
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="14 scales, one per frame, but x has 5 frames"):
         guided(Recorder().bind, COND, UNCOND, linear_scale(1.0, 2.5, 14))(X, 2.0)

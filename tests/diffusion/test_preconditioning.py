@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from svd.diffusion.preconditioning import PRECONDITIONINGS, edm, stable_diffusion_sigmas, v_scaling, vp_v
+from svd.diffusion.preconditioning import PRECONDITIONINGS, STABLE_DIFFUSION_SIGMAS, edm, v_scaling, vp_eps, vp_v
 
 SIGMAS = np.array([0.002, 0.1, 1.0, 14.0, 700.0])
 RECORDS = [
@@ -10,15 +10,18 @@ RECORDS = [
     (v_scaling(), 1.0),
     (vp_v(), 1.0),
 ]  # with the data's standard deviation
-cases = pytest.mark.parametrize("record, sigma_data", RECORDS, ids=["edm", "edm-2", "v_scaling", "vp_v"])
+IDS = ["edm", "edm-2", "v_scaling", "vp_v"]
+VP_EPS = (vp_eps(STABLE_DIFFUSION_SIGMAS), 1.0)
+cases = pytest.mark.parametrize("record, sigma_data", RECORDS, ids=IDS)
+all_cases = pytest.mark.parametrize("record, sigma_data", [*RECORDS, VP_EPS], ids=[*IDS, "vp_eps"])
 
 
-@cases
+@all_cases
 def test_without_noise_the_input_comes_back_whatever_the_network_says(record, sigma_data):
     assert record.c_skip(0.0) == 1 and record.c_out(0.0) == 0
 
 
-@cases
+@all_cases
 def test_network_input_has_unit_variance(record, sigma_data):
     np.testing.assert_allclose(record.c_in(SIGMAS) ** 2 * (sigma_data**2 + SIGMAS**2), 1, rtol=1e-12)
 
@@ -30,7 +33,7 @@ def test_network_target_has_unit_variance(record, sigma_data):
     np.testing.assert_allclose(variance / record.c_out(SIGMAS) ** 2, 1, rtol=1e-9)
 
 
-@cases
+@all_cases
 def test_the_weighted_loss_is_the_plain_loss_of_the_network(record, sigma_data):
     np.testing.assert_allclose(record.weight(SIGMAS) * record.c_out(SIGMAS) ** 2, 1, rtol=1e-12)
 
@@ -64,12 +67,24 @@ def test_edm_by_hand():
 
 
 def test_vp_noise_input_is_the_timestep_of_stable_diffusion():
-    sigmas = stable_diffusion_sigmas()
-    np.testing.assert_allclose(sigmas[0], np.sqrt(0.00085 / 0.99915))  # one step's beta
-    np.testing.assert_allclose(sigmas[-1], 14.6146, rtol=1e-5)  # the largest level, as commonly published
+    sigmas = STABLE_DIFFUSION_SIGMAS
     np.testing.assert_allclose(vp_v().c_noise(sigmas), np.arange(1000), atol=1e-9)
     np.testing.assert_allclose(vp_v().c_noise(np.sqrt(sigmas[500] * sigmas[501])), 500.5)
     np.testing.assert_array_equal(vp_v().c_noise([1e-3, 700.0]), [0, 999])
+
+
+def test_timesteps_of_another_schedule():
+    sigmas = np.array([0.5, 1.0, 4.0])
+    for record in (vp_v(sigmas), vp_eps(sigmas)):
+        np.testing.assert_allclose(record.c_noise([0.1, 0.5, 2.0, 4.0, 9.0]), [0, 0, 1.5, 2, 2], atol=1e-12)
+
+
+def test_noise_is_what_the_network_predicts():
+    record = vp_eps(STABLE_DIFFUSION_SIGMAS)
+    x0, n = np.random.default_rng(0).standard_normal((2, len(SIGMAS)))
+    x = x0 + SIGMAS * n
+    np.testing.assert_allclose(record.c_in(SIGMAS) * x, (x0 + SIGMAS * n) / np.sqrt(1 + SIGMAS**2))
+    np.testing.assert_allclose(record.c_skip(SIGMAS) * x + record.c_out(SIGMAS) * n, x0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", PRECONDITIONINGS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from svd.diffusion.samplers import SAMPLERS, Churn, dpmpp_2m, euler, heun
+from svd.diffusion.samplers import SAMPLERS, Churn, ddim, dpmpp_2m, euler, heun
 from svd.diffusion.schedules import karras
 
 MU, S = np.array([-1.0, 0.0, 0.3, 2.0]), np.array([0.2, 0.5, 1.0, 1.5])
@@ -191,3 +191,50 @@ def test_bad_churn_is_refused():
         Churn(-1.0)
     with pytest.raises(ValueError, match="churn needs noise"):
         euler(denoise, start(), karras(3), churn=Churn(1.0))
+
+
+def test_ddim_without_noise_is_euler():
+    sigmas = karras(9)[:-1]
+    np.testing.assert_allclose(ddim(denoise, start(), sigmas), euler(denoise, start(), sigmas), rtol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_ddim_with_noise_preserves_the_distribution(eta):
+    # As for churn above: each noise drawn is a row of its own, and the squared rows sum up to the variance.
+    def relative_error(steps):
+        rows, free = np.zeros((steps + 1, 4)), iter(range(1, steps + 1))
+        rows[0] = np.sqrt(S**2 + SIGMA_MAX**2)
+
+        def noise(shape):
+            unit = np.zeros(shape)
+            unit[next(free)] = 1
+            return unit
+
+        sigmas = karras(steps, SIGMA_MAX, SIGMA_MIN)[:-1]
+        result = ddim(lambda x, sigma: x * S**2 / (S**2 + sigma**2), rows, sigmas, eta=eta, noise=noise)
+        return np.abs(np.square(result).sum(0) / (S**2 + SIGMA_MIN**2) - 1).max()
+
+    errors = [relative_error(n) for n in (200, 400, 800)]
+    slope = -np.polyfit(np.log([200, 400, 800]), np.log(errors), 1)[0]
+    assert abs(slope - 1) < 0.2, (slope, errors)
+
+
+def test_one_ddim_step_by_hand():
+    # sigma 2 -> 1, eta 1: s = 1 * sqrt(1 - 1/4), x' = x0 + (x - x0) * sqrt(1 - 3/4) / 2 + s * noise
+    result = ddim(lambda x, sigma: 0.5 * x, np.array([8.0]), [2.0, 1.0], eta=1.0, noise=np.ones)
+    np.testing.assert_allclose(result, 4 + 4 * 0.25 + np.sqrt(0.75))
+    with pytest.raises(ValueError, match="eta needs noise"):
+        ddim(denoise, start(), [2.0, 1.0], eta=0.5)
+
+
+def test_ddim_on_tensors():
+    noise = np.random.default_rng(2).standard_normal((5, 4)).astype(np.float32)
+
+    def run(kind):
+        draws = iter(noise)
+        return ddim(lambda x, sigma: x * 0.5, kind(start(dtype=np.float32)), karras(5)[:-1], eta=0.7,
+                    noise=lambda shape: kind(next(draws)))  # fmt: skip
+
+    array = run(np.asarray)
+    assert array.dtype == np.float32
+    np.testing.assert_allclose(run(Tensor).asnumpy(), array, rtol=1e-5, atol=1e-5)
