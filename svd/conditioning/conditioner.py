@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 from numpy.typing import ArrayLike
 
 from svd.conditioning.clip_preprocess import clip_preprocess
-from svd.conditioning.conditioning import Conditioning
-from svd.layers.embeddings import frequencies
+from svd.conditioning.conditioning import Conditioning, embed_numbers
 
 
 def unconditional(cond: Conditioning) -> Conditioning:
@@ -76,9 +74,4 @@ class Conditioner:
 
     def embed_numbers(self, clips: int, *numbers: ArrayLike) -> Tensor:
         """Each number, one for all clips or [b], as sinusoids side by side: float32 [b v]."""
-        columns = []
-        for number in numbers:
-            angles = np.broadcast_to(np.asarray(number, np.float64), (clips,))[:, None]
-            angles = angles * frequencies(self.vector_dim // len(numbers))
-            columns += [np.cos(angles), np.sin(angles)]
-        return Tensor(np.concatenate(columns, axis=1), ms.float32)
+        return embed_numbers(self.vector_dim // len(numbers), clips, *numbers)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Optional
 
+import mindspore as ms
+import numpy as np
 from mindspore import Tensor, ops
+from numpy.typing import ArrayLike
+
+from svd.layers.embeddings import frequencies
 
 
 @dataclass(frozen=True)
@@ -31,3 +36,12 @@ class Conditioning:
         """The two as one batch; both must have the same fields."""
         pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
         return Conditioning(*(None if a is b is None else ops.cat((a, b)) for a, b in pairs))
+
+
+def embed_numbers(dim: int, clips: int, *numbers: ArrayLike) -> Tensor:
+    """Each number, one for all clips or [b], as `dim` sinusoids, side by side: float32 [b v]."""
+    columns = []
+    for number in numbers:
+        angles = np.broadcast_to(np.asarray(number, np.float64), (clips,))[:, None] * frequencies(dim)
+        columns += [np.cos(angles), np.sin(angles)]
+    return Tensor(np.concatenate(columns, axis=1), ms.float32)

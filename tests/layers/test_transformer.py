@@ -1,4 +1,4 @@
-"""The spatio-temporal transformer."""
+"""Transformers over images, and over videos."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from comparison import assert_close
 from mindspore import Tensor
 from small_model import fill
 
-from svd.layers.transformer import VideoTransformer
+from svd.layers.transformer import SpatialTransformer, VideoTransformer
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 4, 32, 2, 3)).astype(np.float32)
@@ -27,7 +27,8 @@ def transformer(mode, transformers) -> VideoTransformer:
 def run(
     transformer: VideoTransformer, x: np.ndarray, image_only: bool = False, context: np.ndarray = CONTEXT
 ) -> Tensor:
-    return transformer(Tensor(x), *transformer.constants(Tensor(context), x.shape[1]), image_only)
+    context = Tensor(context)
+    return transformer(Tensor(x), *transformer.constants(context, context, x.shape[1]), image_only)
 
 
 def test_two_clips_equal_two_batches_of_one(transformer):
@@ -58,3 +59,14 @@ def test_without_positions_the_temporal_branch_does_not_know_the_order(mode):
     changed[:, 0] += 1 + RNG.standard_normal(X[:, 0].shape)
     other_frames = run(transformer, changed).asnumpy()[:, 1:]
     assert np.abs(other_frames - result[:, 1:]).max() > 0.01  # but frames do see each other
+
+
+def test_image_only_is_the_transformer_of_an_image_model(transformer):
+    """With the weights of the same names."""
+    spatial = SpatialTransformer(32, heads=2, context_dim=8)
+    values = {parameter.name: parameter for parameter in transformer.get_parameters()}
+    for parameter in spatial.get_parameters():
+        parameter.set_data(values[parameter.name].value())
+    context = Tensor(CONTEXT)
+    result = spatial(Tensor(X), *spatial.constants(context, context, X.shape[1]))
+    assert_close(result, run(transformer, X, image_only=True), 2e-6)
