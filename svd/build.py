@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from functools import partial
-from math import isfinite
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -14,11 +12,11 @@ from mindspore import Parameter, nn
 from mindspore.nn.utils import no_init_parameters
 
 from svd import runtime
-from svd.checkpoints.lora import LoRA, read_lora
+from svd.checkpoints.lora import LoRA, merging, read_loras
 from svd.checkpoints.model_file import Checkpoint
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.compile_cache import CompileCache
-from svd.config import ConfigError, ModelConfig, dump_config, load_config
+from svd.config import ModelConfig, dump_config, load_config
 from svd.graphs import keep_latest
 from svd.models import model_of
 from svd.models.part import Part
@@ -39,7 +37,11 @@ def build_networks(config: ModelConfig) -> dict[str, nn.Cell]:
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors that a checkpoint can have, optional parts included."""
     with no_init_parameters():
-        networks = {prefix: part.build() for prefix, part in _parts(config).items()}
+        return _shapes({prefix: part.build() for prefix, part in _parts(config).items()})
+
+
+def _shapes(networks: Mapping[str, nn.Cell]) -> dict[str, tuple[int, ...]]:
+    """The shapes of all parameters by their names in a checkpoint."""
     return {
         f"{prefix}.{parameter.name}": tuple(parameter.shape)
         for prefix, network in networks.items()
@@ -58,8 +60,8 @@ def load_pipeline(
     device_target: str = "auto",
     mode: int = 0,
     amp_level: AmpLevel = "auto",
-    lora: Optional[str | Path] = None,
-    lora_scale: float = 1.0,
+    lora: None | str | Path | Sequence[str | Path] = None,
+    lora_scale: float | Sequence[float] = 1.0,
     compile_cache: Optional[str | Path] = None,
 ) -> ImageToVideo:
     """Build the pipeline of a model and load its weights.
@@ -71,24 +73,22 @@ def load_pipeline(
         mode: 0 for graph mode, 1 for pynative.
         amp_level: O0 for float32, O2 for float16 inside the networks, bf16 for bfloat16 (Ascend), auto for O2 on Ascend
             and O0 elsewhere.
-        lora: a file of adapters that train.py wrote with train.lora.rank; they are merged into the weights.
-        lora_scale: scale of the adapters; 0 gives the base model, bit for bit.
+        lora: a file of adapters, or several, that train.py wrote with train.lora.rank, or svd_tools/convert.py of
+            another program's; they are merged into the weights.
+        lora_scale: scale of the adapters, or a scale for each file; 0 gives the base model, bit for bit.
         compile_cache: folder in which compiled graphs are kept for later processes, if any.
 
     Raises:
         RuntimeSetupError: versions are not supported, or the device is not available.
-        ConfigError: the configuration is invalid.
-        CheckpointError: the checkpoint, or the LoRA, cannot be used, or is of another model.
+        ConfigError: the configuration, or a scale, is invalid.
+        CheckpointError: the checkpoint, or a LoRA, cannot be used, or is of another model.
     """
     device = runtime.setup(device_target, mode)
     if config is not None and not isinstance(config, ModelConfig):
         config = load_config(config)
     file = open_checkpoint(checkpoint)
     config = config or file.config
-    if not isfinite(lora_scale):
-        raise ConfigError(f"lora_scale must be a finite number, got {lora_scale}", setting="lora_scale")
-    merged = None if lora is None else read_lora(lora)
-    networks = load_networks(config, file, device, amp_level, lora=merged, lora_scale=lora_scale)
+    networks = load_networks(config, file, device, amp_level, loras=read_loras(lora, lora_scale))
     pipe = model_of(config).pipeline(config, networks, lambda: runtime.free_memory(device))
     cells = {**networks, **pipe.denoiser.graphs}
     cache = compile_cache and CompileCache(compile_cache, dump_config(config), device, amp_level)
@@ -139,25 +139,24 @@ def load_networks(
     device: str,
     amp_level: AmpLevel,
     wanted: Optional[Collection[str]] = None,
-    lora: Optional[LoRA] = None,
-    lora_scale: float = 1.0,
+    loras: Sequence[tuple[LoRA, float]] = (),
 ) -> dict[str, nn.Cell]:
     """Load networks onto a device that is set up, by the prefixes of their parameters.
 
     Args:
         wanted: which ones, by their prefixes; all of them if None.
-        lora, lora_scale: adapters to merge into the weights, and their scale.
+        loras: adapters to merge into the weights, and their scales.
 
     Raises:
-        CheckpointError: the checkpoint, or the LoRA, is of another model, or has a value that cannot be used.
+        CheckpointError: the checkpoint, or a LoRA, is of another model, or has a value that cannot be used.
     """
     networks = stored_networks(config, checkpoint)
-    if lora is not None:
-        shapes = {f"network.{p.name}": tuple(p.shape) for p in networks["network"].get_parameters()}
-        lora.check(config, shapes, str(checkpoint.path))
+    if loras:
+        shapes = _shapes(networks)
+        for lora, _ in loras:
+            lora.check(config, shapes, str(checkpoint.path))
     networks = {prefix: network for prefix, network in networks.items() if wanted is None or prefix in wanted}
-    changed = partial(lora.added, scale=lora_scale) if lora is not None and lora_scale else None
-    fill_networks(config, networks, checkpoint, device, amp_level, changed=changed)
+    fill_networks(config, networks, checkpoint, device, amp_level, changed=merging(loras))
     return networks
 
 

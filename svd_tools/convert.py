@@ -15,8 +15,9 @@ from typing import Optional, get_args
 from jsonargparse import ArgumentParser
 
 from svd import cli
-from svd_tools.checkpoints.converter import DTYPES, convert
+from svd_tools.checkpoints.converter import convert
 from svd_tools.checkpoints.layouts import LAYOUTS, SVD
+from svd_tools.checkpoints.output import DTYPES
 from svd_tools.checkpoints.recognition import Choice
 
 __all__ = ["build_parser", "convert", "main"]
@@ -30,10 +31,15 @@ def build_parser(program: str) -> ArgumentParser:
         required=True,
         type=str,
         help="Checkpoint to convert: Stability's file (.safetensors, .ckpt, .pt, .bin) or ComfyUI's, a diffusers "
-        "folder, mindone's .ckpt, or a file of this project; also of a training, with averages or wrappers. The layout "
-        "is told from the names.",
+        "folder, mindone's .ckpt, or a file of this project; also of a training, with averages or wrappers; or "
+        "adapters (LoRA) of kohya's scripts, peft, diffusers or AnimateDiff. The layout is told from the names.",
     )
-    parser.add_argument("--config", required=True, type=str, help="Config of the model, for instance configs/svd.yaml.")
+    parser.add_argument(
+        "--config",
+        required=True,
+        type=str,
+        help="Config of the model, for instance configs/svd.yaml; or a converted checkpoint, which holds its own.",
+    )
     parser.add_argument("--out_dir", required=True, type=str, help="Folder to write to; made if it does not exist.")
     parser.add_argument(
         "--weights",

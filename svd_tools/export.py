@@ -21,8 +21,9 @@ from jsonargparse import ArgumentParser
 from svd import cli
 from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.console import printable
-from svd_tools.checkpoints.converter import DTYPES, check_free, output_name
+from svd_tools.checkpoints.converter import check_free, output_name
 from svd_tools.checkpoints.layouts import LAYOUTS, SVD
+from svd_tools.checkpoints.output import DTYPES
 from svd_tools.checkpoints.trained import read_trained, write_merged, write_trained
 
 _FILES = {"trained": "trained.safetensors", "ema": "ema.safetensors"}

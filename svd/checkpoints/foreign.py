@@ -17,6 +17,7 @@ _MODELS = re.compile(
 )
 """Beginnings of names in models of other programs, after prefixes of their trainers."""
 
+_LYCORIS = "LyCORIS writes them"
 _ADAPTERS = (
     (r"lora_(unet|te\d?)_\w+\.(lora_|alpha)", "kohya's scripts write them"),
     (r"base_model\.model\..*\.lora_(A|B|embedding)", "peft writes them"),
@@ -24,23 +25,49 @@ _ADAPTERS = (
     (r".*\.lora\.(down|up)\.weight", "diffusers wrote them before it used peft"),
     (r".*(_lora|lora_linear_layer)\.(down|up)\.weight", "the first releases of diffusers wrote them"),
     (r".*\.lora_(down|up|mid)\.weight", "kohya's scripts and ComfyUI write them"),
-    (r".*\.(hada_w\d_[ab]|lokr_w\d(_[ab])?|oft_blocks|dora_scale)", "LyCORIS writes them"),
+    (r".*\.(hada_w\d_[ab]|lokr_w\d(_[ab])?|oft_blocks|dora_scale)", _LYCORIS),
 )
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+_ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "pytorch_lora_weights.safetensors",
+    "pytorch_lora_weights.bin",
+)
 
-REMEDY = (
+MERGE = (
     "merge them into their model with the program that they are for (peft: merge_and_unload, diffusers: fuse_lora, "
     "ComfyUI: ImageOnlyCheckpointSave behind LoraLoaderModelOnly), and convert that with svd_tools/convert.py"
 )
-"""How to use adapters of other programs."""
+"""How to use adapters of other programs that are more than products of two matrices."""
 
 
-def describe_adapters(names: Collection[str]) -> Optional[str]:
-    """Which program's adapters these are, and what to do with them; None unless most names match."""
+def adapter_style(names: Collection[str]) -> Optional[str]:
+    """Which program writes adapters (LoRA) of such names; None unless most names match."""
     for pattern, who in _ADAPTERS:
         if 2 * sum(re.match(pattern, name) is not None for name in names) > len(names):
-            return f"holds adapters (LoRA) as {who}: {REMEDY}"
+            return who
     return None
+
+
+def describe_adapters(path: Path, names: Collection[str]) -> Optional[str]:
+    """Which program's adapters these are, and what to do with them; None if they are none."""
+    style = adapter_style(names)
+    return style and f"holds adapters (LoRA) as {style}: {MERGE if style == _LYCORIS else _convert_adapters(path)}"
+
+
+def describe_adapter_folder(folder: Path) -> Optional[str]:
+    """The same of a folder."""
+    if is_adapter_folder(folder):
+        return f"holds adapters (LoRA) as peft and diffusers write them: {_convert_adapters(folder)}"
+    return None
+
+
+def _convert_adapters(path: Path) -> str:
+    return f"convert them with {_command(path)}, and give what that writes as lora"
+
+
+def _command(path: Path) -> str:
+    return f"python svd_tools/convert.py --pt_weights_file {path} --config CONFIG --out_dir DIR"
 
 
 def is_adapter_folder(folder: Path) -> bool:
@@ -51,6 +78,5 @@ def is_adapter_folder(folder: Path) -> bool:
 def describe_model(path: Path, names: Collection[str] = ()) -> Optional[str]:
     """How to convert a model of another program, recognised by its suffix or names; None if it is none."""
     if os.path.isdir(path) or path.suffix in (".ckpt", ".bin", ".pt", ".pth") or any(map(_MODELS.match, names)):
-        command = f"python svd_tools/convert.py --pt_weights_file {path} --config CONFIG --out_dir DIR"
-        return f"has to be converted first: {command}"
+        return f"has to be converted first: {_command(path)}"
     return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
-from svd.checkpoints.foreign import REMEDY, describe_adapters, describe_model, is_adapter_folder
+from svd.checkpoints.foreign import describe_adapter_folder, describe_adapters, describe_model
 from svd.checkpoints.formats import LORA_DOWN, LORA_UP
 from svd.checkpoints.tensor_files import DTYPES, lazy_tensor
 from svd.checkpoints.tensor_header import CheckpointError, check_gapless, read_header
@@ -33,9 +33,7 @@ class Checkpoint:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        if is_adapter_folder(self.path):
-            raise CheckpointError(f"{self.path} holds adapters (LoRA) of another program: {REMEDY}")
-        if foreign := describe_model(self.path):
+        if foreign := describe_adapter_folder(self.path) or describe_model(self.path):
             raise CheckpointError(f"{self.path} {foreign}")
         header = read_header(self.path)
         check_gapless(self.path, header)
@@ -117,7 +115,7 @@ class Checkpoint:
 
     def _check_ours(self) -> None:
         """Raise CheckpointError, which says what to do, for names of other programs."""
-        if foreign := describe_adapters(self.shapes) or describe_model(self.path, self.shapes):
+        if foreign := describe_adapters(self.path, self.shapes) or describe_model(self.path, self.shapes):
             raise CheckpointError(f"{self.path} {foreign}")
 
     def _of_another_model(self, problem: str) -> CheckpointError:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
+from svd.checkpoints.foreign import adapter_style
 from svd.checkpoints.formats import MODEL_FORMAT
-from svd.checkpoints.tensor_files import LazyTensor, cast, write_safetensors
+from svd.checkpoints.model_file import Checkpoint
+from svd.checkpoints.tensor_files import write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ModelConfig, dump_config, load_config
 from svd.console import first_few, printable
-from svd.files import atomic_write
+from svd_tools.checkpoints.adapters import convert_adapters
 from svd_tools.checkpoints.conversion import Weights, absent_parts, from_layout, to_layout
 from svd_tools.checkpoints.layouts import LAYOUTS, SVD, Entry, Layout, expand
+from svd_tools.checkpoints.output import cast_all, writing
 from svd_tools.checkpoints.recognition import Choice, recognise
 from svd_tools.checkpoints.sources import read_weights
 from svd_tools.checkpoints.tables import Shape
-
-DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 
 
 def convert(
@@ -41,10 +38,14 @@ def convert(
     Raises:
         CheckpointError: the source cannot be read or does not fit the config; nothing was written.
     """
-    source, model = Path(pt_weights_file), load_config(config)
+    source, model = Path(pt_weights_file), _model(config)
     target = output_path(source, Path(out_dir), to)
     check_free(target, overwrite)
     opened = read_weights(source)
+    if adapter_style(opened.tensors):
+        if to != SVD.name or weights != "auto":
+            raise CheckpointError(f"{source} holds adapters (LoRA): they are converted without --to and --weights")
+        return convert_adapters(source, opened.tensors, model, target, dtype, report)
     recognised = recognise(printable(str(source)), opened.tensors, weights)
     layout, tensors, target_layout = recognised.layout, recognised.tensors, LAYOUTS[to]
     print(printable(f"{source} is {opened.kind} in {layout.title}: {len(tensors)} tensors"))
@@ -63,6 +64,11 @@ def convert(
         _print_report(gathered, shapes, {layout.name: gathered.entries, to: written})
     write_model(target, gathered, shapes, model, to, dtype)
     return target
+
+
+def _model(config: str | Path) -> ModelConfig:
+    """The configuration in a YAML file, or in a checkpoint of this project."""
+    return Checkpoint(config).config if Path(config).suffix == ".safetensors" else load_config(config)
 
 
 def output_path(source: Path, out_dir: Path, to: str) -> Path:
@@ -120,23 +126,6 @@ def write_model(
         else:
             write_safetensors(temporary, outputs, metadata, progress)
     print(f"wrote {len(outputs)} tensors in {layout.title}:\n{target}")
-
-
-def cast_all(tensors: Mapping[str, LazyTensor], dtype: str) -> dict[str, LazyTensor]:
-    """The tensors cast to a type of DTYPES, or unchanged for `keep`."""
-    if dtype == "keep":
-        return dict(tensors)
-    return {name: cast(name, tensor, DTYPES[dtype]) for name, tensor in tensors.items()}
-
-
-@contextlib.contextmanager
-def writing(target: Path, outputs: Mapping[str, LazyTensor]) -> Iterator[tuple[Path, Callable[[int], object]]]:
-    """(temporary path of `atomic_write`, callback for the bytes of each tensor), with a progress bar."""
-    need = sum(tensor.nbytes for tensor in outputs.values())
-    # disable=None: no bar unless the output is a terminal
-    bar = tqdm(total=need, unit="B", unit_scale=True, desc="writing", disable=None)
-    with bar, atomic_write(target, need) as temporary:
-        yield temporary, bar.update
 
 
 def _print_differences(

@@ -13,7 +13,6 @@ from typing import Literal, Optional
 
 import numpy as np
 
-from svd.checkpoints.foreign import describe_adapters
 from svd.checkpoints.tensor_files import WIDENED, LazyTensor
 from svd.checkpoints.tensor_header import CheckpointError
 from svd_tools.checkpoints import comfyui
@@ -46,8 +45,6 @@ def recognise(source: str, found: Mapping[str, LazyTensor], weights: Choice = "a
     Raises:
         CheckpointError: it is of another model, incomplete, or has no EMA although one was requested.
     """
-    if adapters := describe_adapters(found):
-        raise CheckpointError(f"{source} {adapters}")
     tensors, wrappers = _unwrap(found)
     layout, prefixes = _prefixes(tensors)
     if layout is None:

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from svd.checkpoints.foreign import REMEDY, is_adapter_folder
 from svd.checkpoints.tensor_files import LazyTensor, read_safetensors
 from svd.checkpoints.tensor_header import CheckpointError, check_file
 from svd.records import RecordError, read_json
+from svd_tools.checkpoints.adapter_files import adapter_files
 from svd_tools.checkpoints.diffusers_folder import COMPONENTS
 from svd_tools.checkpoints.mindspore_files import ENCRYPTED, read_mindspore
 from svd_tools.checkpoints.torch_files import read_torch
@@ -72,6 +72,9 @@ def _read_file(path: Path) -> Opened:
 
 
 def _read_folder(folder: Path) -> Opened:
+    if adapters := adapter_files(folder):
+        tensors = {f"{front}{n}": t for front, file in adapters for n, t in _read_file(file).tensors.items()}
+        return Opened("a folder of adapters", tensors)
     absent = [component for component in COMPONENTS if not (folder / component).is_dir()]
     if absent:
         raise CheckpointError(f"{folder} {_what_else(folder, absent)}")
@@ -87,8 +90,6 @@ def _read_folder(folder: Path) -> Opened:
 
 def _what_else(folder: Path, absent: list[str]) -> str:
     """The message for a folder that lacks components of a diffusers folder."""
-    if is_adapter_folder(folder):
-        return f"holds adapters (LoRA) as peft and diffusers write them: {REMEDY}"
     if (folder / "zero_to_fp32.py").exists():
         return "is a checkpoint of DeepSpeed: run its zero_to_fp32.py, and give the file that this writes"
     states = sorted(folder.glob("mp_rank_*_model_states.pt"))

@@ -17,8 +17,9 @@ from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.config import ModelConfig, dump_config, parse_config
 from svd.console import first_few
 from svd_tools.checkpoints.conversion import Weights, from_layout, to_layout
-from svd_tools.checkpoints.converter import cast_all, write_model, writing
+from svd_tools.checkpoints.converter import write_model
 from svd_tools.checkpoints.layouts import LAYOUTS, SVD, detect_layout
+from svd_tools.checkpoints.output import cast_all, writing
 from svd_tools.checkpoints.tables import Shape
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from svd.checkpoints.foreign import describe_adapters
+from svd.checkpoints.foreign import adapter_style
 from svd.checkpoints.lora import read_lora
 from svd.checkpoints.model_file import Checkpoint
 from svd.checkpoints.tensor_header import CheckpointError
@@ -36,9 +36,8 @@ def test_every_style_in_every_place(tmp_path, style):
     save_file({name: np.ones((2, 2), np.float32) for name in STYLES[style]}, path, {"format": "pt"})
     network = pytest.importorskip("mindspore").nn.Dense(1, 1)
     for read in (read_config, read_lora, lambda path: Checkpoint(path).load({"network": network})):
-        with pytest.raises(
-            CheckpointError, match=r"holds adapters \(LoRA\) as .*: merge them .*merge_and_unload"
-        ) as error:
+        remedy = "merge them .*merge_and_unload" if style == "LyCORIS" else f"convert them with .*convert.py .*{path}"
+        with pytest.raises(CheckpointError, match=rf"holds adapters \(LoRA\) as .*: {remedy}") as error:
             read(path)
         assert style.split(",")[0] in str(error.value) and "\n" not in str(error.value)
 
@@ -46,12 +45,14 @@ def test_every_style_in_every_place(tmp_path, style):
 def test_a_folder_of_adapters(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     for read in (read_config, read_lora):
-        with pytest.raises(CheckpointError, match="holds adapters .*: merge them"):
+        with pytest.raises(
+            CheckpointError, match="holds adapters .*: convert them with .*give what that writes as lora"
+        ):
             read(tmp_path)
 
 
 def test_models_are_no_adapters():
     weights = [f"model.diffusion_model.{number}.weight" for number in range(9)]
-    assert describe_adapters(weights) is None and describe_adapters([]) is None
-    assert describe_adapters([*weights, *STYLES["peft"]]) is None
-    assert describe_adapters(["network.x.lora_down", "network.x.lora_up"]) is None  # this project's own
+    assert adapter_style(weights) is None and adapter_style([]) is None
+    assert adapter_style([*weights, *STYLES["peft"]]) is None
+    assert adapter_style(["network.x.lora_down", "network.x.lora_up"]) is None  # this project's own

@@ -155,7 +155,8 @@ def test_what_a_stopped_run_has_learned_is_exported_to_the_same_bits(expected):
 
 def test_adapters_are_merged(expected, values):
     adapters = read_lora("lora.safetensors")
-    assert (adapters.rank, adapters.alpha) == (2, 4)
+    assert {len(t) for n, t in adapters.tensors.items() if n.endswith("down")} == {2}
+    assert set(adapters.alphas.values()) == {4}
     flags = ["--checkpoint=lora.safetensors", "--pretrained=tiny.safetensors", "--out_dir=merged", "--lora_scale=0.5"]
     assert export.main(flags) == 0
     base, merged = load_file("tiny.safetensors"), load_file("merged/lora_merged.safetensors")

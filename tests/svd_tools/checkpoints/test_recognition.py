@@ -277,13 +277,6 @@ def test_what_train_py_wrote_is_for_export(ours, config, tmp_path, refuse):
     assert "svd_tools/export.py merges" in refuse(tmp_path / "x.safetensors", config)
 
 
-@pytest.mark.parametrize("style", ["unet.a.lora_{}.weight", "unet.a.lora.{}.weight", "lora_unet_a.lora_{}.weight"])
-def test_adapters(config, tmp_path, refuse, style):
-    ends = ("A", "B") if style == "unet.a.lora_{}.weight" else ("down", "up")
-    save_file({style.format(end): np.ones((2, 2), np.float32) for end in ends}, tmp_path / "x.safetensors")
-    assert "holds adapters (LoRA)" in refuse(tmp_path / "x.safetensors", config)
-
-
 @pytest.mark.parametrize("name", ["svd_sgm", "svd_image_decoder_sgm", "svd_mindone"])
 @pytest.mark.parametrize("wrapper", ["", "module.", "model."])
 def test_names_of_full_size(manifest, name, wrapper):
