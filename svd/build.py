@@ -16,16 +16,17 @@ from svd.checkpoints.lora import LoRA, merging, read_loras
 from svd.checkpoints.model_file import Checkpoint
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.compile_cache import CompileCache
-from svd.config import ModelConfig, dump_config, load_config
+from svd.config import LatentModel, dump_config, load_config
 from svd.graphs import keep_latest
 from svd.models import model_of
 from svd.models.part import Part
 from svd.pipelines.image_to_video import ImageToVideo
+from svd.pipelines.text_to_video import TextToVideo
 from svd.placement import compute_dtype, place
 from svd.runtime import AmpLevel
 
 
-def build_networks(config: ModelConfig) -> dict[str, nn.Cell]:
+def build_networks(config: LatentModel) -> dict[str, nn.Cell]:
     """Build the networks of a model, by the prefix of their parameters in a checkpoint.
 
     Parameters have shapes but neither values nor memory until they are loaded.
@@ -34,7 +35,7 @@ def build_networks(config: ModelConfig) -> dict[str, nn.Cell]:
         return {prefix: part.build() for prefix, part in _parts(config).items() if not part.spare}
 
 
-def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(config: LatentModel) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors that a checkpoint can have, optional parts included."""
     with no_init_parameters():
         return _shapes({prefix: part.build() for prefix, part in _parts(config).items()})
@@ -49,13 +50,13 @@ def _shapes(networks: Mapping[str, nn.Cell]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def optional_parts(config: ModelConfig) -> dict[str, str]:
+def optional_parts(config: LatentModel) -> dict[str, str]:
     """The optional parts of a checkpoint: prefixes of their names, and what is missing without them."""
     return {f"{prefix}.": part.optional for prefix, part in _parts(config).items() if part.optional}
 
 
 def load_pipeline(
-    config: Optional[str | Path | ModelConfig] = None,
+    config: Optional[str | Path | LatentModel] = None,
     checkpoint: str | Path = "",
     device_target: str = "auto",
     mode: int = 0,
@@ -63,11 +64,11 @@ def load_pipeline(
     lora: None | str | Path | Sequence[str | Path] = None,
     lora_scale: float | Sequence[float] = 1.0,
     compile_cache: Optional[str | Path] = None,
-) -> ImageToVideo:
-    """Build the pipeline of a model and load its weights.
+) -> ImageToVideo | TextToVideo:
+    """Build the pipeline of a model, of any kind, and load its weights.
 
     Args:
-        config: a YAML file or a ModelConfig; that of the checkpoint if None.
+        config: a YAML file or a configuration; that of the checkpoint if None.
         checkpoint: a file that svd_tools/convert.py wrote.
         device_target: Ascend, GPU, CPU, or auto for the best available one.
         mode: 0 for graph mode, 1 for pynative.
@@ -82,14 +83,15 @@ def load_pipeline(
         RuntimeSetupError: versions are not supported, or the device is not available.
         ConfigError: the configuration, or a scale, is invalid.
         CheckpointError: the checkpoint, or a LoRA, cannot be used, or is of another model.
+        TokenizerError: the model is given text, and its checkpoint has no tokenizer that can be used.
     """
     device = runtime.setup(device_target, mode)
-    if config is not None and not isinstance(config, ModelConfig):
+    if config is not None and not isinstance(config, LatentModel):
         config = load_config(config)
     file = open_checkpoint(checkpoint)
     config = config or file.config
     networks = load_networks(config, file, device, amp_level, loras=read_loras(lora, lora_scale))
-    pipe = model_of(config).pipeline(config, networks, lambda: runtime.free_memory(device))
+    pipe = model_of(config).pipeline(config, networks, lambda: runtime.free_memory(device), file.metadata)
     cells = {**networks, **pipe.denoiser.graphs}
     cache = compile_cache and CompileCache(compile_cache, dump_config(config), device, amp_level)
     for name, cell in cells.items():
@@ -106,7 +108,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path)
 
 
-def stored_networks(config: ModelConfig, checkpoint: Checkpoint) -> dict[str, nn.Cell]:
+def stored_networks(config: LatentModel, checkpoint: Checkpoint) -> dict[str, nn.Cell]:
     """Build the networks of a model that this checkpoint has weights for, by prefix; weights are not loaded.
 
     A part is replaced by its stand-in if the checkpoint has none of its weights, or has other networks than the
@@ -128,13 +130,13 @@ def stored_networks(config: ModelConfig, checkpoint: Checkpoint) -> dict[str, nn
     return networks
 
 
-def _parts(config: ModelConfig) -> dict[str, Part]:
+def _parts(config: LatentModel) -> dict[str, Part]:
     """The parts of a model by their prefixes."""
     return {part.prefix: part for part in model_of(config).parts(config)}
 
 
 def load_networks(
-    config: ModelConfig,
+    config: LatentModel,
     checkpoint: Checkpoint,
     device: str,
     amp_level: AmpLevel,
@@ -161,7 +163,7 @@ def load_networks(
 
 
 def fill_networks(
-    config: ModelConfig,
+    config: LatentModel,
     networks: Mapping[str, nn.Cell],
     checkpoint: Checkpoint,
     device: str,

@@ -83,7 +83,7 @@ def load_trainer(
     fill_networks(model, networks, checkpoint, device, environment.amp_level, plan.trained.values())
     preview = None
     if previews:
-        pipe = model_of(model).pipeline(model, networks, lambda: runtime.free_memory(device))
+        pipe = model_of(model).pipeline(model, networks, lambda: runtime.free_memory(device), checkpoint.metadata)
         data, p = train.dataset, train.preview
         sampling = {"num_frames": data.frames, "height": data.height, "width": data.width, "seed": p.seed}
         sampling |= {"sampling_steps": p.sampling_steps}

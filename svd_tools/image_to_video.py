@@ -21,13 +21,13 @@ from PIL import Image
 
 from svd import cli
 from svd.cli import options
-from svd.cli.outputs import add_outputs, describe, side_file, write_results
+from svd.cli.outputs import add_outputs, check_outputs, describe, side_file, video_writers, write_results
 from svd.config import ConfigError, ModelConfig, SamplingConfig
 from svd.console import first_few, log
 from svd.data.image_files import ImageError, UnknownImageError, check_image
 from svd.data.images import RESIZES, find_images, load_image, prepared_size
 from svd.data.noise_file import read_noise
-from svd.files import check_folder, sha256
+from svd.files import sha256
 from svd.resources import DIGITS
 
 
@@ -43,8 +43,7 @@ def build_parser(program: str) -> ArgumentParser:
     add("--noise", type=Optional[str], help="Noise to start from instead of the seed's: an .npz file with `noise` "
         "[b t c h/8 w/8] and `aug_noise` [b 3 h w], both of unit variance.")  # fmt: skip
     options.add_device(parser)
-    add("--compile_cache", type=Optional[str], help="Folder in which compiled graphs are kept, so that later runs of "
-        "the same model and sizes start sooner.")  # fmt: skip
+    options.add_compile_cache(parser)
     options.add_model(parser, "Weights, as svd_tools/convert.py writes them; without them and without a model, the "
         "small model of moving digits that comes with the project.")  # fmt: skip
     add("--SVD.lora", type=Optional[str], help="Adapters to merge into the weights: lora.safetensors, as train.py "
@@ -67,11 +66,9 @@ def resolve(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
         raise ConfigError("--image is missing: an image file, a folder, or several of both")
     if args.SVD.lora is None and args.SVD.lora_scale != 1:
         raise ConfigError("--SVD.lora_scale is for the adapters of --SVD.lora, and none are given")
-    if args.compile_cache and args.mode == 1:
-        raise ConfigError("--compile_cache keeps compiled graphs, and --mode=1 compiles none: leave one of them out")
-    if args.seed >= 2**64:
-        raise ConfigError("--seed must be below 2^64")
-    model, sampling = options.resolve_sampling(args)
+    options.check_compile_cache(args)
+    model = options.resolve_model(args.SVD, ModelConfig)
+    sampling = options.resolve_sampling(model, args.SVD)
     for name, value in dataclasses.asdict(sampling).items():
         args.SVD[name] = value
     return model, sampling
@@ -117,9 +114,7 @@ def noise_shapes(
 def run(parser: ArgumentParser, args: Namespace) -> None:
     """The work of the command line."""
     model, sampling = resolve(args)
-    check_folder(args.output_dir, "--output_dir")
-    if args.compile_cache:
-        check_folder(args.compile_cache, "--compile_cache")
+    check_outputs(args)
     # A bad image is reported before minutes of loading and compiling; images are decoded one at a time.
     paths, first, damaged = usable_images(find_images(args.image), set(map(Path, args.image)))
     noise = read_noise(args.noise, noise_shapes(model, sampling, first, args.resize)) if args.noise else {}
@@ -142,7 +137,8 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
             continue
         beside = side_file(parser, args, {**facts, "image sha256": sha256(path)}, image=[str(path)])
         frames = pipe(image, settings=sampling, seed=args.seed, resize=args.resize, **noise)
-        written = write_results(args, path.stem, frames, args.SVD.fps, beside)
+        writers = video_writers(args.format, frames, args.SVD.fps)
+        written = write_results(args, path.stem, writers, beside)
         log(f"{path}: {len(frames)} frames in {time.perf_counter() - start:.1f} s")
         for result in written:
             print(result)

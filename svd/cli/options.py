@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Optional, Union, get_args
+from typing import Any, Optional, TypeVar, Union, get_args
 
 import jsonargparse
 import yaml
@@ -14,12 +14,14 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from svd.checkpoints.model_file import Checkpoint
 from svd.cli.program import is_user_error
-from svd.config import ConfigError, ModelConfig, SamplingConfig, load_config
+from svd.config import ConfigError, LatentModel, SamplingConfig, load_config
 from svd.console import one_line
+from svd.files import check_folder
 from svd.resources import find_file
 from svd.runtime import AmpLevel, DeviceTarget, Mode
 from svd.yaml_files import checked_yaml, load_yaml, loader, read_yaml
 
+Model = TypeVar("Model", bound=LatentModel)
 _ABSENT = object()
 
 
@@ -76,41 +78,75 @@ def add_device(parser: ArgumentParser, what: str = "Where to run") -> None:
     parser.add_argument("--mode", type=Mode, default=0, help="0: compiled graph, 1: pynative.")
 
 
-def add_model(parser: ArgumentParser, weights: str, default: Optional[str] = None) -> None:
-    """Add `--SVD.config`, `--SVD.checkpoint`, of which the help is `weights`, and `--SVD.amp_level`."""
+def add_compile_cache(parser: ArgumentParser) -> None:
+    """Add `--compile_cache`."""
+    parser.add_argument("--compile_cache", type=Optional[str], help="Folder in which compiled graphs are kept, so that "
+        "later runs of the same model and sizes start sooner.")  # fmt: skip
+
+
+def check_compile_cache(args: Namespace) -> None:
+    """Raise ConfigError or FileError unless `--compile_cache` can be used."""
+    if args.compile_cache and args.mode == 1:
+        raise ConfigError("--compile_cache keeps compiled graphs, and --mode=1 compiles none: leave one of them out")
+    if args.compile_cache:
+        check_folder(args.compile_cache, "--compile_cache")
+
+
+def add_model(
+    parser: ArgumentParser,
+    weights: str,
+    default: Optional[str] = None,
+    group: str = "SVD",
+    example: str = "configs/svd.yaml",
+) -> None:
+    """Add `--SVD.config`, `--SVD.checkpoint`, of which the help is `weights`, and `--SVD.amp_level`; or of another
+    group.
+    """
     add = parser.add_argument
-    add("--SVD.config", type=Optional[str], help="Model, such as configs/svd.yaml; if it is not given, what the "
+    add(f"--{group}.config", type=Optional[str], help=f"Model, such as {example}; if it is not given, what the "
         "checkpoint says of itself.")  # fmt: skip
-    add("--SVD.checkpoint", type=Optional[str], default=default, help=weights)
-    add("--SVD.amp_level", choices=get_args(AmpLevel), default="auto", help="O0: float32. O2: float16 inside the "
+    add(f"--{group}.checkpoint", type=Optional[str], default=default, help=weights)
+    add(f"--{group}.amp_level", choices=get_args(AmpLevel), default="auto", help="O0: float32. O2: float16 inside the "
         "networks. bf16: bfloat16 (Ascend). auto: O2 on Ascend, O0 elsewhere.")  # fmt: skip
 
 
-def add_sampling(parser: ArgumentParser, skip: Collection[str] = ()) -> None:
-    """Add the fields of SamplingConfig as `--SVD.<field>`, except those to skip.
+def add_sampling(
+    parser: ArgumentParser, skip: Collection[str] = (), group: str = "SVD", settings: type = SamplingConfig
+) -> None:
+    """Add the fields of the settings as `--SVD.<field>`, or of another group, except those to skip.
 
     They have no defaults: a file of --print_config must not state unset options, which would override the model's
     configuration.
     """
-    parser.add_argument("--SVD.guidance", type=Union[float, list[float]], help="Smallest and largest guidance scale "
-        "over the frames; one number is both.")  # fmt: skip
-    parser.add_class_arguments(SamplingConfig, "SVD", skip={"guidance", *skip}, help="sampling (what is not given is "
-        "as the model's config says)")  # fmt: skip
-    parser.set_defaults({f"SVD.{field.name}": None for field in fields(SamplingConfig) if field.name not in skip})
+    own = {"guidance"} if settings is SamplingConfig else set()
+    if own:
+        parser.add_argument(f"--{group}.guidance", type=Union[float, list[float]], help="Smallest and largest guidance "
+            "scale over the frames; one number is both.")  # fmt: skip
+    parser.add_class_arguments(settings, group, skip={*own, *skip}, help="sampling (what is not given is as the "
+        "model's config says)")  # fmt: skip
+    parser.set_defaults({f"{group}.{field.name}": None for field in fields(settings) if field.name not in skip})
 
 
-def resolve_sampling(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
-    """The model and its sampling settings: options that were given override the model's configuration.
+def resolve_model(given: Namespace, kind: type[Model]) -> Model:
+    """The model of `config` and `checkpoint`.
 
     Raises:
-        ConfigError: they cannot be used, alone or together.
-        CheckpointError: there is no `--SVD.config`, and the checkpoint does not say what it is.
+        ConfigError: the configuration cannot be used, or is of another kind.
+        CheckpointError: there is no `config`, and the checkpoint does not say what it is.
     """
-    model = load_config(args.SVD.config) if args.SVD.config else Checkpoint(args.SVD.checkpoint).config
-    given = {field.name: args.SVD.get(field.name) for field in fields(SamplingConfig)}
-    sampling = replace(model.sampling, **{name: value for name, value in given.items() if value is not None})
+    model = load_config(given.config) if given.config else Checkpoint(given.checkpoint).config
+    if type(model) is not kind:
+        where = f"config {given.config}" if given.config else given.checkpoint
+        raise ConfigError(f"{where} is of a model that {model.purpose}, not of one that {kind.purpose}")
+    return model
+
+
+def resolve_sampling(model: Model, given: Namespace) -> Any:
+    """The model's sampling settings, and what was given instead; raises ConfigError if they cannot be used."""
+    options = {field.name: given.get(field.name) for field in fields(model.sampling)}
+    sampling = replace(model.sampling, **{name: value for name, value in options.items() if value is not None})
     model.check_size(sampling.height, sampling.width)
-    return model, sampling
+    return sampling
 
 
 def parse(parser: ArgumentParser, argv: Optional[list[str]]) -> Namespace:

@@ -64,13 +64,14 @@ def flag_of(setting: str, parser: ArgumentParser) -> str:
     """The flag of a setting in this program; empty if there is none, or more than one.
 
     `amp_level` is `--SVD.amp_level` in one program and `--environment.amp_level` in another, `svd_config` is
-    `--svd_config` or `--SVD.config`.
+    `--svd_config`, `--SVD.config` or `--model.config`.
     """
     if not setting:
         return ""
     flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
     flags = {name: flag for name, flag in flags.items() if not any(other.startswith(f"{name}.") for other in flags)}
-    exact = [flag for name, flag in flags.items() if _plain(name) == _plain(setting)]
+    wanted = _plain(setting), _plain(setting).replace("svd_", "model_")
+    exact = [flag for name, flag in flags.items() if _plain(name) in wanted]
     ending = [flag for name, flag in flags.items() if name.endswith(f".{setting}")]
     return next((found[0] for found in (exact, ending) if len(found) == 1), "")
 

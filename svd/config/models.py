@@ -27,6 +27,8 @@ class LatentModel:
 
     networks: ClassVar[tuple[str, ...]]
     """The sections that say what its networks are."""
+    purpose: ClassVar[str]
+    """What it does, for messages."""
 
     @property
     def size_multiple(self) -> int:
@@ -68,6 +70,7 @@ class ModelConfig(LatentModel):
     """An image-to-video model: networks, preconditioning and default sampling settings."""
 
     networks = ("unet", "autoencoder", "image_encoder")
+    purpose = "turns images into videos"
 
     unet: UNetConfig = field(default_factory=UNetConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
@@ -103,6 +106,7 @@ class ImageLDMConfig(LatentModel):
     """A text-to-image model, Stable Diffusion (arXiv 2112.10752); the defaults are those of 1.5."""
 
     networks = ("unet", "autoencoder", "text_encoder")
+    purpose = "turns text into images"
 
     unet: UNetConfig = field(
         default_factory=lambda: UNetConfig(
@@ -139,6 +143,7 @@ class VideoLDMConfig(ImageLDMConfig):
     """A text-to-video model: temporal layers between the spatial ones of a text-to-image model (arXiv 2304.08818)."""
 
     networks = (*ImageLDMConfig.networks, "temporal")
+    purpose = "turns text into videos"
 
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     sampling: TextSamplingConfig = field(default_factory=lambda: TextSamplingConfig(num_frames=16))

@@ -1,16 +1,16 @@
 """The kinds of models. The module of a kind has `parts(config)`, its networks, and `pipeline(config, networks,
-free_memory)`, which assembles them.
+free_memory, metadata)`, which assembles them; the metadata are those of their checkpoint.
 """
 
 from types import ModuleType
 
-from svd.config import ModelConfig
-from svd.models import svd
+from svd.config import ImageLDMConfig, LatentModel, ModelConfig
+from svd.models import image_ldm, svd
 
-MODELS: dict[type, ModuleType] = {ModelConfig: svd}
+MODELS: dict[type, ModuleType] = {ModelConfig: svd, ImageLDMConfig: image_ldm}
 """Modules by the configuration class of a kind (svd.config.models.KINDS)."""
 
 
-def model_of(config: ModelConfig) -> ModuleType:
+def model_of(config: LatentModel) -> ModuleType:
     """The module of a configuration's kind of model."""
     return MODELS[type(config)]

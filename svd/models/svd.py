@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from mindspore import nn
 
@@ -43,8 +44,13 @@ def parts(config: ModelConfig) -> tuple[Part, ...]:
     )  # fmt: skip
 
 
-def pipeline(config: ModelConfig, networks: Mapping[str, nn.Cell], free_memory: Callable[[], int]) -> ImageToVideo:
-    """Assemble loaded networks, by their prefixes."""
+def pipeline(
+    config: ModelConfig,
+    networks: Mapping[str, nn.Cell],
+    free_memory: Callable[[], int],
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> ImageToVideo:
+    """Assemble loaded networks, by their prefixes; nothing of the metadata is needed."""
     network = networks["network"]
     denoiser = Denoiser(network, PRECONDITIONINGS[config.preconditioning], Split(network))
     conditioner, autoencoder = build_conditioner(config, networks), build_autoencoder(config, networks)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal, Optional
 
 import numpy as np
+from mindspore import Tensor
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -18,17 +20,21 @@ from svd.conditioning.conditioning import Conditioning
 from svd.config import ConfigError, ModelConfig, SamplingConfig
 from svd.data.images import ImageError, load_image, prepare_image, to_float
 from svd.diffusion.denoiser import Denoiser
+from svd.diffusion.guidance import guidance_applies, guided, linear_scale, triangular_scale
+from svd.diffusion.samplers import SAMPLERS, Churn
+from svd.diffusion.schedules import karras
 from svd.pipelines import pipeline
-from svd.pipelines.pipeline import NoiseSource, Seed
+from svd.pipelines.pipeline import NoiseSource, Output, Seed, check_output, latents_shape, solve, warn_of_size
 from svd.pipelines.progress import Bars
 
+GUIDANCE_SHAPES = {"linear": linear_scale, "triangular": triangular_scale}
 ImageLike = str | Path | Image.Image | np.ndarray
 
 
 class ImageToVideo:
     """The image-to-video pipeline, as `svd.load_pipeline` builds it; its parts can be called by themselves."""
 
-    sample, decode = pipeline.sample, pipeline.decode
+    settings, decode, _as_output = pipeline.settings, pipeline.decode, pipeline.as_output
 
     def __init__(
         self,
@@ -52,7 +58,7 @@ class ImageToVideo:
         seed: Seed | list[Seed] = 0,
         noise: Optional[np.ndarray] = None,
         aug_noise: Optional[np.ndarray] = None,
-        output: Literal["uint8", "float", "latents"] = "uint8",
+        output: Output = "uint8",
         resize: Literal["crop", "pad", "fit"] = "crop",
         image_only: bool = False,
         progress: bool = True,
@@ -85,36 +91,20 @@ class ImageToVideo:
             NumericalError: the network returned values that are not finite.
         """
         settings = self.settings(settings, **sampling)
-        if output not in ("uint8", "float", "latents"):
-            raise ConfigError(f"output must be uint8, float or latents, got {output!r}")
+        check_output(output)
         pixels, several = self._prepare(image, settings, resize)
         settings = dataclasses.replace(settings, height=pixels.shape[-2], width=pixels.shape[-1])
         buckets = self._motion_buckets(settings, motion_bucket_id, clips=len(pixels))
         self._warn_outside_training(settings, buckets)
+        warn_of_size(self.config, settings)
 
         draw = NoiseSource(seed, clips=len(pixels))
-        noise = draw.or_given("noise", noise, self._latents_shape(settings))
+        noise = draw.or_given("noise", noise, latents_shape(self.config, settings))
         aug_noise = draw.or_given("aug_noise", aug_noise, pixels.shape[1:])
         pair = self.condition(pixels, aug_noise, settings, progress, buckets)
         latents = self.sample(pair, noise, settings, draw, progress, image_only)
-        result = latents if output == "latents" else self.decode(latents, settings, progress, image_only)
-        if output == "uint8":
-            result = np.round(result * 255).astype(np.uint8)
+        result = self._as_output(latents, settings, output, progress, image_only)
         return result if several else result[0]
-
-    def settings(self, settings: Optional[SamplingConfig] = None, **sampling) -> SamplingConfig:
-        """These settings, or the model's own, with some fields changed.
-
-        Raises:
-            ConfigError: an unknown field, or a value out of bounds.
-        """
-        known = [field.name for field in dataclasses.fields(SamplingConfig)]
-        unknown = [name for name in sampling if name not in known]
-        if unknown:
-            raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
-        settings = dataclasses.replace(settings or self.config.sampling, **sampling)
-        self.config.check_size(settings.height, settings.width)
-        return settings
 
     def condition(
         self,
@@ -135,6 +125,30 @@ class ImageToVideo:
             pair = self.conditioner.pair(images, settings.num_frames, *numbers, aug_noise)
         return pair
 
+    def sample(
+        self,
+        pair: tuple[Conditioning, Conditioning],
+        noise: np.ndarray,
+        settings: SamplingConfig,
+        churn_noise: Callable[[tuple], Tensor],
+        progress: bool = True,
+        image_only: bool = False,
+    ) -> np.ndarray:
+        """Unit noise [b t c h w] -> scaled latents [b t c h w], float32 (SVD, appendix D.3), by a pair (cond, uncond).
+
+        `churn_noise` draws unit Gaussian noise of a shape; `image_only` leaves the temporal layers out (alpha = 1).
+        Steps with and without guidance have two batch sizes, and so two graphs. If a guidance interval needs both, the
+        second is compiled in the middle of sampling; the message about compilation is about the first step's.
+        """
+        sigmas = karras(settings.sampling_steps, settings.sigma_max, settings.sigma_min, settings.rho)
+        scale = GUIDANCE_SHAPES[settings.guidance_shape](*settings.guidance, settings.num_frames)
+        bind = partial(self.denoiser.bind, image_only=image_only)
+        denoise = guided(bind, *pair, scale, settings.guidance_interval)
+        guided_first = guidance_applies(sigmas[0], scale, settings.guidance_interval)
+        bar = self.bars(progress, "sampling", "step", (*noise.shape, guided_first, image_only))
+        options = {"churn": Churn(settings.churn), "noise": churn_noise} if settings.churn else {}
+        return solve(SAMPLERS[settings.sampler], denoise, noise, sigmas, progress=bar, **options)
+
     def _prepare(self, image, settings: SamplingConfig, resize: str) -> tuple[np.ndarray, bool]:
         """float32 [b 3 h w] in [-1, 1] of the video's size, and whether several images were given."""
         several = isinstance(image, (list, tuple)) or (isinstance(image, np.ndarray) and image.ndim == 4)
@@ -154,11 +168,6 @@ class ImageToVideo:
             raise ImageError("images of different shapes cannot be fitted in one batch: call the pipeline for each")
         return np.stack(arrays), several
 
-    def _latents_shape(self, settings: SamplingConfig) -> tuple[int, ...]:
-        scale = self.config.autoencoder.downsampling
-        channels = self.config.autoencoder.latent_channels
-        return (settings.num_frames, channels, settings.height // scale, settings.width // scale)
-
     def _motion_buckets(self, settings: SamplingConfig, given: Optional[ArrayLike], clips: int) -> list[float]:
         """One for all clips, or one for each; within bounds."""
         buckets = np.ravel(settings.motion_bucket_id if given is None else given).tolist()
@@ -173,10 +182,3 @@ class ImageToVideo:
             if not low <= value <= high:
                 bounds = f"{low:g} to {high:g}" if low < high else f"{low:g} only"
                 warnings.warn(f"{name} {value:g} is outside of what the model was trained on: {bounds}", stacklevel=3)
-        trained = (self.config.sampling.height, self.config.sampling.width)
-        if (settings.height, settings.width) != trained:
-            warnings.warn(
-                f"{settings.height} x {settings.width} is not the size that the model was trained on: "
-                f"{trained[0]} x {trained[1]}",
-                stacklevel=3,
-            )

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Optional
+from typing import Literal, Optional, get_args
 
 import numpy as np
 from mindspore import Tensor
 
-from svd.conditioning.conditioning import Conditioning
-from svd.config import ConfigError, SamplingConfig
+from svd.config import ConfigError, LatentModel, SamplingConfig, TextSamplingConfig
 from svd.console import log
-from svd.diffusion.guidance import guidance_applies, guided, linear_scale, triangular_scale
-from svd.diffusion.samplers import SAMPLERS, Churn
-from svd.diffusion.schedules import karras
 from svd.errors import NumericalError
 
-GUIDANCE_SHAPES = {"linear": linear_scale, "triangular": triangular_scale}
+Settings = SamplingConfig | TextSamplingConfig
+Output = Literal["uint8", "float", "latents"]
 Seed = int | Sequence[int]
 """Seeds of NumPy's generators."""
 
@@ -60,40 +58,72 @@ class NoiseSource:
         return given
 
 
-# Used as methods of every pipeline, which has a `denoiser`, an `autoencoder`, `bars` and `free_memory`.
+def solve(sampler: Callable, denoise: Callable, x: np.ndarray, sigmas: np.ndarray, **options) -> np.ndarray:
+    """Unit noise x [b t c h w] -> what the sampler makes of it at the last of these noise levels, float32.
 
-
-def sample(
-    self,
-    pair: tuple[Conditioning, Conditioning],
-    noise: np.ndarray,
-    settings: SamplingConfig,
-    churn_noise: Callable[[tuple], Tensor],
-    progress: bool = True,
-    image_only: bool = False,
-) -> np.ndarray:
-    """Unit noise [b t c h w] -> scaled latents [b t c h w], float32 (SVD, appendix D.3), by the pair (cond, uncond).
-
-    `churn_noise` draws unit Gaussian noise of a shape; `image_only` leaves the temporal layers out (alpha = 1).
-    Steps with and without guidance have two batch sizes, and so two graphs. If a guidance interval needs both, the
-    second is compiled in the middle of sampling; the message about compilation is about the first step's.
+    Raises:
+        NumericalError: the network returned values that are not finite.
     """
-    sigmas = karras(settings.sampling_steps, settings.sigma_max, settings.sigma_min, settings.rho)
-    scale = GUIDANCE_SHAPES[settings.guidance_shape](*settings.guidance, settings.num_frames)
-    bind = partial(self.denoiser.bind, image_only=image_only)
-    denoise = guided(bind, *pair, scale, settings.guidance_interval)
-    x = Tensor((noise * np.sqrt(1 + sigmas[0] ** 2)).astype(np.float32))
-    guided_first = guidance_applies(sigmas[0], scale, settings.guidance_interval)
-    bar = self.bars(progress, "sampling", "step", (*noise.shape, guided_first, image_only))
-    options = {"churn": Churn(settings.churn), "noise": churn_noise} if settings.churn else {}
-    latents = SAMPLERS[settings.sampler](denoise, x, sigmas, progress=bar, **options).asnumpy()
+    start = Tensor((x * np.sqrt(1 + sigmas[0] ** 2)).astype(np.float32))
+    latents = sampler(denoise, start, sigmas, **options).asnumpy()
     if not np.isfinite(latents).all():
         raise NumericalError("the network returned values that are not finite: try amp_level O0", "amp_level")
     return latents
 
 
+def latents_shape(config: LatentModel, settings: Settings) -> tuple[int, ...]:
+    """[t c h/8 w/8] of a video."""
+    scale = config.autoencoder.downsampling
+    return (settings.num_frames, config.autoencoder.latent_channels, settings.height // scale, settings.width // scale)
+
+
+def warn_of_size(config: LatentModel, settings: Settings) -> None:
+    """Warn if the size is not the model's own; called by a pipeline's `__call__`."""
+    trained = (config.sampling.height, config.sampling.width)
+    if (settings.height, settings.width) != trained:
+        warnings.warn(
+            f"{settings.height} x {settings.width} is not the size that the model was trained on: "
+            f"{trained[0]} x {trained[1]}",
+            stacklevel=3,
+        )
+
+
+def check_output(output: str) -> None:
+    """Raise ConfigError unless `output` is one that pipelines give."""
+    if output not in get_args(Output):
+        raise ConfigError(f"output must be uint8, float or latents, got {output!r}")
+
+
+# Used as methods of every pipeline, which has a `config`, a `denoiser`, an `autoencoder`, `bars` and `free_memory`.
+
+
+def settings(self, settings: Optional[Settings] = None, **sampling) -> Settings:
+    """These settings, or the model's own, with some fields changed.
+
+    Raises:
+        ConfigError: an unknown field, or a value out of bounds.
+    """
+    known = [field.name for field in dataclasses.fields(self.config.sampling)]
+    unknown = [name for name in sampling if name not in known]
+    if unknown:
+        raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
+    settings = dataclasses.replace(settings or self.config.sampling, **sampling)
+    self.config.check_size(settings.height, settings.width)
+    return settings
+
+
+def as_output(
+    self, latents: np.ndarray, settings: Settings, output: Output, progress: bool, image_only: bool
+) -> np.ndarray:
+    """Scaled latents [b t c h w] as they are, or decoded to [b t h w 3]: uint8, or float32 in [0, 1]."""
+    if output == "latents":
+        return latents
+    video = self.decode(latents, settings, progress, image_only)
+    return video if output == "float" else np.round(video * 255).astype(np.uint8)
+
+
 def decode(
-    self, latents: np.ndarray, settings: SamplingConfig, progress: bool = True, image_only: bool = False
+    self, latents: np.ndarray, settings: Settings, progress: bool = True, image_only: bool = False
 ) -> np.ndarray:
     """Scaled latents [b t c h w] -> video [b t 8h 8w 3], float32 in [0, 1], within the memory limit.
 
@@ -109,7 +139,7 @@ def decode(
     return np.clip((video.transpose(0, 1, 3, 4, 2) + 1) / 2, 0, 1)
 
 
-def _chunk_within_memory(pipe, shape: tuple, settings: SamplingConfig, progress: bool) -> int:
+def _chunk_within_memory(pipe, shape: tuple, settings: Settings, progress: bool) -> int:
     """Number of frames to decode at a time within the memory limit, with a message."""
     clips, frames, _, h, w = shape
     limit = settings.decode_memory_gb

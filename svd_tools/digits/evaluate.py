@@ -23,7 +23,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from PIL import Image
 
 from svd import __version__, cli, runtime
-from svd.cli.options import add_device, add_model, add_sampling, new_parser, resolve_sampling
+from svd.cli.options import add_device, add_model, add_sampling, new_parser, resolve_model, resolve_sampling
 from svd.config import ConfigError, ModelConfig, SamplingConfig
 from svd.console import log
 from svd.data.moving_digits import MovingDigits
@@ -74,7 +74,8 @@ def resolve(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
     """Model and sampling settings: what was given, then the model's configuration."""
     if args.clips < 2:
         raise ConfigError(f"--clips must be 2 or more, got {args.clips}: one has no covariance")
-    model, sampling = resolve_sampling(args)
+    model = resolve_model(args.SVD, ModelConfig)
+    sampling = resolve_sampling(model, args.SVD)
     if sampling.height != sampling.width:
         raise ConfigError(f"digits move in a square: give the same --SVD.height and --SVD.width, not {sampling.height} "
                           f"and {sampling.width}")  # fmt: skip

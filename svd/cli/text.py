@@ -1,0 +1,119 @@
+"""What the programs that are given text share: prompts, options, and a result for each prompt."""
+
+from __future__ import annotations
+
+import re
+import time
+from functools import partial
+from typing import Optional
+
+from jsonargparse import ArgumentParser, Namespace
+
+from svd.cli import options
+from svd.cli.outputs import add_outputs, check_outputs, describe, side_file, video_writers, write_image, write_results
+from svd.config import ConfigError, ImageLDMConfig, TextSamplingConfig, VideoLDMConfig
+from svd.console import log, printable
+
+MOST_PROMPTS = 10_000
+"""In a file."""
+LONGEST_STEM = 60
+"""Characters of a prompt that begin the name of its result."""
+OF_VIDEOS = {"num_frames", "fps", "window", "window_overlap", "decode_chunk_size", "decode_overlap", "decode_memory_gb"}
+"""Sampling settings that one image does not have."""
+
+
+def build_parser(program: str, description: str, kind: type[ImageLDMConfig]) -> ArgumentParser:
+    """The command line of a kind of model; the sampling flags are the fields of TextSamplingConfig."""
+    videos = kind is VideoLDMConfig
+    what = "video" if videos else "image"
+    parser = options.new_parser(program, description, f"File of these options; one is written beside each {what}.")
+    add = parser.add_argument
+    add("--prompt", nargs="+", type=str, help=f"What is to be seen: one text, or several, with {_an(what)} for each.")
+    add("--prompt_file", type=Optional[str], help="Text file of prompts instead, one a line, in UTF-8.")
+    add("--negative_prompt", type=str, default="", help="What is not to be seen: guidance leads away from it.")
+    add_outputs(parser, what)
+    options.add_device(parser)
+    options.add_compile_cache(parser)
+    example = "configs/video_ldm/animatediff_v3.yaml" if videos else "configs/stable_diffusion/v1_5.yaml"
+    options.add_model(parser, "Weights, as `svd convert` writes them.", group="model", example=example)
+    options.add_sampling(parser, () if videos else OF_VIDEOS, "sampling", TextSamplingConfig)
+    return parser
+
+
+def run(parser: ArgumentParser, args: Namespace, kind: type[ImageLDMConfig]) -> None:
+    """The work of the command line."""
+    if not args.model.checkpoint:
+        raise ConfigError("--model.checkpoint is missing: the weights, as `svd convert` writes them")
+    prompts = read_prompts(args)
+    options.check_compile_cache(args)
+    check_outputs(args)
+    model = options.resolve_model(args.model, kind)
+    sampling = options.resolve_sampling(model, args.sampling)
+    for name in vars(args.sampling):
+        args.sampling[name] = getattr(sampling, name)
+
+    from svd.build import load_pipeline  # MindSpore takes seconds to import
+
+    start = time.perf_counter()
+    choices = {"device_target": args.device_target, "mode": args.mode, "amp_level": args.model.amp_level}
+    pipe = load_pipeline(model, args.model.checkpoint, **choices, compile_cache=args.compile_cache)
+    log(f"loaded {args.model.checkpoint} in {time.perf_counter() - start:.1f} s")
+    facts = describe(args.mode, args.model.checkpoint, None)
+    for prompt in prompts:
+        start = time.perf_counter()
+        result = pipe(prompt, args.negative_prompt, settings=sampling, seed=args.seed)
+        writers = video_writers(args.format, result, sampling.fps) if pipe.makes_videos else image_writers(result)
+        beside = side_file(parser, args, facts, prompt=[prompt], prompt_file=None)
+        written = write_results(args, stem_of(prompt), writers, beside)
+        what = f"{len(result)} frames" if pipe.makes_videos else "an image"
+        log(f"{printable(stem_of(prompt))}: {what} in {time.perf_counter() - start:.1f} s")
+        for path in written:
+            print(path)
+
+
+def image_writers(image):
+    """The writer of an image uint8 [h w 3], by the ending of its name."""
+    return {".png": partial(write_image, image=image)}
+
+
+def read_prompts(args: Namespace) -> list[str]:
+    """The prompts of `--prompt` or `--prompt_file`, looked through; raises ConfigError."""
+    if bool(args.prompt) == bool(args.prompt_file):
+        raise ConfigError("--prompt or --prompt_file is missing" if not args.prompt else
+                          "--prompt and --prompt_file are both given: leave one of them out")  # fmt: skip
+    prompts = args.prompt or _lines(args.prompt_file)
+    for flag, text in [("--negative_prompt", args.negative_prompt), *(("--prompt", prompt) for prompt in prompts)]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # bytes of a command line that are no text become lone surrogates
+            raise ConfigError(f"{flag} is not UTF-8: its byte {error.start + 1} is no character") from error
+    if not all(prompt.strip() for prompt in prompts):
+        raise ConfigError("--prompt is empty: say what is to be seen")
+    return prompts
+
+
+def stem_of(prompt: str) -> str:
+    """The beginning of a prompt as a file name: its words, with hyphens in between."""
+    return re.sub(r"[\W_]+", "-", prompt)[:LONGEST_STEM].strip("-").lower() or "prompt"
+
+
+def _lines(path: str) -> list[str]:
+    where = f"--prompt_file {path}"
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MOST_PROMPTS * 1000 + 1)
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read: {error.strerror}") from error
+    try:
+        lines = [line.strip() for line in text.decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        line = text[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{where} is not UTF-8: line {line} has a byte that is no character") from error
+    prompts = [line for line in lines if line]
+    if not 1 <= len(prompts) <= MOST_PROMPTS:
+        raise ConfigError(f"{where} has {len(prompts)} prompts; 1 to {MOST_PROMPTS} are taken")
+    return prompts
+
+
+def _an(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"

@@ -1,0 +1,185 @@
+"""Images and videos from text (Stable Diffusion, VideoLDM and its kin)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Optional
+
+import numpy as np
+from mindspore import Tensor
+
+from svd.autoencoder.autoencoder import Autoencoder
+from svd.autoencoder.windows import WindowedAxis, apply_in_windows
+from svd.conditioning.conditioning import Conditioning
+from svd.conditioning.text_conditioner import TextConditioner
+from svd.config import ConfigError, ImageLDMConfig, TextSamplingConfig, VideoLDMConfig
+from svd.diffusion.denoiser import Denoiser
+from svd.diffusion.guidance import guided
+from svd.diffusion.samplers import DISCRETE_SAMPLERS
+from svd.diffusion.schedules import discrete_sigmas, visited_levels
+from svd.pipelines import pipeline
+from svd.pipelines.pipeline import NoiseSource, Output, Seed, check_output, latents_shape, solve, warn_of_size
+from svd.pipelines.progress import Bars
+
+
+class TextToVideo:
+    """The pipeline of models that are given text, as `svd.load_pipeline` builds it; its parts can be called by
+    themselves.
+    """
+
+    settings, decode, _as_output = pipeline.settings, pipeline.decode, pipeline.as_output
+
+    def __init__(
+        self,
+        config: ImageLDMConfig,
+        conditioner: TextConditioner,
+        denoiser: Denoiser,
+        autoencoder: Autoencoder,
+        free_memory: Callable[[], int],
+    ):
+        """`free_memory()` returns the free bytes on the device, which the decoding chunk is chosen by."""
+        self.config = config
+        self.conditioner, self.denoiser, self.autoencoder = conditioner, denoiser, autoencoder
+        self.free_memory, self.bars = free_memory, Bars()
+        self.makes_videos = isinstance(config, VideoLDMConfig)
+        self.sigmas = discrete_sigmas(config.schedule)
+
+    def __call__(
+        self,
+        prompt: str | list[str],
+        negative_prompt: str | list[str] = "",
+        *,
+        settings: Optional[TextSamplingConfig] = None,
+        seed: Seed | list[Seed] = 0,
+        noise: Optional[np.ndarray] = None,
+        output: Output = "uint8",
+        image_only: bool = False,
+        progress: bool = True,
+        **sampling,
+    ) -> np.ndarray:
+        """Generate a video for each prompt; an image, if the model is one of images.
+
+        Args:
+            prompt: what is to be seen, or a list of several. An empty one leaves it to the model.
+            negative_prompt: what guidance leads away from: one for all prompts, or one for each.
+            settings: sampling settings; the model's own if None.
+            seed: of the noise; every clip of a batch gets the same noise as alone. A list has one per prompt.
+            noise: the latents' noise at unit variance, [b t c h/8 w/8] (t is 1 for images); replaces the seed's.
+            output: `uint8` video [t h w 3], `float` video in [0, 1], or scaled `latents` [t c h/8 w/8]; an image is
+                without t.
+            image_only: leave the temporal layers out (alpha = 1): the image model alone, frame by frame.
+            progress: show progress bars.
+            **sampling: fields of svd.config.TextSamplingConfig that override the settings: num_frames, height, width,
+                sampling_steps, guidance, ...
+
+        Returns:
+            One video or image, or [b ...] when a list of prompts was given.
+
+        Raises:
+            ConfigError: a setting is unknown or out of bounds.
+            PromptError: a prompt is no text.
+            NumericalError: the network returned values that are not finite.
+        """
+        settings = self.settings(settings, **sampling)
+        self.check(settings)
+        check_output(output)
+        several = not isinstance(prompt, str)
+        prompts = _texts(prompt, "prompt")
+        negative = _texts(negative_prompt, "negative_prompt")
+        if len(negative) not in (1, len(prompts)):
+            raise ConfigError(f"negative_prompt must be one, or one for each of {len(prompts)} prompts")
+        if settings.guidance == 1 and any(negative):
+            raise ConfigError("negative_prompt acts through guidance, which 1 leaves out", setting="guidance")
+        warn_of_size(self.config, settings)
+
+        draw = NoiseSource(seed, clips=len(prompts))
+        noise = draw.or_given("noise", noise, latents_shape(self.config, settings))
+        pair = self.condition(prompts, negative * (len(prompts) // len(negative)), settings, progress)
+        latents = self.sample(pair, noise, settings, draw, progress, image_only)
+        result = self._as_output(latents, settings, output, progress, image_only)
+        result = result if self.makes_videos else result[:, 0]
+        return result if several else result[0]
+
+    def check(self, settings: TextSamplingConfig) -> None:
+        """Raise ConfigError for settings that are not possible with this model."""
+        frames, window = settings.num_frames, settings.window
+        if not self.makes_videos and frames > 1:
+            raise ConfigError(f"the model {self.config.purpose}: num_frames must be 1, got {frames}", "num_frames")
+        most = getattr(self.config.temporal.layers, "max_frames", None) if self.makes_videos else None
+        if most and min(frames, window or frames) > most:
+            raise ConfigError(
+                f"the temporal layers have positions for {most} frames: give a window of at most {most}, and a video "
+                f"of {frames} frames is made of overlapping windows",
+                setting="window",
+            )
+        try:
+            self.levels(settings)
+        except ValueError as error:
+            raise ConfigError(f"sampling_steps: {error}", setting="sampling_steps") from error
+
+    def levels(self, settings: TextSamplingConfig) -> np.ndarray:
+        """The noise levels of the sampler, decreasing: float64 [n]; raises ValueError if they are not possible."""
+        n, to_zero = settings.sampling_steps, settings.sampler != "ddim"
+        return visited_levels(self.sigmas, n, settings.spacing, settings.offset, to_zero)
+
+    def condition(
+        self, prompts: list[str], negative: list[str], settings: TextSamplingConfig, progress: bool = True
+    ) -> tuple[Conditioning, Conditioning]:
+        """b prompts, and what guidance leads away from, b -> the pair (cond, uncond)."""
+        bar = self.bars(progress, "encoding", "prompt", ())  # one graph, however many there are
+        for texts in bar([prompts]):
+            pair = self.conditioner.pair(texts, negative, settings.fps)
+        return pair
+
+    def sample(
+        self,
+        pair: tuple[Conditioning, Conditioning],
+        noise: np.ndarray,
+        settings: TextSamplingConfig,
+        fresh_noise: Callable[[tuple], Tensor],
+        progress: bool = True,
+        image_only: bool = False,
+    ) -> np.ndarray:
+        """Unit noise [b t c h w] -> scaled latents [b t c h w], float32, by the pair (cond, uncond).
+
+        `fresh_noise` draws unit Gaussian noise of a shape, for eta; `image_only` leaves the temporal layers out
+        (alpha = 1).
+        """
+        sigmas = self.levels(settings)
+        bind, skip = partial(self.denoiser.bind, image_only=image_only), self.denoiser.preconditioning.c_skip
+        denoise = guided(bind, *pair, settings.guidance, rescale=settings.guidance_rescale, c_skip=skip)
+        frames = settings.num_frames
+        window = min(settings.window or frames, frames)
+        if window < frames:
+            overlap = settings.window_overlap
+            denoise = in_windows(denoise, window, window // 4 if overlap is None else overlap)
+        size = (len(noise), window, *noise.shape[2:], settings.guidance == 1, image_only)
+        options = {"eta": settings.eta, "noise": fresh_noise} if settings.eta else {}
+        options |= {"progress": self.bars(progress, "sampling", "step", size)}
+        latents = solve(DISCRETE_SAMPLERS[settings.sampler], denoise, noise, sigmas, **options)
+        # what is left of the noise at the lowest level belongs to an image of unit variance
+        return latents / np.float32(np.sqrt(1 + sigmas[-1] ** 2))
+
+
+def in_windows(denoise: Callable[[Tensor, float], Tensor], window: int, overlap: int) -> Callable:
+    """Return (x, sigma) -> D [b t c h w] for more frames than the network sees at a time: the average over overlapping
+    windows, cross-faded where they overlap, as if it denoised them all (MultiDiffusion, arXiv 2302.08113).
+    """
+    axes = [WindowedAxis(1, window, overlap)]
+
+    def denoise_windows(x: Tensor, sigma: float) -> Tensor:
+        def of_window(frames: np.ndarray) -> np.ndarray:
+            return denoise(Tensor(np.ascontiguousarray(frames)), sigma).asnumpy()
+
+        return Tensor(apply_in_windows(of_window, x.asnumpy(), axes))
+
+    return denoise_windows
+
+
+def _texts(given: str | list[str], name: str) -> list[str]:
+    """One text or several as a list; raises ConfigError for anything else."""
+    texts = [given] if isinstance(given, str) else list(given) if isinstance(given, (list, tuple)) else []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{name} must be text, or a list of texts", setting=name)
+    return texts
