@@ -5,7 +5,13 @@ from svd.config.networks import AutoencoderConfig, ImageEncoderConfig, TextEncod
 from svd.config.reading import dump_config, load_config, parse_config
 from svd.config.sampling import SamplingConfig, TrainedRange
 from svd.config.schedule import ScheduleConfig
-from svd.config.temporal import TemporalConfig
+from svd.config.temporal import (
+    ModelScopeLayers,
+    MotionModules,
+    TemporalConfig,
+    TextAttentionLayers,
+    VideoLDMLayers,
+)
 from svd.config.text_sampling import TextSamplingConfig
 from svd.errors import ConfigError
 
@@ -16,14 +22,18 @@ __all__ = [
     "ImageLDMConfig",
     "LatentModel",
     "ModelConfig",
+    "ModelScopeLayers",
+    "MotionModules",
     "SamplingConfig",
     "ScheduleConfig",
     "TemporalConfig",
+    "TextAttentionLayers",
     "TextEncoderConfig",
     "TextSamplingConfig",
     "TrainedRange",
     "UNetConfig",
     "VideoLDMConfig",
+    "VideoLDMLayers",
     "dump_config",
     "load_config",
     "parse_config",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Optional
 
 from svd.config.networks import (
     AutoencoderConfig,
@@ -14,7 +14,7 @@ from svd.config.networks import (
 )
 from svd.config.sampling import SamplingConfig, TrainedRange
 from svd.config.schedule import ScheduleConfig
-from svd.config.temporal import TemporalConfig
+from svd.config.temporal import TemporalConfig, VideoLDMLayers
 from svd.config.text_sampling import TextSamplingConfig
 from svd.errors import check
 
@@ -147,6 +147,16 @@ class VideoLDMConfig(ImageLDMConfig):
 
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     sampling: TextSamplingConfig = field(default_factory=lambda: TextSamplingConfig(num_frames=16))
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.temporal.check_channels([mult * self.unet.model_channels for mult in self.unet.channel_mult])
+
+    @property
+    def fps_dim(self) -> Optional[int]:
+        """Sinusoids that the frame rate is embedded as; None if the network is not conditioned on it."""
+        layers = self.temporal.layers
+        return self.unet.model_channels if isinstance(layers, VideoLDMLayers) and layers.fps else None
 
 
 DEFAULT_KIND = "svd"

@@ -103,3 +103,21 @@ class TemporalConfig:
     def layers(self) -> VideoLDMLayers | MotionModules | ModelScopeLayers | TextAttentionLayers:
         """The settings of the kind that was chosen; VideoLDM's own if none was."""
         return next((value for value in vars(self).values() if value is not None), VideoLDMLayers())
+
+    @property
+    def max_frames(self) -> Optional[int]:
+        """The most frames that one evaluation of the network takes; None: any number of them."""
+        return self.motion_modules and self.motion_modules.max_frames
+
+    def check_channels(self, levels: list[int]) -> None:
+        """Raise ConfigError if the heads do not divide the channels of a level."""
+        layers = self.layers
+        if isinstance(layers, VideoLDMLayers):
+            return  # the heads are those of the image model
+        if isinstance(layers, ModelScopeLayers):
+            name, divisor = "modelscope.num_head_channels", layers.num_head_channels
+        else:
+            kind = "motion_modules" if isinstance(layers, MotionModules) else "text_attention"
+            name, divisor = f"{kind}.heads", layers.heads
+        for channels in levels:
+            check(channels % divisor == 0, f"temporal.{name} {divisor} does not divide a level's {channels} channels")

@@ -1,6 +1,7 @@
 """Folding frames into the batch. Axes: b clips, t frames, c channels, h w pixels, n images or tokens."""
 
 from collections.abc import Callable
+from typing import Optional
 
 from mindspore import Tensor, nn, ops
 
@@ -32,3 +33,9 @@ def per_image(layer: nn.Cell, x: Tensor) -> Tensor:
     """Apply a layer over images [n c h w] to every image of x [... c h w]."""
     y = layer(ops.reshape(x, (-1,) + x.shape[-3:]))
     return ops.reshape(y, x.shape[:-3] + y.shape[1:])
+
+
+def over_frames(norm: nn.Cell, swap: nn.Cell, x: Tensor, shift: Optional[Tensor] = None) -> Tensor:
+    """Normalise x [b t c h w] + shift [b t c] over all frames of a clip, not image by image; swap is a SwapAxes."""
+    b, t, c, h, w = x.shape
+    return ops.reshape(swap(norm(swap(ops.reshape(x, (b, t, c, h * w))), shift)), x.shape)

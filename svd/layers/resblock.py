@@ -6,7 +6,7 @@ from mindspore import Tensor, nn, ops
 
 from svd.layers.axes import fold_frames
 from svd.layers.basic import GroupNorm, Linear, SwapAxes, conv2d, in_type_of
-from svd.layers.blend import Blend
+from svd.layers.blend import residual_blend
 from svd.layers.marks import temporal, zero_init
 
 
@@ -55,16 +55,27 @@ def frame_by_frame(block: ResBlock, x: Tensor, emb: Optional[Tensor] = None) -> 
 
 
 class VideoResBlock(nn.Cell):
-    """A spatial residual block, a temporal one on its output, and their learned blend (VideoLDM, section 3.1)."""
+    """A spatial residual block, a temporal one on its output, and their learned blend (VideoLDM, section 3.1).
+
+    Args:
+        clamped: whether alpha itself is the parameter, cut to [0, 1].
+    """
 
     is_block = True
 
-    def __init__(self, in_channels: int, out_channels: int, emb_dim: Optional[int] = None, spatial_eps: float = 1e-5):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_dim: Optional[int] = None,
+        spatial_eps: float = 1e-5,
+        clamped: bool = False,
+    ):
         super().__init__()
         self.spatial = ResBlock(in_channels, out_channels, (3, 3), emb_dim, spatial_eps)
         self.temporal = temporal(ResBlock(out_channels, out_channels, (3, 1), emb_dim))
         self.swap = SwapAxes()
-        self.blend = Blend()
+        self.blend = residual_blend(clamped)
 
     def construct(
         self,

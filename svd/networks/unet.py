@@ -7,8 +7,8 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from svd.config import UNetConfig
-from svd.layers.axes import per_image
-from svd.layers.basic import GroupNorm, Upsample, conv2d
+from svd.layers.axes import over_frames, per_image
+from svd.layers.basic import GroupNorm, SwapAxes, Upsample, conv2d
 from svd.layers.embeddings import EmbeddingMLP, frequencies, sinusoidal_embedding
 from svd.layers.marks import zero_init
 
@@ -32,7 +32,7 @@ class Blocks(Protocol):
         """A network from the vector [b v] to what is added to the noise level's embedding, [b e]; or None."""
 
     def entry(self, channels: int) -> Optional[nn.Cell]:
-        """A block (x [b t c h w], image_only) -> x after the first convolution, or None."""
+        """A temporal layer, x [b t c h w] -> x, after the first convolution; or None."""
 
     def residual(self, in_channels: int, channels: int, place: Place) -> nn.Cell:
         """A block (x [b t c h w], emb, temporal_emb, image_only) -> [b t c' h w].
@@ -88,8 +88,10 @@ class Level(nn.Cell):
 class UNet(nn.Cell):
     """F(x; c_noise, context, vector, temporal_context): `construct`, or in two steps `constants` and `evaluate`."""
 
-    def __init__(self, config: UNetConfig, blocks: Blocks):
+    def __init__(self, config: UNetConfig, blocks: Blocks, joint_norm_out: bool = False):
+        """`joint_norm_out`: normalise the result over all frames of a clip, not every frame by itself."""
         super().__init__()
+        self.joint_norm_out = joint_norm_out
         emb_dim = 4 * config.model_channels
         widths = [mult * config.model_channels for mult in config.channel_mult]
         places = [Place(2**i in config.attention_resolutions) for i in range(len(widths))]
@@ -120,6 +122,7 @@ class UNet(nn.Cell):
             if i > 0:
                 up[-1].upsample = Upsample(channels)
         self.up_blocks = nn.CellList(up)
+        self.swap = SwapAxes()
         self.norm_out = GroupNorm(channels, silu=True)
         self.conv_out = zero_init(conv2d(channels, config.out_channels))
 
@@ -152,8 +155,8 @@ class UNet(nn.Cell):
         embs = self._embeddings(self.time_embedding(time), embedded, t)
 
         x = per_image(self.conv_in, x)
-        if self.entry is not None:
-            x = self.entry(x, image_only)
+        if self.entry is not None and not image_only:
+            x = self.entry(x)
         skips = (x,)
         for i in range(len(self.down_blocks)):
             level = self.down_blocks[i]
@@ -172,7 +175,11 @@ class UNet(nn.Cell):
                 skips = skips[:-1]
             if i < self.last:
                 x = per_image(level.upsample, x)
-        return per_image(self.conv_out, per_image(self.norm_out, x)).astype(out_dtype)
+        if self.joint_norm_out and not image_only:
+            x = over_frames(self.norm_out, self.swap, x)
+        else:
+            x = per_image(self.norm_out, x)
+        return per_image(self.conv_out, x).astype(out_dtype)
 
     def _embeddings(self, emb: Tensor, embedded: tuple[Tensor, ...], num_frames: int) -> tuple[Tensor, Tensor]:
         """The embeddings of the noise level and the vector for spatial and for temporal layers, after SiLU, [b t e]."""

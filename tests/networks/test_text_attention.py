@@ -1,0 +1,115 @@
+"""srpkdyy/VideoLDM: the values of tests/golden_family/videoldm_srpkdyy, at the tolerances that the set comes with."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comparison import assert_close
+from diffusers_names import load_diffusers
+from mindspore import Tensor
+from mindspore.nn import Cell
+from safetensors.numpy import load_file
+
+from svd.config import TemporalConfig, TextAttentionLayers, TextEncoderConfig, UNetConfig, VideoLDMConfig
+from svd.layers.blend import Blend
+from svd.layers.temporal import FrameConvolutions
+from svd.networks.blocks.image import image_unet
+from svd.networks.blocks.text_attention import TextAttention
+from svd.networks.blocks.video_ldm import video_unet
+
+FOLDER = Path(__file__).parents[1] / "golden_family" / "videoldm_srpkdyy"
+CLIPS, FRAMES = 2, 5
+LAYER, NETWORK = 2e-5, 1e-4
+CONFIG = VideoLDMConfig(
+    unet=UNetConfig(
+        in_channels=4,
+        model_channels=32,
+        channel_mult=[1, 2],
+        num_res_blocks=1,
+        attention_resolutions=[1],
+        num_heads=4,
+        context_dim=24,
+        vector_dim=None,
+        convolution_projection=True,
+    ),
+    text_encoder=TextEncoderConfig(width=24, heads=2),
+    temporal=TemporalConfig(text_attention=TextAttentionLayers(heads=4)),
+)
+NAMES = [
+    (r"resnets\.(\d+)\.blend\.", r"conv3ds.\1."),
+    (r"resnets\.(\d+)\.temporal\.norms\.0\.", r"conv3ds.\1.block1.0."),
+    (r"resnets\.(\d+)\.temporal\.convs\.0\.", r"conv3ds.\1.block1.2."),
+    (r"resnets\.(\d+)\.temporal\.norms\.1\.", r"conv3ds.\1.block2.0."),
+    (r"resnets\.(\d+)\.temporal\.convs\.1\.", r"conv3ds.\1.block2.2."),
+    (r"attentions\.(\d+)\.blend\.", r"tempo_attns.\1."),
+    (r"attentions\.(\d+)\.temporal\.to_out\.", r"tempo_attns.\1.o_proj."),
+    (r"attentions\.(\d+)\.temporal\.to_([qkv])\.", r"tempo_attns.\1.\2_proj."),
+]
+
+
+@pytest.fixture(scope="module")
+def values() -> dict[str, np.ndarray]:
+    with np.load(FOLDER / "values.npz") as values:
+        return dict(values)
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, np.ndarray]:
+    return load_file(FOLDER / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def layer_weights() -> dict[str, np.ndarray]:
+    return load_file(FOLDER / "weights_layers.safetensors")
+
+
+def clips(x: np.ndarray) -> Tensor:
+    """[(b t) ...] -> [b t ...]"""
+    return Tensor(x.reshape(CLIPS, FRAMES, *x.shape[1:]))
+
+
+class Blended(Cell):
+    """A temporal layer and its blend by themselves."""
+
+    def __init__(self, temporal: Cell):
+        super().__init__()
+        self.temporal, self.blend = temporal, Blend(clamped=True)
+
+    def construct(self, x: Tensor, *others: Tensor) -> Tensor:
+        return self.blend(x, self.temporal(x, *others))
+
+
+def load_layer(layer: Blended, weights: dict[str, np.ndarray], name: str, kind: str) -> Blended:
+    prefix = f"{name}."
+    state = {f"{kind}.0.{key.removeprefix(prefix)}": value for key, value in weights.items() if key.startswith(prefix)}
+    place = "resnets" if kind == "conv3ds" else "attentions"
+    return load_diffusers(layer, state, [(r"^", f"{place}.0."), *NAMES], "dummy")
+
+
+def test_convolutions(mode, values, layer_weights):
+    layer = load_layer(Blended(FrameConvolutions(64, 2, residual=False)), layer_weights, "conv3d", "conv3ds")
+    result = layer(clips(values["layer_x"]))
+    assert_close(result.reshape(values["conv3d_out"].shape), values["conv3d_out"], LAYER)
+
+
+def test_attention_of_two_clips(mode, values, layer_weights):
+    """Each attends to its own text, for which the reference had to be repaired."""
+    layer = load_layer(Blended(TextAttention(64, 4, 24)), layer_weights, "text_attn", "tempo_attns")
+    constants = layer.temporal.constants(Tensor(values["layer_text"]), FRAMES)
+    result = layer(clips(values["layer_x"]), *constants)
+    assert_close(result.reshape(values["text_attn_out"].shape), values["text_attn_out"], LAYER)
+
+
+def test_network(mode, values, weights):
+    """The video network, and without its temporal layers the image network."""
+    network = load_diffusers(video_unet(CONFIG), weights, NAMES, "dummy")
+    inputs = clips(values["unet_x"]), Tensor(values["unet_timestep"].astype(np.float32)), Tensor(values["unet_text"])
+    shape = values["unet_out"].shape
+    assert_close(network(*inputs).reshape(shape), values["unet_out"], NETWORK)
+    assert_close(network(*inputs, None, True).reshape(shape), values["image_out"], NETWORK)
+
+
+def test_image_network(eager, values, weights):
+    network = load_diffusers(image_unet(CONFIG), weights, [], r"conv3ds|tempo_attns")
+    inputs = clips(values["unet_x"]), Tensor(values["unet_timestep"].astype(np.float32)), Tensor(values["unet_text"])
+    assert_close(network(*inputs).reshape(values["image_out"].shape), values["image_out"], NETWORK)
