@@ -52,7 +52,7 @@ class Tokenizer:
         self._vocabulary, self._merges, self._length = dict(vocabulary), list(merges), config.tokens
         self._start, self._end = vocabulary[START], vocabulary[END]
         self._padding = self._end if config.padding == "end" else 0
-        self._tokenizer = _byte_pair_encoding(self._vocabulary, pairs)
+        self._tokenizer = byte_pair_encoding(self._vocabulary, pairs)
 
     def __call__(self, prompts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """Tokens, int32 [b n] from start to end and padded; and a warning for every prompt that is too long.
@@ -91,7 +91,8 @@ class Tokenizer:
         return cls(data["vocab"], data["merges"], config)
 
 
-def _byte_pair_encoding(vocabulary: dict[str, int], pairs: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+def byte_pair_encoding(vocabulary: dict[str, int], pairs: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+    """The package's tokenizer with CLIP's normalisation and pieces, without start, end and padding."""
     bpe = models.BPE(vocabulary, pairs, unk_token=END, continuing_subword_prefix="", end_of_word_suffix=END_OF_WORD)
     tokenizer = tokenizers.Tokenizer(bpe)
     one_space = normalizers.Replace(Regex(r"\s+"), " ")
@@ -132,7 +133,7 @@ def _pairs(vocabulary: Mapping[str, int], merges: Sequence[str]) -> list[tuple[s
             TokenizerError,
         )
     if len(vocabulary) == PUBLISHED:
-        tokens = [*_symbols(), *(symbol + END_OF_WORD for symbol in _symbols()), *map("".join, pairs), START, END]
+        tokens = [*symbols(), *(symbol + END_OF_WORD for symbol in symbols()), *map("".join, pairs), START, END]
         check(
             vocabulary == {token: i for i, token in enumerate(tokens)},
             f"the vocabulary has the {PUBLISHED} tokens of CLIP's, but they are not bytes, merges, start and end in "
@@ -142,7 +143,7 @@ def _pairs(vocabulary: Mapping[str, int], merges: Sequence[str]) -> list[tuple[s
     return pairs
 
 
-def _symbols() -> Iterator[str]:
+def symbols() -> Iterator[str]:
     """The 256 bytes as characters, in the order of CLIP's vocabulary: printable ones first, then the others."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     yield from map(chr, printable)
