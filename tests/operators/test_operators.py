@@ -53,6 +53,7 @@ LAYERS = {
     "layer_norm": (lambda: LayerNorm(37), [(3, 70, 37)]),
     "gelu": (lambda: GELU(), [(3, 70, 5)]),
     "attention": (lambda: DotProductAttention(2), [(3, 5, 40), (3, 11, 40), (3, 11, 40)]),
+    "attention_in_float32": (lambda: DotProductAttention(2, upcast=True), [(3, 5, 40), (3, 11, 40), (3, 11, 40)]),
     "attention_of_long_rows": (lambda: DotProductAttention(1), [(1, 53, 6), (1, 131, 6), (1, 131, 6)]),
     "attention_of_many_heads": (lambda: DotProductAttention(5), [(13, 50, 10), (13, 7, 10), (13, 7, 10)]),
     "attention_with_a_bias": (lambda: DotProductAttention(2), [(3, 5, 40), (3, 11, 40), (3, 11, 40), (1, 2, 5, 11)]),
