@@ -68,6 +68,5 @@ def build_conditioner(
     missing = "the checkpoint has no tokenizer, which turns prompts into tokens: convert it again, with one"
     check(TOKENIZER in metadata, missing, TokenizerError)
     tokenizer = Tokenizer.from_metadata(metadata[TOKENIZER], config.text_encoder)
-    told_fps = isinstance(config, VideoLDMConfig) and getattr(config.temporal.layers, "fps", False)
-    fps_dim = config.unet.model_channels if told_fps else None
+    fps_dim = config.fps_dim if isinstance(config, VideoLDMConfig) else None
     return TextConditioner(networks["text_encoder"], tokenizer, fps_dim=fps_dim)

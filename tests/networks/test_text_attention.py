@@ -100,16 +100,19 @@ def test_attention_of_two_clips(mode, values, layer_weights):
     assert_close(result.reshape(values["text_attn_out"].shape), values["text_attn_out"], LAYER)
 
 
+def inputs_of(values: dict[str, np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
+    return clips(values["unet_x"]), Tensor(values["unet_timestep"].astype(np.float32)), Tensor(values["unet_text"])
+
+
 def test_network(mode, values, weights):
-    """The video network, and without its temporal layers the image network."""
     network = load_diffusers(video_unet(CONFIG), weights, NAMES, "dummy")
-    inputs = clips(values["unet_x"]), Tensor(values["unet_timestep"].astype(np.float32)), Tensor(values["unet_text"])
-    shape = values["unet_out"].shape
-    assert_close(network(*inputs).reshape(shape), values["unet_out"], NETWORK)
-    assert_close(network(*inputs, None, True).reshape(shape), values["image_out"], NETWORK)
+    result = network(*inputs_of(values))
+    assert_close(result.reshape(values["unet_out"].shape), values["unet_out"], NETWORK)
 
 
 def test_image_network(eager, values, weights):
-    network = load_diffusers(image_unet(CONFIG), weights, [], r"conv3ds|tempo_attns")
-    inputs = clips(values["unet_x"]), Tensor(values["unet_timestep"].astype(np.float32)), Tensor(values["unet_text"])
-    assert_close(network(*inputs).reshape(values["image_out"].shape), values["image_out"], NETWORK)
+    """By itself, and within the video network."""
+    image = load_diffusers(image_unet(CONFIG), weights, [], r"conv3ds|tempo_attns")
+    video = load_diffusers(video_unet(CONFIG), weights, NAMES, "dummy")
+    for result in (image(*inputs_of(values)), video(*inputs_of(values), None, True)):
+        assert_close(result.reshape(values["image_out"].shape), values["image_out"], NETWORK)
