@@ -16,7 +16,7 @@ from svd.checkpoints.lora import LoRA, merging, read_loras
 from svd.checkpoints.model_file import Checkpoint
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.compile_cache import CompileCache
-from svd.config import LatentModel, dump_config, load_config
+from svd.config import Model, dump_config, load_config
 from svd.graphs import keep_latest
 from svd.models import model_of
 from svd.models.part import Part
@@ -26,7 +26,7 @@ from svd.placement import compute_dtype, place
 from svd.runtime import AmpLevel
 
 
-def build_networks(config: LatentModel) -> dict[str, nn.Cell]:
+def build_networks(config: Model) -> dict[str, nn.Cell]:
     """Build the networks of a model, by the prefix of their parameters in a checkpoint.
 
     Parameters have shapes but neither values nor memory until they are loaded.
@@ -35,7 +35,7 @@ def build_networks(config: LatentModel) -> dict[str, nn.Cell]:
         return {prefix: part.build() for prefix, part in _parts(config).items() if not part.spare}
 
 
-def parameter_shapes(config: LatentModel) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(config: Model) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors that a checkpoint can have, optional parts included."""
     with no_init_parameters():
         return _shapes({prefix: part.build() for prefix, part in _parts(config).items()})
@@ -50,13 +50,13 @@ def _shapes(networks: Mapping[str, nn.Cell]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def optional_parts(config: LatentModel) -> dict[str, str]:
+def optional_parts(config: Model) -> dict[str, str]:
     """The optional parts of a checkpoint: prefixes of their names, and what is missing without them."""
     return {f"{prefix}.": part.optional for prefix, part in _parts(config).items() if part.optional}
 
 
 def load_pipeline(
-    config: Optional[str | Path | LatentModel] = None,
+    config: Optional[str | Path | Model] = None,
     checkpoint: str | Path = "",
     device_target: str = "auto",
     mode: int = 0,
@@ -86,7 +86,7 @@ def load_pipeline(
         TokenizerError: the model is given text, and its checkpoint has no tokenizer that can be used.
     """
     device = runtime.setup(device_target, mode)
-    if config is not None and not isinstance(config, LatentModel):
+    if config is not None and not isinstance(config, Model):
         config = load_config(config)
     file = open_checkpoint(checkpoint)
     config = config or file.config
@@ -108,7 +108,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path)
 
 
-def stored_networks(config: LatentModel, checkpoint: Checkpoint) -> dict[str, nn.Cell]:
+def stored_networks(config: Model, checkpoint: Checkpoint) -> dict[str, nn.Cell]:
     """Build the networks of a model that this checkpoint has weights for, by prefix; weights are not loaded.
 
     A part is replaced by its stand-in if the checkpoint has none of its weights, or has other networks than the
@@ -130,13 +130,13 @@ def stored_networks(config: LatentModel, checkpoint: Checkpoint) -> dict[str, nn
     return networks
 
 
-def _parts(config: LatentModel) -> dict[str, Part]:
+def _parts(config: Model) -> dict[str, Part]:
     """The parts of a model by their prefixes."""
     return {part.prefix: part for part in model_of(config).parts(config)}
 
 
 def load_networks(
-    config: LatentModel,
+    config: Model,
     checkpoint: Checkpoint,
     device: str,
     amp_level: AmpLevel,
@@ -163,7 +163,7 @@ def load_networks(
 
 
 def fill_networks(
-    config: LatentModel,
+    config: Model,
     networks: Mapping[str, nn.Cell],
     checkpoint: Checkpoint,
     device: str,

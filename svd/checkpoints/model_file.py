@@ -13,7 +13,7 @@ from svd.checkpoints.foreign import describe_adapter_folder, describe_adapters, 
 from svd.checkpoints.formats import LORA_DOWN, LORA_UP
 from svd.checkpoints.tensor_files import DTYPES, lazy_tensor
 from svd.checkpoints.tensor_header import CheckpointError, check_gapless, read_header
-from svd.config import LatentModel, parse_config
+from svd.config import Model, parse_config
 from svd.console import first_few
 
 if TYPE_CHECKING:  # MindSpore takes seconds to import: errors of checkpoints do not wait for it
@@ -43,7 +43,7 @@ class Checkpoint:
         self._data = np.memmap(self.path, np.uint8, mode="c")
 
     @cached_property
-    def config(self) -> LatentModel:
+    def config(self) -> Model:
         """The model's configuration.
 
         Raises:
@@ -66,7 +66,7 @@ class Checkpoint:
             return lazy_tensor(self.path, name, stored).read()
         return np.asarray(self._data[stored.start : stored.end]).view(DTYPES[stored.dtype]).reshape(stored.shape)
 
-    def check_model(self, model: LatentModel) -> None:
+    def check_model(self, model: Model) -> None:
         """Raise CheckpointError if the file has a configuration with other networks than the model."""
         if "config" in self.metadata and (different := self.config.different_networks(model)):
             raise self._of_another_model(different[0])

@@ -14,14 +14,15 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from svd.checkpoints.model_file import Checkpoint
 from svd.cli.program import is_user_error
-from svd.config import ConfigError, LatentModel, SamplingConfig, load_config
+from svd.config import ConfigError, SamplingConfig, load_config
+from svd.config import Model as AnyModel
 from svd.console import one_line
 from svd.files import check_folder
 from svd.resources import find_file
 from svd.runtime import AmpLevel, DeviceTarget, Mode
 from svd.yaml_files import checked_yaml, load_yaml, loader, read_yaml
 
-Model = TypeVar("Model", bound=LatentModel)
+Model = TypeVar("Model", bound=AnyModel)
 _ABSENT = object()
 
 

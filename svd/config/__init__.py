@@ -1,7 +1,8 @@
 """Every setting of the model and of sampling: one documented dataclass per component, and `load_config`."""
 
-from svd.config.models import ImageLDMConfig, LatentModel, ModelConfig, VideoLDMConfig
+from svd.config.models import ImageLDMConfig, LatentModel, Model, ModelConfig, VideoDiffusionConfig, VideoLDMConfig
 from svd.config.networks import AutoencoderConfig, ImageEncoderConfig, TextEncoderConfig, UNetConfig
+from svd.config.pixel_sampling import PixelSamplingConfig
 from svd.config.reading import dump_config, load_config, parse_config
 from svd.config.sampling import SamplingConfig, TrainedRange
 from svd.config.schedule import ScheduleConfig
@@ -21,9 +22,11 @@ __all__ = [
     "ImageEncoderConfig",
     "ImageLDMConfig",
     "LatentModel",
+    "Model",
     "ModelConfig",
     "ModelScopeLayers",
     "MotionModules",
+    "PixelSamplingConfig",
     "SamplingConfig",
     "ScheduleConfig",
     "TemporalConfig",
@@ -32,6 +35,7 @@ __all__ = [
     "TextSamplingConfig",
     "TrainedRange",
     "UNetConfig",
+    "VideoDiffusionConfig",
     "VideoLDMConfig",
     "VideoLDMLayers",
     "dump_config",

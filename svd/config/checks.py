@@ -31,6 +31,17 @@ def check_most(component: Any, section: str, **most: float) -> None:
             check(abs(item) <= largest, f"{where} must be at most {largest:g}, got {_shown(item)}")
 
 
+def check_levels(name: str, channels: int, channel_mult: list[int]) -> None:
+    """Raise ConfigError unless the channels of all levels can be normalised in groups."""
+    check(len(channel_mult) > 0, f"{name}.channel_mult must name at least one level")
+    for level in (1, *channel_mult):
+        check(
+            level > 0 and level * channels % 32 == 0,
+            f"{name}: the {level * channels} channels of a level are not a multiple of 32 (of the groups they are "
+            "normalised in)",
+        )
+
+
 def _shown(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"a number of {len(text)} digits"

@@ -12,6 +12,8 @@ from svd.config.networks import (
     UNetConfig,
     about_parameters,
 )
+from svd.config.pixel_networks import FactorisedAttention, LucidrainsConfig, PixelTemporalConfig, PixelUNetConfig
+from svd.config.pixel_sampling import PixelSamplingConfig
 from svd.config.sampling import SamplingConfig, TrainedRange
 from svd.config.schedule import ScheduleConfig
 from svd.config.temporal import TemporalConfig, VideoLDMLayers
@@ -22,18 +24,18 @@ MOST_PARAMETERS = 20e9
 """Stable Video Diffusion has 2.3 billion, all networks together."""
 
 
-class LatentModel:
-    """What models of latents have in common: a `unet` and an `autoencoder`."""
+class Model:
+    """What all models have in common: sections that say what their networks are, and the sizes of videos they take."""
 
     networks: ClassVar[tuple[str, ...]]
-    """The sections that say what its networks are."""
+    """The sections."""
     purpose: ClassVar[str]
     """What it does, for messages."""
 
     @property
     def size_multiple(self) -> int:
         """The number of pixels that height and width of a video must be multiples of."""
-        return self.autoencoder.downsampling * 2 ** (len(self.unet.channel_mult) - 1)
+        raise NotImplementedError
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ConfigError for a size that the networks cannot downsample evenly."""
@@ -43,7 +45,7 @@ class LatentModel:
             f"height and width must be multiples of {multiple}, got {height} x {width}",
         )
 
-    def different_networks(self, other: LatentModel) -> list[str]:
+    def different_networks(self, other: Model) -> list[str]:
         """The differences of another model's networks, a line each. The choice of decoder is ignored: a checkpoint may
         have both.
         """
@@ -51,11 +53,23 @@ class LatentModel:
             return ["it is of another kind"]
         different = []
         for part in self.networks:
-            theirs = vars(getattr(other, part))
-            for key, value in vars(getattr(self, part)).items():
+            ours, theirs = getattr(self, part), getattr(other, part)
+            if ours is None or theirs is None:
+                different += [] if ours is theirs else [f"its {part} is {ours}, not {theirs}"]
+                continue
+            theirs = vars(theirs)
+            for key, value in vars(ours).items():
                 if value != theirs[key] and (part, key) != ("autoencoder", "decoder"):
                     different.append(f"its {part}.{key} is {value}, not {theirs[key]}")
         return different
+
+
+class LatentModel(Model):
+    """What models of latents have in common: a `unet` and an `autoencoder`."""
+
+    @property
+    def size_multiple(self) -> int:
+        return self.autoencoder.downsampling * 2 ** (len(self.unet.channel_mult) - 1)
 
     def _check_networks(self, encoder: ImageEncoderConfig | TextEncoderConfig) -> None:
         parameters = about_parameters(self.unet, self.autoencoder, encoder)
@@ -159,7 +173,60 @@ class VideoLDMConfig(ImageLDMConfig):
         return self.unet.model_channels if isinstance(layers, VideoLDMLayers) and layers.fps else None
 
 
+@dataclass
+class VideoDiffusionConfig(Model):
+    """A model in pixel space: Video Diffusion Models (arXiv 2204.03458), the image model within, or VideoLDM on it."""
+
+    networks = ("unet", "temporal", "lucidrains")
+    purpose = "makes videos in pixel space"
+
+    unet: PixelUNetConfig = field(default_factory=PixelUNetConfig)
+    temporal: PixelTemporalConfig = field(default_factory=lambda: PixelTemporalConfig(factorised=FactorisedAttention()))
+    lucidrains: Optional[LucidrainsConfig] = None
+    """The network of lucidrains/video-diffusion-pytorch in place of the other two."""
+    preconditioning: Literal["log_snr_v", "log_snr_eps", "cosine_eps"] = "log_snr_v"
+    """What the network predicts and sees: v, or the noise, and the log-SNR of the continuous cosine schedule; or the
+    noise, and the timestep of the discrete one (lucidrains)."""
+    timesteps: int = 1000
+    """How many there are, of cosine_eps."""
+    sampling: PixelSamplingConfig = field(default_factory=PixelSamplingConfig)
+
+    def __post_init__(self):
+        if self.lucidrains is not None:
+            others = self.unet == PixelUNetConfig() and self.temporal == PixelTemporalConfig(FactorisedAttention())
+            check(others, "lucidrains takes the place of unet and temporal: give either")
+        reads, text = self.temporal.text_attention is not None, self.unet.context_dim is not None
+        check(text or not reads, "temporal.text_attention sees the text alone: give unet.context_dim")
+        check(0 < self.timesteps <= 100_000, f"timesteps must be from 1 to 100,000, got {self.timesteps}")
+        discrete = self.preconditioning == "cosine_eps"
+        check(self.timesteps == 1000 or discrete, f"timesteps are for preconditioning cosine_eps, got {self.timesteps}")
+        check(
+            self.sampling.guidance == 1 or self.conditioned,
+            f"sampling.guidance is for networks that are told something, got {self.sampling.guidance}: give 1",
+        )
+
+    @property
+    def channels(self) -> int:
+        """Channels of a video."""
+        return (self.lucidrains or self.unet).channels
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the network is told something: text, or lucidrains' condition."""
+        return (self.unet.context_dim if self.lucidrains is None else self.lucidrains.cond_dim) is not None
+
+    @property
+    def size_multiple(self) -> int:
+        mults = self.unet.channel_mult if self.lucidrains is None else self.lucidrains.dim_mults
+        return 2 ** (len(mults) - 1)
+
+
 DEFAULT_KIND = "svd"
 """The kind of configurations without one, as earlier versions wrote them."""
-KINDS: dict[str, type] = {DEFAULT_KIND: ModelConfig, "image_ldm": ImageLDMConfig, "video_ldm": VideoLDMConfig}
+KINDS: dict[str, type] = {
+    DEFAULT_KIND: ModelConfig,
+    "image_ldm": ImageLDMConfig,
+    "video_ldm": VideoLDMConfig,
+    "video_diffusion": VideoDiffusionConfig,
+}
 """The settings of each kind of model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
-from svd.config.checks import check_most, check_positive
+from svd.config.checks import check_levels, check_most, check_positive
 from svd.errors import check
 
 MOST_TOKENS = 2**16
@@ -47,7 +47,7 @@ class UNetConfig:
         check_most(self, "unet", in_channels=512, out_channels=256, model_channels=8192, channel_mult=64)
         check_most(self, "unet", num_res_blocks=16, num_head_channels=8192, context_dim=16384, vector_dim=65536)
         check_most(self, "unet", num_heads=1024)
-        _check_levels("unet", self.model_channels, self.channel_mult)
+        check_levels("unet", self.model_channels, self.channel_mult)
         levels = [2**i for i in range(len(self.channel_mult))]
         check(
             set(self.attention_resolutions) <= set(levels),
@@ -85,7 +85,7 @@ class AutoencoderConfig:
         check_positive(self, "autoencoder")
         check_most(self, "autoencoder", channels=4096, channel_mult=64, num_res_blocks=16, latent_channels=256)
         check_most(self, "autoencoder", scale_factor=1e6)
-        _check_levels("autoencoder", self.channels, self.channel_mult)
+        check_levels("autoencoder", self.channels, self.channel_mult)
 
     @property
     def downsampling(self) -> int:
@@ -124,16 +124,6 @@ class ImageEncoderConfig:
         )
         patches = (self.image_size // self.patch_size) ** 2
         check(patches <= MOST_TOKENS, f"image_encoder: an image of {patches} patches; at most {MOST_TOKENS} are seen")
-
-
-def _check_levels(name: str, channels: int, channel_mult: list[int]) -> None:
-    check(len(channel_mult) > 0, f"{name}.channel_mult must name at least one level")
-    for level in (1, *channel_mult):
-        check(
-            level > 0 and level * channels % 32 == 0,
-            f"{name}: the {level * channels} channels of a level are not a multiple of 32 (of the groups they are "
-            "normalised in)",
-        )
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any, Optional
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from svd.config.models import DEFAULT_KIND, KINDS, LatentModel
+from svd.config.models import DEFAULT_KIND, KINDS, Model
 from svd.console import one_line
 from svd.errors import ConfigError, check
 from svd.resources import find_file
@@ -19,7 +19,7 @@ MOST_INTERPOLATIONS = 16
 """In a YAML file."""
 
 
-def load_config(source: str | Path) -> LatentModel:
+def load_config(source: str | Path) -> Model:
     """Read a model's configuration: a YAML file that states only what differs from the defaults of its `kind`, or of
     its `base`, a path relative to it. `configs/...` are found from any folder.
 
@@ -29,13 +29,13 @@ def load_config(source: str | Path) -> LatentModel:
     return _structured(_read(Path(find_file(source))), f"config {source}")
 
 
-def parse_config(text: str) -> LatentModel:
+def parse_config(text: str) -> Model:
     """Parse the configuration that `dump_config` wrote."""
     where = "the config in the checkpoint"
     return _structured([_parse(checked_yaml, text, where)], where)
 
 
-def dump_config(config: LatentModel) -> str:
+def dump_config(config: Model) -> str:
     """The complete configuration as YAML, defaults included, without the default kind, unknown to earlier versions."""
     kind = next(kind for kind, known in KINDS.items() if type(config) is known)
     return ("" if kind == DEFAULT_KIND else f"kind: {kind}\n") + OmegaConf.to_yaml(OmegaConf.structured(config))
@@ -73,7 +73,7 @@ def _taken(config, name: str, where: str, what: str) -> Optional[str]:
     return value
 
 
-def _structured(configs: list, where: str) -> LatentModel:
+def _structured(configs: list, where: str) -> Model:
     """The defaults of the kind, overridden by the configs in order."""
     kinds = [_taken(config, "kind", where, f"one of {', '.join(KINDS)}") for config in configs]
     kind = next(filter(None, reversed(kinds)), DEFAULT_KIND)

@@ -59,7 +59,7 @@ def euler(
 
     With `churn`, `noise(shape)` draws unit Gaussian noise of x's kind and dtype; ValueError without it.
     """
-    steps = _steps(sigmas)
+    steps = steps_of(sigmas)
     for sigma, sigma_next in progress(steps):
         x, sigma = _churned(x, sigma, churn, noise, len(steps))
         x = _towards(denoise(x, sigma), x, sigma_next / sigma)
@@ -79,7 +79,7 @@ def heun(
 
     With `churn`, `noise(shape)` draws unit Gaussian noise of x's kind and dtype; ValueError without it.
     """
-    steps = _steps(sigmas)
+    steps = steps_of(sigmas)
     for sigma, sigma_next in progress(steps):
         x, sigma = _churned(x, sigma, churn, noise, len(steps))
         x0 = denoise(x, sigma)
@@ -99,7 +99,7 @@ def dpmpp_2m(denoise: Denoise, x: Any, sigmas: Sequence[float], *, progress: Pro
     step. Deterministic: added noise would spoil the history.
     """
     x0_last = h_last = None
-    for sigma, sigma_next in progress(_steps(sigmas)):
+    for sigma, sigma_next in progress(steps_of(sigmas)):
         x0 = target = denoise(x, sigma)
         if sigma_next > 0:  # lambda is infinite at 0; Euler's step stands, and it gives D itself
             h = math.log(sigma / sigma_next)
@@ -127,7 +127,7 @@ def ddim(
     """
     if eta and noise is None:
         raise ValueError("eta needs noise: a function from a shape to unit Gaussian noise")
-    for sigma, sigma_next in progress(_steps(sigmas)):
+    for sigma, sigma_next in progress(steps_of(sigmas)):
         fresh = eta * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)
         x = _towards(denoise(x, sigma), x, math.sqrt(sigma_next**2 - fresh**2) / sigma)
         if fresh:
@@ -148,7 +148,7 @@ def _churned(x, sigma: float, churn: Churn | None, noise: Noise | None, steps: i
     return x + noise(x.shape) * (churn.s_noise * math.sqrt(raised**2 - sigma**2)), raised
 
 
-def _steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:
+def steps_of(sigmas: Sequence[float]) -> list[tuple[float, float]]:
     # Python floats: a NumPy float64 would turn float32 arrays into float64.
     sigmas = [float(sigma) for sigma in sigmas]
     steps = list(pairwise(sigmas))

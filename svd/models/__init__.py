@@ -4,13 +4,13 @@ free_memory, metadata)`, which assembles them; the metadata are those of their c
 
 from types import ModuleType
 
-from svd.config import ImageLDMConfig, LatentModel, ModelConfig
-from svd.models import image_ldm, svd
+from svd.config import ImageLDMConfig, Model, ModelConfig, VideoDiffusionConfig
+from svd.models import image_ldm, svd, video_diffusion
 
-MODELS: dict[type, ModuleType] = {ModelConfig: svd, ImageLDMConfig: image_ldm}
+MODELS: dict[type, ModuleType] = {ModelConfig: svd, ImageLDMConfig: image_ldm, VideoDiffusionConfig: video_diffusion}
 """Modules by the configuration class of a kind (svd.config.models.KINDS)."""
 
 
-def model_of(config: LatentModel) -> ModuleType:
+def model_of(config: Model) -> ModuleType:
     """The module of a configuration's kind of model."""
     return MODELS[type(config)]

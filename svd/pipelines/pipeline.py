@@ -10,11 +10,11 @@ from typing import Literal, Optional, get_args
 import numpy as np
 from mindspore import Tensor
 
-from svd.config import ConfigError, LatentModel, SamplingConfig, TextSamplingConfig
+from svd.config import ConfigError, LatentModel, Model, PixelSamplingConfig, SamplingConfig, TextSamplingConfig
 from svd.console import log
 from svd.errors import NumericalError
 
-Settings = SamplingConfig | TextSamplingConfig
+Settings = SamplingConfig | TextSamplingConfig | PixelSamplingConfig
 Output = Literal["uint8", "float", "latents"]
 Seed = int | Sequence[int]
 """Seeds of NumPy's generators."""
@@ -77,7 +77,7 @@ def latents_shape(config: LatentModel, settings: Settings) -> tuple[int, ...]:
     return (settings.num_frames, config.autoencoder.latent_channels, settings.height // scale, settings.width // scale)
 
 
-def warn_of_size(config: LatentModel, settings: Settings) -> None:
+def warn_of_size(config: Model, settings: Settings) -> None:
     """Warn if the size is not the model's own; called by a pipeline's `__call__`."""
     trained = (config.sampling.height, config.sampling.width)
     if (settings.height, settings.width) != trained:

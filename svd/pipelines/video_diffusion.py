@@ -1,0 +1,150 @@
+"""Videos and images in pixel space (Video Diffusion Models, arXiv 2204.03458)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Optional
+
+import numpy as np
+from mindspore import Tensor
+
+from svd.conditioning.conditioning import Conditioning
+from svd.config import ConfigError, PixelSamplingConfig, VideoDiffusionConfig
+from svd.diffusion.ancestral import ancestral, clipped, cosine_beta_sigmas, cosine_sigmas, thresholded
+from svd.diffusion.denoiser import Denoiser
+from svd.diffusion.guidance import guided
+from svd.pipelines import pipeline
+from svd.pipelines.pipeline import NoiseSource, Seed, solve, warn_of_size
+from svd.pipelines.progress import Bars
+
+
+class VideoDiffusion:
+    """The pipeline of models in pixel space, as `svd.load_pipeline` builds it; its parts can be called by themselves.
+
+    Args:
+        null: what a network that is told something is told in place of it, without guidance: [n d] of a text, or [d];
+            None if the caller has to say.
+    """
+
+    settings = pipeline.settings
+
+    def __init__(self, config: VideoDiffusionConfig, denoiser: Denoiser, null: Optional[np.ndarray] = None):
+        self.config, self.denoiser, self.null, self.bars = config, denoiser, null, Bars()
+
+    def __call__(
+        self,
+        num_samples: int = 1,
+        *,
+        condition: Optional[np.ndarray] = None,
+        unconditional: Optional[np.ndarray] = None,
+        settings: Optional[PixelSamplingConfig] = None,
+        seed: Seed | list[Seed] = 0,
+        noise: Optional[np.ndarray] = None,
+        output: str = "uint8",
+        image_only: bool = False,
+        progress: bool = True,
+        **sampling,
+    ) -> np.ndarray:
+        """Generate videos.
+
+        Args:
+            num_samples: how many.
+            condition: what a network is told that is told something: embeddings of a text [b n d], or numbers [b d],
+                or one for all samples, without b.
+            unconditional: what it is told for guidance in its place; of the same form.
+            settings: sampling settings; the model's own if None.
+            seed: of the noise: a number, from which every sample gets noise of its own, or a list with one per sample.
+            noise: the noise to begin with, at unit variance, [b t c h w]; replaces the seed's.
+            output: `uint8`, or `float` in [0, 1].
+            image_only: leave the temporal layers out: every frame is an image of its own.
+            progress: show progress bars.
+            **sampling: fields of svd.config.PixelSamplingConfig that override the settings: num_frames, height, width,
+                sampling_steps, gamma, ...
+
+        Returns:
+            [b t h w c].
+
+        Raises:
+            ConfigError: a setting is unknown or out of bounds, or a condition is missing.
+            NumericalError: the network returned values that are not finite.
+        """
+        settings = self.settings(settings, **sampling)
+        if settings.guidance != 1 and not self.config.conditioned:
+            raise ConfigError("guidance is for models that are told something: give 1", setting="guidance")
+        if output not in ("uint8", "float"):
+            raise ConfigError(f"output must be uint8 or float, got {output!r}")
+        if num_samples < 1:
+            raise ConfigError(f"num_samples must be positive, got {num_samples}", setting="num_samples")
+        warn_of_size(self.config, settings)
+        seeds = seed if isinstance(seed, list) else [[*np.atleast_1d(seed).tolist(), i] for i in range(num_samples)]
+        draw = NoiseSource(seeds, clips=num_samples)
+        shape = (settings.num_frames, self.config.channels, settings.height, settings.width)
+        start = draw.or_given("noise", noise, shape)
+        pair = self.conditionings(num_samples, condition, unconditional, settings)
+        video = self.sample(pair, start, settings, draw, progress, image_only)
+        video = np.clip((video.transpose(0, 1, 3, 4, 2) + 1) / 2, 0, 1)
+        return video if output == "float" else np.round(video * 255).astype(np.uint8)
+
+    def conditionings(
+        self,
+        clips: int,
+        condition: Optional[np.ndarray],
+        unconditional: Optional[np.ndarray],
+        settings: PixelSamplingConfig,
+    ) -> tuple[Conditioning, Conditioning]:
+        """The pair (cond, uncond) of so many clips; raises ConfigError."""
+        if not self.config.conditioned:
+            if condition is not None or unconditional is not None:
+                raise ConfigError("this model is told nothing: leave condition out", setting="condition")
+            return Conditioning(None), Conditioning(None)
+        null = self.null if unconditional is None else unconditional
+        if null is None and settings.guidance != 1:
+            raise ConfigError("guidance needs unconditional, such as the embedding of an empty text", "unconditional")
+        condition = null if condition is None else condition
+        if condition is None:
+            raise ConfigError("this model is told something: give condition", setting="condition")
+        return self._told(clips, condition), self._told(clips, condition if null is None else null)
+
+    def _told(self, clips: int, values: np.ndarray) -> Conditioning:
+        text, values = self.config.lucidrains is None, np.asarray(values, np.float32)
+        given = list(values.shape)
+        axes = 3 if text else 2
+        width = self.config.unet.context_dim if text else self.config.lucidrains.cond_dim
+        values = values[None] if values.ndim == axes - 1 else values
+        if values.ndim != axes or values.shape[-1] != width or len(values) not in (1, clips):
+            form = f"[{clips} n {width}]" if text else f"[{clips} {width}]"
+            raise ConfigError(f"condition must be {form}, got {given}", setting="condition")
+        tensor = Tensor(np.ascontiguousarray(np.broadcast_to(values, (clips, *values.shape[1:]))))
+        return Conditioning(tensor) if text else Conditioning(None, vector=tensor)
+
+    def levels(self, settings: PixelSamplingConfig) -> np.ndarray:
+        """The noise levels of the sampler, decreasing to 0: float64 [n+1]; raises ConfigError."""
+        steps = settings.sampling_steps
+        if self.config.preconditioning != "cosine_eps":
+            return cosine_sigmas(steps)
+        levels = cosine_beta_sigmas(self.config.timesteps)
+        if steps > len(levels):
+            raise ConfigError(f"sampling_steps must be at most {len(levels)}, got {steps}", setting="sampling_steps")
+        visited = np.round(np.linspace(len(levels) - 1, 0, steps)).astype(int)
+        return np.append(levels[visited], 0.0)
+
+    def sample(
+        self,
+        pair: tuple[Conditioning, Conditioning],
+        noise: np.ndarray,
+        settings: PixelSamplingConfig,
+        fresh_noise,
+        progress: bool = True,
+        image_only: bool = False,
+    ) -> np.ndarray:
+        """Unit noise [b t c h w] -> videos [b t c h w] in [-1, 1], float32, by the pair (cond, uncond); `fresh_noise`
+        draws unit Gaussian noise of a shape.
+        """
+        denoise = guided(partial(self.denoiser.bind, image_only=image_only), *pair, settings.guidance)
+        if settings.bound == "clip":
+            denoise = clipped(denoise)
+        elif settings.bound == "dynamic":
+            denoise = thresholded(denoise, settings.quantile)
+        bar = self.bars(progress, "sampling", "step", (*noise.shape, settings.guidance == 1, image_only))
+        options = {"gamma": settings.gamma, "langevin": settings.langevin, "noise": fresh_noise, "progress": bar}
+        return solve(ancestral, denoise, noise, self.levels(settings), **options)
