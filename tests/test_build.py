@@ -88,6 +88,30 @@ def test_parameter_counts_of_the_published_models(config, decoder):
     assert result["autoencoder.decoder"] == (49_490_199 if decoder else 63_579_183)
 
 
+SPATIAL_1, SPATIAL_2, AUTOENCODER = 859_520_964, 865_910_724, 83_653_863
+TEXT_1, TEXT_2 = 123_060_480, 340_387_840
+
+
+@pytest.mark.parametrize(
+    "name, network, text_encoder",
+    [
+        ("stable_diffusion/v1_5", SPATIAL_1, TEXT_1),
+        ("stable_diffusion/v2_1_base", SPATIAL_2, TEXT_2),
+        ("stable_diffusion/v2_1", SPATIAL_2, TEXT_2),
+        ("video_ldm/animatediff_v1", SPATIAL_1 + 417_137_600, TEXT_1),
+        ("video_ldm/animatediff_v2", SPATIAL_1 + 453_209_280, TEXT_1),
+        ("video_ldm/animatediff_v3", SPATIAL_1 + 417_137_600, TEXT_1),
+        ("video_ldm/modelscope", 1_411_233_860, TEXT_2),
+        ("video_ldm/zeroscope", 1_411_233_860, TEXT_2),
+    ],
+)
+def test_parameter_counts_of_the_published_models_of_text(name, network, text_encoder):
+    counts = Counter()
+    for tensor, shape in parameter_shapes(load_config(CONFIGS / f"{name}.yaml")).items():
+        counts[tensor.split(".")[0]] += math.prod(shape)
+    assert counts == {"network": network, "text_encoder": text_encoder, "autoencoder": AUTOENCODER}
+
+
 def test_the_full_size_model_is_built_without_memory():
     """Nine gigabytes of parameters have shapes only, until a checkpoint fills them."""
     before = psutil.Process().memory_info().rss

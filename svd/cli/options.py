@@ -146,7 +146,7 @@ def resolve_sampling(model: Model, given: Namespace) -> Any:
     """The model's sampling settings, and what was given instead; raises ConfigError if they cannot be used."""
     options = {field.name: given.get(field.name) for field in fields(model.sampling)}
     sampling = replace(model.sampling, **{name: value for name, value in options.items() if value is not None})
-    model.check_size(sampling.height, sampling.width)
+    model.check_sampling(sampling)
     return sampling
 
 

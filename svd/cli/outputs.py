@@ -51,6 +51,11 @@ def video_writers(formats: list[str], frames: np.ndarray, fps: int) -> dict[str,
     return {FORMATS[name]: writers.get(name, partial(write_video, frames=frames, fps=fps)) for name in formats}
 
 
+def image_writers(image: np.ndarray) -> dict[str, Writer]:
+    """The writer of an image uint8 [h w 3], by the ending of its name."""
+    return {".png": partial(_write_png, image=image)}
+
+
 def write_results(args: Namespace, stem: str, writers: Mapping[str, Writer], beside: str) -> list[Path]:
     """Write a result by each of its writers, and the side file; returns the paths.
 
@@ -74,8 +79,7 @@ def write_results(args: Namespace, stem: str, writers: Mapping[str, Writer], bes
     return [folder / (name + suffix) for suffix in [*writers, ".yaml"]]
 
 
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an image uint8 [h w 3] as .png, atomically."""
+def _write_png(path: Path, image: np.ndarray) -> None:
     with atomic_write(path) as aside:
         Image.fromarray(image).save(aside)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from functools import partial
 from typing import Optional
 
 from jsonargparse import ArgumentParser, Namespace
 
 from svd.cli import options
-from svd.cli.outputs import add_outputs, check_outputs, describe, side_file, video_writers, write_image, write_results
+from svd.cli.outputs import add_outputs, check_outputs, describe, image_writers, side_file, video_writers, write_results
 from svd.config import ConfigError, ImageLDMConfig, TextSamplingConfig, VideoLDMConfig
 from svd.console import log, printable
 
@@ -71,11 +70,6 @@ def run(parser: ArgumentParser, args: Namespace, kind: type[ImageLDMConfig]) -> 
             print(path)
 
 
-def image_writers(image):
-    """The writer of an image uint8 [h w 3], by the ending of its name."""
-    return {".png": partial(write_image, image=image)}
-
-
 def read_prompts(args: Namespace) -> list[str]:
     """The prompts of `--prompt` or `--prompt_file`, looked through; raises ConfigError."""
     if bool(args.prompt) == bool(args.prompt_file):
@@ -86,7 +80,7 @@ def read_prompts(args: Namespace) -> list[str]:
         try:
             text.encode()
         except UnicodeEncodeError as error:  # bytes of a command line that are no text become lone surrogates
-            raise ConfigError(f"{flag} is not UTF-8: its byte {error.start + 1} is no character") from error
+            raise ConfigError(f"{flag} is not UTF-8: character {error.start + 1} stands for another byte") from error
     if not all(prompt.strip() for prompt in prompts):
         raise ConfigError("--prompt is empty: say what is to be seen")
     return prompts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import ClassVar, Literal, Optional
 
 from svd.config.networks import (
@@ -18,7 +19,7 @@ from svd.config.sampling import SamplingConfig, TrainedRange
 from svd.config.schedule import ScheduleConfig
 from svd.config.temporal import TemporalConfig, VideoLDMLayers
 from svd.config.text_sampling import TextSamplingConfig
-from svd.errors import check
+from svd.errors import ConfigError, check
 
 MOST_PARAMETERS = 20e9
 """Stable Video Diffusion has 2.3 billion, all networks together."""
@@ -44,6 +45,10 @@ class Model:
             height % multiple == 0 and width % multiple == 0,
             f"height and width must be multiples of {multiple}, got {height} x {width}",
         )
+
+    def check_sampling(self, sampling: SamplingConfig | TextSamplingConfig | PixelSamplingConfig) -> None:
+        """Raise ConfigError for sampling settings that are not possible with this model."""
+        self.check_size(sampling.height, sampling.width)
 
     def different_networks(self, other: Model) -> list[str]:
         """The differences of another model's networks, a line each. The choice of decoder is ignored: a checkpoint may
@@ -151,6 +156,28 @@ class ImageLDMConfig(LatentModel):
         )
         self._check_networks(self.text_encoder)
 
+    def check_sampling(self, sampling: TextSamplingConfig) -> None:
+        """Raise ConfigError for sampling settings that are not possible with this model."""
+        super().check_sampling(sampling)
+        self._check_frames(sampling)
+        steps, most = sampling.sampling_steps, self.schedule.timesteps
+        if steps > most:
+            message = f"sampling_steps must be at most {most}, the timesteps that there are, got {steps}"
+            raise ConfigError(message, "sampling_steps")
+        first = most - 1 if steps > 1 or sampling.spacing == "trailing" else 0
+        if sampling.spacing == "leading":
+            first = (steps - 1) * (most // steps) + sampling.offset
+        if not 0 < first < most:
+            message = (
+                f"{steps} steps of {sampling.spacing} spacing with offset {sampling.offset} would begin at timestep"
+            )
+            raise ConfigError(f"{message} {first}, which must be above 0 and below {most}", "sampling_steps")
+
+    def _check_frames(self, sampling: TextSamplingConfig) -> None:
+        if sampling.num_frames > 1:
+            message = f"the model {self.purpose}: num_frames must be 1, got {sampling.num_frames}"
+            raise ConfigError(message, "num_frames")
+
 
 @dataclass
 class VideoLDMConfig(ImageLDMConfig):
@@ -161,6 +188,15 @@ class VideoLDMConfig(ImageLDMConfig):
 
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     sampling: TextSamplingConfig = field(default_factory=lambda: TextSamplingConfig(num_frames=16))
+
+    def _check_frames(self, sampling: TextSamplingConfig) -> None:
+        most, frames = getattr(self.temporal.layers, "max_frames", inf), sampling.num_frames
+        if min(frames, sampling.window or frames) > most:
+            raise ConfigError(
+                f"the temporal layers have positions for {most} frames: give a window of at most {most}, and a video "
+                f"of {frames} frames is made of overlapping windows",
+                "window",
+            )
 
     def __post_init__(self):
         super().__post_init__()

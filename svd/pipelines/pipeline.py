@@ -108,7 +108,7 @@ def settings(self, settings: Optional[Settings] = None, **sampling) -> Settings:
     if unknown:
         raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
     settings = dataclasses.replace(settings or self.config.sampling, **sampling)
-    self.config.check_size(settings.height, settings.width)
+    self.config.check_sampling(settings)
     return settings
 
 

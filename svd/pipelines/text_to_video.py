@@ -82,7 +82,6 @@ class TextToVideo:
             NumericalError: the network returned values that are not finite.
         """
         settings = self.settings(settings, **sampling)
-        self.check(settings)
         check_output(output)
         several = not isinstance(prompt, str)
         prompts = _texts(prompt, "prompt")
@@ -101,25 +100,8 @@ class TextToVideo:
         result = result if self.makes_videos else result[:, 0]
         return result if several else result[0]
 
-    def check(self, settings: TextSamplingConfig) -> None:
-        """Raise ConfigError for settings that are not possible with this model."""
-        frames, window = settings.num_frames, settings.window
-        if not self.makes_videos and frames > 1:
-            raise ConfigError(f"the model {self.config.purpose}: num_frames must be 1, got {frames}", "num_frames")
-        most = getattr(self.config.temporal.layers, "max_frames", None) if self.makes_videos else None
-        if most and min(frames, window or frames) > most:
-            raise ConfigError(
-                f"the temporal layers have positions for {most} frames: give a window of at most {most}, and a video "
-                f"of {frames} frames is made of overlapping windows",
-                setting="window",
-            )
-        try:
-            self.levels(settings)
-        except ValueError as error:
-            raise ConfigError(f"sampling_steps: {error}", setting="sampling_steps") from error
-
     def levels(self, settings: TextSamplingConfig) -> np.ndarray:
-        """The noise levels of the sampler, decreasing: float64 [n]; raises ValueError if they are not possible."""
+        """The noise levels of the sampler, decreasing: float64 [n]."""
         n, to_zero = settings.sampling_steps, settings.sampler != "ddim"
         return visited_levels(self.sigmas, n, settings.spacing, settings.offset, to_zero)
 
