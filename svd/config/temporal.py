@@ -104,11 +104,6 @@ class TemporalConfig:
         """The settings of the kind that was chosen; VideoLDM's own if none was."""
         return next((value for value in vars(self).values() if value is not None), VideoLDMLayers())
 
-    @property
-    def max_frames(self) -> Optional[int]:
-        """The most frames that one evaluation of the network takes; None: any number of them."""
-        return self.motion_modules and self.motion_modules.max_frames
-
     def check_channels(self, levels: list[int]) -> None:
         """Raise ConfigError if the heads do not divide the channels of a level."""
         layers = self.layers

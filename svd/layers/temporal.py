@@ -156,7 +156,8 @@ class FrameTransformer(nn.Cell):
     def __init__(self, channels: int, inner: int, heads: int, pooled: bool, max_frames: Optional[int] = None):
         super().__init__()
         self.pooled, self.max_frames = pooled, max_frames
-        self.frequencies = Tensor(frequencies(inner), ms.float32)  # of positions
+        if max_frames is not None:
+            self.frequencies = Tensor(frequencies(inner), ms.float32)
         self.norm = GroupNorm(channels, eps=1e-6)
         self.proj_in = Linear(channels, inner)
         self.block = FrameBlock(inner, heads, twice=True)
