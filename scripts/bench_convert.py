@@ -139,7 +139,8 @@ def published_shapes() -> Shapes:
 def tiny_shapes(config: Path) -> Shapes:
     from svd.build import parameter_shapes
     from svd.config import load_config
-    from svd_tools.checkpoints.layouts import SGM, expand
+    from svd_tools.checkpoints.layout import expand
+    from svd_tools.checkpoints.layouts import SGM
     from svd_tools.checkpoints.tables import TRANSFORMS
 
     model = load_config(config)

@@ -108,7 +108,6 @@ def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> 
     from svd.config import dump_config
     from svd.files import atomic_write
     from svd_tools.checkpoints.conversion import to_layout
-    from svd_tools.checkpoints.diffusers_folder import write_folder
     from svd_tools.checkpoints.layouts import DIFFUSERS
 
     config = model_config(settings)
@@ -120,7 +119,8 @@ def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> 
         ours = aside / checkpoint(folder).relative_to(target)
         write_safetensors(ours, tensors, {"format": MODEL_FORMAT, "config": dump_config(config)})
         theirs = to_layout(read_safetensors(ours), DIFFUSERS, config)
-        write_folder(aside / diffusers_folder(folder).relative_to(target), theirs, config, progress=lambda count: None)
+        path = aside / diffusers_folder(folder).relative_to(target)
+        DIFFUSERS.folder.write(path, theirs, config, progress=lambda count: None)
 
 
 def _random_tensor(name: str, shape: tuple[int, ...]):

@@ -22,7 +22,7 @@ from svd import cli
 from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.console import printable
 from svd_tools.checkpoints.converter import check_free, output_name
-from svd_tools.checkpoints.layouts import LAYOUTS, SVD
+from svd_tools.checkpoints.layouts import ENDINGS, OURS
 from svd_tools.checkpoints.output import DTYPES
 from svd_tools.checkpoints.trained import read_trained, write_merged, write_trained
 
@@ -47,7 +47,7 @@ def build_parser(program: str) -> ArgumentParser:
         "then. Not read with --trained_only.")  # fmt: skip
     add("--lora_scale", type=float, default=1.0, help="How much of what adapters (LoRA) add is merged. Not used with "
         "--trained_only.")  # fmt: skip
-    add("--to", choices=tuple(LAYOUTS), default=SVD.name, help="Layout to write.")
+    add("--to", choices=tuple(ENDINGS), default=OURS, help="Layout to write.")
     add("--dtype", choices=("keep", *DTYPES), default="keep", help="Type of the written values; keep leaves the "
         "trained ones in float32 and the others as they are.")  # fmt: skip
     add("--overwrite", action="store_true", help="Replace the output if it exists.")
@@ -60,7 +60,7 @@ def export(
     weights: str = "auto",
     trained_only: bool = False,
     pretrained: str | Path | None = None,
-    to: str = SVD.name,
+    to: str = OURS,
     dtype: str = "keep",
     overwrite: bool = False,
     lora_scale: float = 1.0,

@@ -7,3 +7,6 @@ TRAINED_FORMAT = "svd-mindspore-trained"
 
 LORA_DOWN, LORA_UP = "lora_down", "lora_up"
 """Suffixes of an adapter's two matrices, after the name of its layer."""
+
+TOKENIZER = "tokenizer"
+"""Key of the vocabulary in the metadata of a model that is given text."""

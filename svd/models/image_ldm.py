@@ -9,6 +9,7 @@ from mindspore import nn
 from svd.autoencoder.autoencoder import Autoencoder
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
+from svd.checkpoints.formats import TOKENIZER
 from svd.conditioning.text_conditioner import TextConditioner
 from svd.conditioning.text_encoder import TextEncoder
 from svd.conditioning.tokenizer import Tokenizer, TokenizerError
@@ -21,9 +22,6 @@ from svd.models.part import Part
 from svd.networks.blocks.image import image_unet
 from svd.networks.split import Split
 from svd.pipelines.text_to_video import TextToVideo
-
-TOKENIZER = "tokenizer"
-"""Key of a checkpoint's metadata."""
 
 
 def parts(config: ImageLDMConfig) -> tuple[Part, ...]:

@@ -87,7 +87,7 @@ def known_layers(config: ModelConfig, shapes: Mapping[str, Shape]) -> dict[str, 
 def _foreign(config: ModelConfig, name: str) -> set[str]:
     """The names of a weight's layer in all layouts that can express the model."""
     part, inside = name.split(".", 1)
-    places = [layout.places.get(part) for layout in LAYOUTS.values()]
+    places = [layout.places.get(part) for layout in LAYOUTS]
     found = set()
     for place in (place for place in places if place is not None):
         try:

@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from svd.checkpoints.tensor_files import LazyTensor
-from svd_tools.checkpoints.layouts import CLIP_SGM, FIRST_STAGE, IMAGE_SGM, SGM, Layout, Place
+from svd_tools.checkpoints.layout import Layout, Place
+from svd_tools.checkpoints.layouts import CLIP_SGM, FIRST_STAGE, IMAGE_SGM, SGM
 from svd_tools.checkpoints.names.autoencoder import ENCODER
 from svd_tools.checkpoints.names.clip import CLIP
 from svd_tools.checkpoints.tables import Shape

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
 from svd.checkpoints.tensor_files import LazyTensor, finite
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.config import ModelConfig
+from svd.config import Model
 from svd_tools.checkpoints.comfyui import identity_convolution
-from svd_tools.checkpoints.layouts import CLIP_SGM, Entry, Layout, expand
-from svd_tools.checkpoints.tables import TRANSFORMS, Shape
+from svd_tools.checkpoints.layout import Entry, Layout, expand
+from svd_tools.checkpoints.tables import LINEAR, TRANSFORMS, Shape
 
 _MINDSPORE_ALIASES = ((".gamma", ".weight"), (".beta", ".bias"))
 """Suffixes of names of MindSpore's normalisations."""
@@ -34,24 +35,27 @@ class Weights:
 
 
 def from_layout(
-    tensors: Mapping[str, LazyTensor], layout: Layout, config: ModelConfig, shapes: Mapping[str, Shape]
+    tensors: Mapping[str, LazyTensor],
+    layout: Layout,
+    config: Model,
+    shapes: Mapping[str, Shape],
+    supplied: Collection[str] = (),
 ) -> Weights:
     """Convert a source's tensors to our names.
 
     Args:
         shapes: the shapes of all tensors of our layout, by name.
+        supplied: our names of what another source has: of its parts, the source has all or nothing.
 
     Raises:
         CheckpointError: tensors are missing, unexpected, or of a wrong shape or type; `details` lists all.
     """
-    source = _plain(tensors)
-    entries = expand(layout, config, shapes)
-    for group in _optional(config):
-        names = {entry.theirs for entry in entries if entry.ours.startswith(group)}
-        if not names & source.keys():
-            entries = [entry for entry in entries if not entry.ours.startswith(group)]
+    source = _plain(tensors, layout)
+    entries = _stored(source, expand(layout, config, shapes), _optional(config), supplied)
+    entries = [_as_stored(entry, source, shapes) for entry in entries]
     expected = {entry.theirs: TRANSFORMS[entry.transform].shape(shapes[entry.ours]) for entry in entries}
-    leftovers = [name for name in source if name not in expected and is_leftover(name, source[name].shape)]
+    others = [name for name in source if name not in expected]
+    leftovers = [name for name in others if is_leftover(name, source[name].shape, layout, config)]
     _check(source, expected, set(leftovers))
 
     @lru_cache(maxsize=1)  # a fused query-key-value tensor is read three times in a row
@@ -66,12 +70,44 @@ def from_layout(
     return Weights(found | identity_convolution(found, shapes), leftovers, entries)
 
 
-def to_layout(weights: Mapping[str, LazyTensor], layout: Layout, config: ModelConfig) -> dict[str, LazyTensor]:
+def _stored(
+    source: Collection[str], entries: list[Entry], optional: Collection[str], supplied: Collection[str]
+) -> list[Entry]:
+    """The entries without those of an optional or supplied part that the source has nothing of."""
+    groups = [[entry for entry in entries if entry.ours.startswith(front)] for front in optional]
+    parts: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.ours in supplied:
+            parts[entry.ours.split(".")[0]].append(entry)
+    absent: set[Entry] = set()
+    for group in (*groups, *parts.values()):
+        if not any(entry.theirs in source for entry in group):
+            absent.update(group)
+    return [entry for entry in entries if entry not in absent]
+
+
+def _as_stored(entry: Entry, source: Mapping[str, LazyTensor], shapes: Mapping[str, Shape]) -> Entry:
+    """The entry with the transform that the stored shape asks for: a linear layer may be a 1x1 convolution."""
+    shape = shapes[entry.ours]
+    if entry.transform in LINEAR and len(shape) == 2 and entry.theirs in source:
+        for transform in LINEAR:
+            if source[entry.theirs].shape == TRANSFORMS[transform].shape(shape):
+                return replace(entry, transform=transform)
+    return entry
+
+
+def to_layout(weights: Mapping[str, LazyTensor], layout: Layout, config: Model) -> dict[str, LazyTensor]:
     """Convert tensors under our names to another layout; those that it does not store are left out."""
     parts: dict[str, list[Entry]] = defaultdict(list)
     for entry in expand(layout, config, weights):
         parts[entry.theirs].append(entry)
-    return {name: _theirs(weights, entries) for name, entries in parts.items()}
+    found = {name: _theirs(weights, entries) for name, entries in parts.items()}
+    constants = layout.constants(config, {name: tensor.shape for name, tensor in found.items()})
+    return found | {name: _constant(value) for name, value in constants.items()}
+
+
+def _constant(value: np.ndarray) -> LazyTensor:
+    return LazyTensor(value.shape, value.dtype, ("", 0), lambda: value)
 
 
 def _theirs(weights: Mapping[str, LazyTensor], entries: list[Entry]) -> LazyTensor:
@@ -91,13 +127,13 @@ def _theirs(weights: Mapping[str, LazyTensor], entries: list[Entry]) -> LazyTens
     )
 
 
-def absent_parts(config: ModelConfig, names: Collection[str]) -> dict[str, str]:
+def absent_parts(config: Model, names: Collection[str]) -> dict[str, str]:
     """The optional parts without any name: their prefixes, and what is missing."""
     parts = _optional(config).items()
     return {front: title for front, title in parts if not any(name.startswith(front) for name in names)}
 
 
-def _optional(config: ModelConfig) -> dict[str, str]:
+def _optional(config: Model) -> dict[str, str]:
     from svd.build import optional_parts  # MindSpore takes seconds to import, which --help and errors do not wait for
 
     return optional_parts(config)
@@ -111,20 +147,22 @@ def plain_name(name: str) -> str:
     return name.replace(".conv_out.conv3d.", ".conv_out.time_mix_conv.")
 
 
-def is_leftover(name: str, shape: Shape) -> bool:
-    """Whether a tensor is not part of the model: CLIP's text tower, position indices, scalars, ComfyUI's notes."""
-    clip, visual = CLIP_SGM.removesuffix("visual"), f"{CLIP_SGM}."
-    text_tower = name.startswith(clip) and not name.startswith(visual)
-    positions = name.endswith(".vision_model.embeddings.position_ids")
-    return text_tower or positions or shape == () or name.endswith(_COMFYUI_MARKS)
+def is_leftover(name: str, shape: Shape, layout: Layout, config: Model) -> bool:
+    """Whether a tensor is not part of the model: a scalar, a note of ComfyUI's, or what the layout says."""
+    layers = str(config.text_encoder.layers) if hasattr(config, "text_encoder") else ""
+    ignored = re.match(layout.ignored.replace("{layers}", layers), name) is not None
+    return ignored or shape == () or name.endswith(_COMFYUI_MARKS)
 
 
-def _plain(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+def _plain(tensors: Mapping[str, LazyTensor], layout: Layout) -> dict[str, LazyTensor]:
     source: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():
-        if plain_name(name) in source:
-            raise CheckpointError(f"{name} and {plain_name(name)} are both in the checkpoint, but mean the same")
-        source[plain_name(name)] = tensor
+        plain = plain_name(name)
+        for alias, spelling in layout.aliases:
+            plain = re.sub(alias, spelling, plain)
+        if plain in source:
+            raise CheckpointError(f"{name} and {plain} are both in the checkpoint, but mean the same")
+        source[plain] = tensor
     return source
 
 

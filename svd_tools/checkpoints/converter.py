@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Optional
 
 from svd.checkpoints.foreign import adapter_style
-from svd.checkpoints.formats import MODEL_FORMAT
+from svd.checkpoints.formats import MODEL_FORMAT, TOKENIZER
 from svd.checkpoints.model_file import Checkpoint
 from svd.checkpoints.tensor_files import write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.config import ModelConfig, dump_config, load_config
+from svd.config import Model, dump_config, load_config
 from svd.console import first_few, printable
 from svd_tools.checkpoints.adapters import convert_adapters
-from svd_tools.checkpoints.conversion import Weights, absent_parts, from_layout, to_layout
-from svd_tools.checkpoints.layouts import LAYOUTS, SVD, Entry, Layout, expand
+from svd_tools.checkpoints.assembly import Source, assemble, find_tokenizer, image_config, open_source, stores_tokenizer
+from svd_tools.checkpoints.conversion import Weights, absent_parts, to_layout
+from svd_tools.checkpoints.layout import Entry, Layout, expand
+from svd_tools.checkpoints.layouts import ENDINGS, OURS, find_layout, layouts_of
 from svd_tools.checkpoints.output import cast_all, writing
-from svd_tools.checkpoints.recognition import Choice, recognise
+from svd_tools.checkpoints.recognition import Choice
 from svd_tools.checkpoints.sources import read_weights
 from svd_tools.checkpoints.tables import Shape
 
@@ -25,11 +28,13 @@ def convert(
     pt_weights_file: str | Path,
     config: str | Path,
     out_dir: str | Path,
-    to: str = SVD.name,
+    to: str = OURS,
     dtype: str = "keep",
     report: bool = False,
     overwrite: bool = False,
     weights: Choice = "auto",
+    image_model: Optional[str | Path] = None,
+    tokenizer: Optional[str | Path] = None,
 ) -> Path:
     """Convert a checkpoint, print what was found and left out, and return the path written.
 
@@ -41,32 +46,38 @@ def convert(
     source, model = Path(pt_weights_file), _model(config)
     target = output_path(source, Path(out_dir), to)
     check_free(target, overwrite)
-    opened = read_weights(source)
+    opened = read_weights(source, layouts_of(model))
     if adapter_style(opened.tensors):
-        if to != SVD.name or weights != "auto":
-            raise CheckpointError(f"{source} holds adapters (LoRA): they are converted without --to and --weights")
+        if to != OURS or weights != "auto" or image_model or tokenizer:
+            options = "--to, --weights, --image_model and --tokenizer"
+            raise CheckpointError(f"{source} holds adapters (LoRA): they are converted without {options}")
         return convert_adapters(source, opened.tensors, model, target, dtype, report)
-    recognised = recognise(printable(str(source)), opened.tensors, weights)
-    layout, tensors, target_layout = recognised.layout, recognised.tensors, LAYOUTS[to]
-    print(printable(f"{source} is {opened.kind} in {layout.title}: {len(tensors)} tensors"))
-    for note in (*opened.notes, *recognised.notes):
-        print(printable(f"NOTE: {note}."))
-    for either in (layout, target_layout):
-        either.check(model, True)
-    if source.is_dir():
-        layout.check_settings(source, model)
-    from svd.build import parameter_shapes  # MindSpore takes seconds to import, which --help and errors do not wait for
-
-    shapes = parameter_shapes(model)
-    gathered = from_layout(tensors, layout, model, shapes)
+    layout = find_layout(model, to)
+    layout.check(model, True)
+    sources = [open_source(source, opened, model, weights, complete=image_model is None)]
+    if image_model is not None:
+        base = image_config(model)
+        opened = read_weights(Path(image_model), layouts_of(base))
+        sources.append(open_source(Path(image_model), opened, base, weights))
+    vocabulary = _vocabulary(sources, tokenizer, layout)
+    assembled = assemble(*sources)
     if report:
-        written = expand(target_layout, model, gathered.tensors)
-        _print_report(gathered, shapes, {layout.name: gathered.entries, to: written})
-    write_model(target, gathered, shapes, model, to, dtype)
+        written = (to, expand(layout, model, assembled.weights.tensors))
+        _print_report(assembled.weights, assembled.shapes, [*assembled.entries, written])
+    write_model(target, assembled.weights, assembled.shapes, model, to, dtype, vocabulary)
     return target
 
 
-def _model(config: str | Path) -> ModelConfig:
+def _vocabulary(sources: Sequence[Source], tokenizer: Optional[str | Path], layout: Layout) -> str:
+    """The vocabulary that is written; raises CheckpointError if there is none, or if it would not be used."""
+    if stores_tokenizer(sources[0].config, layout):
+        return find_tokenizer(sources, None if tokenizer is None else Path(tokenizer))
+    if tokenizer is not None:
+        raise CheckpointError(f"there is no place for a vocabulary in {layout.title}", setting="tokenizer")
+    return ""
+
+
+def _model(config: str | Path) -> Model:
     """The configuration in a YAML file, or in a checkpoint of this project."""
     return Checkpoint(config).config if Path(config).suffix == ".safetensors" else load_config(config)
 
@@ -79,13 +90,15 @@ def output_path(source: Path, out_dir: Path, to: str) -> Path:
     return target
 
 
-def _print_report(weights: Weights, shapes: Mapping[str, Shape], layouts: Mapping[str, Sequence[Entry]]) -> None:
+def _print_report(
+    weights: Weights, shapes: Mapping[str, Shape], layouts: Sequence[tuple[str, Sequence[Entry]]]
+) -> None:
     """Print where every tensor goes: ours | theirs | our shape | transform; a table per foreign layout."""
-    for layout in sorted(layouts.keys() - {"svd"}):
+    for layout, entries in sorted(layouts, key=lambda table: table[0]):
+        if layout == OURS:
+            continue
         rows = [("ours", layout, "shape", "transform")]
-        rows += [
-            (entry.ours, entry.theirs, str(list(shapes[entry.ours])), entry.transform) for entry in layouts[layout]
-        ]
+        rows += [(entry.ours, entry.theirs, str(list(shapes[entry.ours])), entry.transform) for entry in entries]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         for row in rows:
             print(" | ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
@@ -95,7 +108,7 @@ def _print_report(weights: Weights, shapes: Mapping[str, Shape], layouts: Mappin
 
 def output_name(stem: str, to: str) -> str:
     """<stem>.safetensors, <stem>_sgm.safetensors or <stem>_diffusers."""
-    return stem + LAYOUTS[to].ending
+    return stem + ENDINGS[to]
 
 
 def check_free(target: Path, overwrite: bool) -> None:
@@ -105,36 +118,48 @@ def check_free(target: Path, overwrite: bool) -> None:
 
 
 def write_model(
-    target: Path, weights: Weights, shapes: Mapping[str, Shape], config: ModelConfig, to: str, dtype: str
+    target: Path,
+    weights: Weights,
+    shapes: Mapping[str, Shape],
+    config: Model,
+    to: str,
+    dtype: str,
+    tokenizer: str = "",
 ) -> None:
     """Write a whole model in a layout, and print what was left out and what was written.
 
     Args:
         shapes: the shapes of all tensors of our layout, by name.
         dtype: keep, or a key of DTYPES.
+        tokenizer: its vocabulary, as it is in the metadata of a checkpoint.
     """
-    layout = LAYOUTS[to]
+    layout = find_layout(config, to)
     outputs = cast_all(to_layout(weights.tensors, layout, config), dtype)
     written = {entry.ours for entry in expand(layout, config, weights.tensors)}
     _print_differences(weights, shapes, config, written, layout)
     metadata = {"format": "pt"}
-    if layout is SVD:
+    if to == OURS:
         metadata = {"format": MODEL_FORMAT, "config": dump_config(config)}
+        metadata |= {TOKENIZER: tokenizer} if tokenizer else {}
     with writing(target, outputs) as (temporary, progress):
-        if layout.write_folder:
-            layout.write_folder(temporary, outputs, config, progress)
+        if layout.folder:
+            layout.folder.write(temporary, outputs, config, progress, tokenizer)
         else:
             write_safetensors(temporary, outputs, metadata, progress)
     print(f"wrote {len(outputs)} tensors in {layout.title}:\n{target}")
 
 
 def _print_differences(
-    weights: Weights, shapes: Mapping[str, Shape], config: ModelConfig, written: set[str], to: Layout
+    weights: Weights, shapes: Mapping[str, Shape], config: Model, written: set[str], to: Layout
 ) -> None:
     """Print what of the source is ignored, and what the written checkpoint lacks."""
     if weights.leftovers:
         some = first_few(weights.leftovers)
         print(printable(f"ignored: {len(weights.leftovers)} tensors that are no part of the model ({some})"))
+    if to.partial:
+        count = len(weights.tensors) - len(written)
+        print(f"NOTE: not written: the {to.partial} ({count} tensors); there is no place for it in {to.title}.")
+        return
     for front, title in absent_parts(config, written).items():
         count = sum(name.startswith(front) for name in shapes)
         found = any(name.startswith(front) for name in weights.tensors)

@@ -1,67 +1,46 @@
-"""Layouts of checkpoints: a record each, with how it is recognised, where it stores the parts of a model, and under
-which names.
-"""
+"""The layouts of checkpoints that are known: a record each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+import math
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Optional
 
-from svd.config import ModelConfig
-from svd_tools.checkpoints import diffusers_folder
+import numpy as np
+
+from svd.checkpoints.tensor_header import CheckpointError
+from svd.config import ImageLDMConfig, Model, ModelConfig, VideoDiffusionConfig, VideoLDMConfig
+from svd.config.temporal import ModelScopeLayers, MotionModules, TextAttentionLayers, VideoLDMLayers
+from svd_tools.checkpoints import diffusers_svd, diffusers_text
+from svd_tools.checkpoints.layout import Layout, Place, kind_of
+from svd_tools.checkpoints.names import text_unet
 from svd_tools.checkpoints.names.autoencoder import DECODER, ENCODER
 from svd_tools.checkpoints.names.clip import CLIP
+from svd_tools.checkpoints.names.text_encoder import TEXT_ENCODER
 from svd_tools.checkpoints.names.unet import UNET
-from svd_tools.checkpoints.tables import Table
+from svd_tools.checkpoints.tables import Shape
 
+OURS = "svd"
+"""The name of this project's layout, which every kind of model has."""
+TEXT_KINDS = (ImageLDMConfig, VideoLDMLayers, MotionModules, ModelScopeLayers, TextAttentionLayers)
+KIND_TITLES = {
+    ModelConfig: "Stable Video Diffusion",
+    ImageLDMConfig: "Stable Diffusion",
+    VideoLDMLayers: "VideoLDM",
+    MotionModules: "Stable Diffusion with AnimateDiff's motion modules",
+    ModelScopeLayers: "ModelScope's text-to-video",
+    TextAttentionLayers: "srpkdyy/VideoLDM",
+    VideoDiffusionConfig: "Video Diffusion Models",
+}
+"""What the kinds of models are called in messages."""
 
-@dataclass(frozen=True)
-class Place:
-    """Where a layout stores a part of a model."""
-
-    root: str
-    """Prefix of the names, without the dot."""
-    table: Table
-    column: str
-    """Column of the table."""
-    without: tuple[str, ...] = ()
-    """Beginnings of our names of layers that it does not store."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A format of a whole model."""
-
-    name: str
-    owner: str
-    """Owner, in messages."""
-    title: str
-    ending: str
-    """Suffix of files in this layout, after the stem of the name."""
-    mark: str
-    """Beginning of the UNet's names, by which the layout is recognised."""
-    needs: Mapping[str, tuple[str, ...]]
-    """Required networks beside the UNet, and possible beginnings of their names."""
-    places: Mapping[str, Optional[Place]] = field(default_factory=dict)
-    """Places of a model's parts, by their prefixes; None for a part that is not stored. Our own layout has none."""
-    first: str = "conv_in.weight"
-    """A tensor of the UNet that must exist for the mark to count after a prefix; empty if the mark is sufficient."""
-    unet: str = ""
-    """A regular expression for names that only UNets of this owner have, with any prefix."""
-    averages: str = ""
-    """Prefix of EMA weights, whose names are those of the weights without dots."""
-    check: Callable[[ModelConfig, bool], None] = lambda config, whole: None
-    """Raises CheckpointError for a model (only its UNet if not `whole`) that the layout cannot express."""
-    check_settings: Callable[[Path, ModelConfig], None] = lambda folder, config: None
-    """Raises CheckpointError if a folder's settings contradict the config."""
-    write_folder: Optional[Callable[..., None]] = None
-    """Writer of a layout that is a folder, not a .safetensors file: `diffusers_folder.write_folder`."""
-
+# --- image to video ---
 
 SVD = Layout(
-    name="svd",
+    name=OURS,
+    kinds=(ModelConfig,),
     owner="this project's",
     title="this project's layout",
     ending=".safetensors",
@@ -71,8 +50,10 @@ SVD = Layout(
 CLIP_SGM = "conditioner.embedders.0.open_clip.model.visual"
 IMAGE_SGM = "conditioner.embedders.3.encoder"
 FIRST_STAGE = "first_stage_model"
+_POSITIONS = r".*\.vision_model\.embeddings\.position_ids$"
 SGM = Layout(
     name="sgm",
+    kinds=(ModelConfig,),
     owner="Stability's",
     title="Stability's layout (sgm)",
     ending="_sgm.safetensors",
@@ -91,11 +72,13 @@ SGM = Layout(
         "autoencoder.decoder": Place(FIRST_STAGE, DECODER, "sgm"),
     },
     first="",
-    unet=r"input_blocks\.0\.0\.",
+    unet=r"(?P<root>(^|.*\.))input_blocks\.0\.0\.",
     averages="model_ema.",
+    ignored=rf"conditioner\.embedders\.0\.open_clip\.model\.(?!visual\.)|{_POSITIONS}",  # CLIP's text tower
 )
 DIFFUSERS = Layout(
     name="diffusers",
+    kinds=(ModelConfig,),
     owner="diffusers'",
     title="diffusers' layout",
     ending="_diffusers",
@@ -109,49 +92,221 @@ DIFFUSERS = Layout(
         "autoencoder.encoder": None,
         "autoencoder.decoder": Place("vae", DECODER, "diffusers"),
     },
-    unet=r"(^|\.)down_blocks\.0\.(resnets|attentions)\.0\.",
-    check=diffusers_folder.check_expressible,
-    check_settings=diffusers_folder.check_settings,
-    write_folder=diffusers_folder.write_folder,
+    unet=r"(?P<root>(^|.*\.))down_blocks\.0\.(resnets|attentions|motion_modules)\.0\.",
+    ignored=_POSITIONS,
+    check=diffusers_svd.check_expressible,
+    folder=diffusers_svd.FOLDER,
 )
-LAYOUTS = {layout.name: layout for layout in (SVD, SGM, DIFFUSERS)}
+
+# --- text to image and to video ---
+
+_CLIP_TRANSFORMERS, _CLIP_OPEN = "cond_stage_model.transformer", "cond_stage_model.model"
+_BUFFERS = "betas|alphas_cumprod|sqrt_|log_one_minus_|posterior_|lvlb_weights|logvar|scale_factor|denoiser\\.sigmas"
+"""Beginnings of names of schedules in the files of ldm's and sgm's trainings."""
+_TOWER_OTHERS = r"(transformer\.resblocks\.{layers}\.|text_projection$|logit_scale$|attn_mask$|visual\.)"
+"""What text towers of OpenCLIP have beside what Stable Diffusion 2 uses: its last layer, for one."""
+_TEXT_MODEL = (
+    r"^(cond_stage_model\.transformer|text_encoder)\.(embeddings|encoder|final_layer_norm)\.",
+    r"\1.text_model.\2.",
+)
+"""transformers 5.6 and later leave a prefix out."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One of our tensors, and where another layout stores it."""
+def _token_positions(config: ImageLDMConfig, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
+    """The buffer of transformers' text tower that files of Stable Diffusion 1 have."""
+    tower = f"{_CLIP_TRANSFORMERS}.text_model.embeddings."
+    if f"{tower}position_embedding.weight" not in shapes:
+        return {}
+    return {f"{tower}position_ids": np.arange(config.text_encoder.tokens, dtype=np.int64)[None]}
 
-    ours: str
-    theirs: str
-    transform: str
+
+def _frame_positions(config: VideoLDMConfig, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
+    """The buffers of motion modules: sine and cosine of each frequency side by side, float32 [1 frames c]."""
+    found, frames = {}, np.arange(config.temporal.layers.max_frames, dtype=np.float32)[:, None]
+    for name, shape in shapes.items():
+        match = re.fullmatch(r"(.*motion_modules\..*)\.(attn1|attention_blocks\.0)\.to_q\.weight", name)
+        if match is None:
+            continue
+        even = np.arange(0, shape[0], 2, dtype=np.float32)
+        angles = frames * np.exp(even * np.float32(-math.log(10000) / shape[0]))
+        positions = np.stack((np.sin(angles), np.cos(angles)), 2).reshape(1, len(frames), shape[0])
+        buffers = [f"attention_blocks.{k}.pos_encoder.pe" for k in (0, 1)]
+        for buffer in ["pos_embed.pe"] if match[2] == "attn1" else buffers:
+            found[f"{match[1]}.{buffer}"] = positions
+    return found
 
 
-def expand(layout: Layout, config: ModelConfig, names: Iterable[str]) -> list[Entry]:
-    """The entries of our names that the layout stores, in the order of `names`.
+OURS_TEXT = replace(
+    SVD,
+    kinds=TEXT_KINDS,
+    needs={"text encoder": ("text_encoder.",), "autoencoder": ("autoencoder.encoder.", "autoencoder.decoder.")},
+)
+OURS_PIXELS = replace(SVD, kinds=(VideoDiffusionConfig,), needs={})
+LDM_1 = Layout(
+    name="sgm",
+    kinds=(ImageLDMConfig,),
+    owner="Stability's",
+    title="the layout of Stable Diffusion's single file",
+    ending="_sgm.safetensors",
+    mark="model.diffusion_model.",
+    needs={
+        "text encoder": (f"{_CLIP_TRANSFORMERS}.",),
+        "autoencoder": (f"{FIRST_STAGE}.decoder.",),
+        "encoder of an autoencoder": (f"{FIRST_STAGE}.encoder.",),
+    },
+    places={
+        "network": Place("model.diffusion_model", text_unet.IMAGE, "sgm"),
+        "text_encoder": Place(_CLIP_TRANSFORMERS, TEXT_ENCODER, "diffusers"),
+        "autoencoder.encoder": Place(FIRST_STAGE, ENCODER, "sgm"),
+        "autoencoder.decoder": Place(FIRST_STAGE, DECODER, "sgm"),
+    },
+    first="input_blocks.0.0.weight",
+    unet=SGM.unet,
+    averages="model_ema.",
+    aliases=(_TEXT_MODEL,),
+    ignored="|".join((
+        _BUFFERS,
+        r"cond_stage_model\.(transformer\.)?(text_projection|logit_scale|vision_model|visual_projection)\b",
+        r"cond_stage_model\..*\.position_ids$",
+        r"first_stage_model\.loss\.",
+    )),
+    constants=_token_positions,
+    check=diffusers_text.check_decoder,
+    suits=lambda config: config.text_encoder.activation == "quick_gelu",
+)  # fmt: skip
+LDM_2 = replace(
+    LDM_1,
+    needs=LDM_1.needs | {"text encoder": (f"{_CLIP_OPEN}.",)},
+    places=LDM_1.places | {"text_encoder": Place(_CLIP_OPEN, TEXT_ENCODER, "sgm")},
+    ignored=rf"{LDM_1.ignored}|cond_stage_model\.model\.{_TOWER_OTHERS}",
+    suits=lambda config: config.text_encoder.activation == "gelu",
+)
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""What diffusers called the layers of the autoencoder's attention before release 0.13, and what since."""
+STABLE_DIFFUSION = Layout(
+    name="diffusers",
+    kinds=(ImageLDMConfig,),
+    owner="diffusers'",
+    title="diffusers' layout",
+    ending="_diffusers",
+    mark="unet.",
+    needs={"text encoder": ("text_encoder.",), "autoencoder": ("vae.",)},
+    places={
+        "network": Place("unet", text_unet.IMAGE, "diffusers"),
+        "text_encoder": Place("text_encoder", TEXT_ENCODER, "diffusers"),
+        "autoencoder.encoder": Place("vae", ENCODER, "diffusers"),
+        "autoencoder.decoder": Place("vae", DECODER, "diffusers"),
+    },
+    unet=DIFFUSERS.unet,
+    aliases=(
+        _TEXT_MODEL,
+        *((rf"^(vae\..*\.attentions\.0)\.{old}\.", rf"\1.{new}.") for old, new in _OLD_ATTENTION.items()),
+    ),
+    ignored=r".*\.position_ids$|text_encoder\.text_projection\.",
+    check=diffusers_text.check_expressible,
+    folder=diffusers_text.STABLE_DIFFUSION,
+    alone=True,
+)
+_ANIMATEDIFF_FOLDER = replace(
+    STABLE_DIFFUSION,
+    kinds=(MotionModules,),
+    places=STABLE_DIFFUSION.places | {"network": Place("unet", text_unet.MOTION_MODULES, "diffusers")},
+    ignored=rf"{STABLE_DIFFUSION.ignored}|unet\..*\.pos_embed\.pe$",
+    constants=_frame_positions,
+    folder=diffusers_text.ANIMATEDIFF,
+)
+ANIMATEDIFF = Layout(
+    name="animatediff",
+    kinds=(MotionModules,),
+    owner="AnimateDiff's",
+    title="AnimateDiff's layout, of motion modules alone",
+    ending="_animatediff.safetensors",
+    mark="down_blocks.0.motion_modules.0.temporal_transformer.",
+    needs={},
+    places={
+        "network": Place("", text_unet.MOTION_MODULES, "animatediff"),
+        **dict.fromkeys(("text_encoder", "autoencoder.encoder", "autoencoder.decoder")),
+    },
+    first="norm.weight",
+    partial="image model",
+    ignored=r".*\.pos_encoder\.pe$|(?!.*motion_modules\.)",  # trainings store the frozen layers, too
+    constants=_frame_positions,
+)
+_MODELSCOPE_FOLDER = replace(
+    STABLE_DIFFUSION,
+    kinds=(ModelScopeLayers,),
+    places=STABLE_DIFFUSION.places | {"network": Place("unet", text_unet.MODELSCOPE, "diffusers")},
+    check=diffusers_text.check_modelscope,
+    folder=diffusers_text.MODELSCOPE,
+)
+MODELSCOPE = Layout(
+    name="modelscope",
+    kinds=(ModelScopeLayers,),
+    owner="ModelScope's",
+    title="ModelScope's layout",
+    ending="",
+    mark="text2video_pytorch_model.",
+    needs={"text encoder": ("open_clip_pytorch_model.",), "autoencoder": ("VQGAN_autoencoder.",)},
+    places={
+        "network": Place("text2video_pytorch_model", text_unet.MODELSCOPE, "sgm"),
+        "text_encoder": Place("open_clip_pytorch_model", TEXT_ENCODER, "sgm"),
+        "autoencoder.encoder": Place("VQGAN_autoencoder.first_stage_model", ENCODER, "sgm"),
+        "autoencoder.decoder": Place("VQGAN_autoencoder.first_stage_model", DECODER, "sgm"),
+    },
+    first="input_blocks.0.0.weight",
+    unet=SGM.unet,
+    aliases=(
+        (r"^([^.]+)\.state_dict\.", r"\1."),
+        (r"^(text2video_pytorch_model\.input_blocks\.\d+)\.op\.", r"\1.0.op."),
+        (r"^VQGAN_autoencoder\.((en|de)coder|(post_)?quant_conv)\.", r"VQGAN_autoencoder.first_stage_model.\1."),
+    ),
+    files=("text2video_pytorch_model.pth", "VQGAN_autoencoder.pth", "open_clip_pytorch_model.bin"),
+    ignored=rf"open_clip_pytorch_model\.{_TOWER_OTHERS}|VQGAN_autoencoder\.(?!first_stage_model\.(?!loss\.))",
+)
+_TEXT_ATTENTION_FOLDER = replace(
+    STABLE_DIFFUSION,
+    kinds=(TextAttentionLayers,),
+    title="the layout of srpkdyy/VideoLDM",
+    ending="",
+    places=STABLE_DIFFUSION.places | {"network": Place("unet", text_unet.TEXT_ATTENTION, "diffusers")},
+    ignored=rf"{STABLE_DIFFUSION.ignored}|unet\..*\.pos_enc\.dummy$",
+)
 
-    Raises LookupError for a name that belongs to no part, or is in no table.
+LAYOUTS = (
+    SVD, SGM, DIFFUSERS, OURS_TEXT, OURS_PIXELS, LDM_1, LDM_2, STABLE_DIFFUSION, ANIMATEDIFF, _ANIMATEDIFF_FOLDER,
+    MODELSCOPE, _MODELSCOPE_FOLDER, _TEXT_ATTENTION_FOLDER,
+)  # fmt: skip
+"""All of them; a file is of the first that fits among those of its kind."""
+ENDINGS = {layout.name: layout.ending for layout in LAYOUTS if layout.ending}
+"""Suffixes of what is written, by the names of the layouts."""
+
+
+def layouts_of(config: Model) -> list[Layout]:
+    """The layouts that a model of this kind may be in."""
+    return [layout for layout in LAYOUTS if kind_of(config) in layout.kinds]
+
+
+def find_layout(config: Model, name: str) -> Layout:
+    """The layout of this name in which models of the configuration's kind are written.
+
+    Raises CheckpointError if there is none.
     """
-    if not layout.places:
-        return [Entry(name, name, "same") for name in names]
-    found = ((name, _translate(layout, config, name)) for name in names)
-    return [Entry(name, *translated) for name, translated in found if translated is not None]
-
-
-def _translate(layout: Layout, config: ModelConfig, name: str) -> Optional[tuple[str, str]]:
-    """(foreign name, transform) of one of our names; None if it is not stored."""
-    for part, place in layout.places.items():
-        if name.startswith(f"{part}."):
-            inside = name.removeprefix(f"{part}.")
-            if place is None or inside.startswith(place.without):
-                return None
-            found = place.table.translate(inside, place.column, config)
-            return found and (f"{place.root}.{found[0]}", found[1])
-    raise LookupError(f"no part is called as {name}")
-
-
-def detect_layout(names: Collection[str]) -> Optional[Layout]:
-    """The layout that these names are of; None for another model."""
-    for layout in LAYOUTS.values():
-        if any(name.startswith(layout.mark) for name in names):
+    written = [layout for layout in layouts_of(config) if layout.ending]
+    for layout in written:
+        if layout.name == name and layout.suits(config):
             return layout
-    return None
+    title, names = KIND_TITLES[kind_of(config)], ", ".join(dict.fromkeys(layout.name for layout in written))
+    raise CheckpointError(f"{title} has no layout {name}; it is written as {names}", setting="to")
+
+
+def detect_layout(names: Collection[str], layouts: Collection[Layout] = LAYOUTS) -> Optional[Layout]:
+    """The layout that these names are of: the first of which all networks are there, or of which the UNet is."""
+    found = [layout for layout in layouts if any(name.startswith(layout.mark) for name in names)]
+    whole = (layout for layout in found if not missing_networks(layout, names))
+    return next(whole, found[0] if found else None)
+
+
+def missing_networks(layout: Layout, names: Collection[str]) -> list[str]:
+    """What the layout needs, the UNet included, and these names have not."""
+    needs = {"UNet": (layout.mark,), **layout.needs}
+    return [title for title, fronts in needs.items() if not any(name.startswith(fronts) for name in names)]

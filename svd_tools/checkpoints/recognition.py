@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Optional
 
@@ -15,8 +15,12 @@ import numpy as np
 
 from svd.checkpoints.tensor_files import WIDENED, LazyTensor
 from svd.checkpoints.tensor_header import CheckpointError
+from svd.config import ImageLDMConfig, Model
 from svd_tools.checkpoints import comfyui
-from svd_tools.checkpoints.layouts import LAYOUTS, SVD, Layout, detect_layout
+from svd_tools.checkpoints.identity import check_identity
+from svd_tools.checkpoints.layout import Layout, kind_of
+from svd_tools.checkpoints.layouts import KIND_TITLES, OURS, detect_layout, layouts_of, missing_networks
+from svd_tools.checkpoints.tables import Shape
 
 Choice = Literal["auto", "ema", "plain"]
 """Which weights to take if there is an EMA; auto: the EMA, which sgm samples with."""
@@ -29,35 +33,51 @@ _AVERAGES = re.compile(r"(^|[._])ema([._]|$)")
 
 @dataclass
 class Recognised:
-    """A checkpoint of Stable Video Diffusion: tensors by the names of a layout, and notes on how they were found."""
+    """A model's checkpoint: tensors by the names of a layout, and notes on how they were found."""
 
     layout: Layout
     tensors: Tensors
     notes: list[str] = field(default_factory=list)
 
 
-def recognise(source: str, found: Mapping[str, LazyTensor], weights: Choice = "auto") -> Recognised:
+def recognise(
+    source: str, found: Mapping[str, LazyTensor], config: Model, weights: Choice = "auto", complete: bool = True
+) -> Recognised:
     """Find a model in the tensors of a checkpoint.
 
     Args:
         source: name of the checkpoint in messages.
+        config: what kind of model it should be of.
+        complete: whether it has to have all networks, or may have a UNet or temporal layers alone.
 
     Raises:
         CheckpointError: it is of another model, incomplete, or has no EMA although one was requested.
     """
     tensors, wrappers = _unwrap(found)
-    layout, prefixes = _prefixes(tensors)
+    layouts = layouts_of(config)
+    layout, prefixes = _prefixes(tensors, layouts)
     if layout is None:
-        raise CheckpointError(f"{source} {_what_else(list(tensors))}")
+        check_identity(source, _shapes(tensors), config)
+        layout, alone = (None, {}) if complete else _unet_alone(tensors, layouts)
+        if layout is None:
+            message, setting = _what_else(list(tensors), layouts, config)
+            raise CheckpointError(f"{source} {message}", setting=setting)
+        tensors, prefixes = alone, Counter([""])
     recognised = Recognised(layout, tensors, [f"the wrapper {wrapper} is taken off names" for wrapper in wrappers])
     averages = _take(recognised, prefixes)
     _choose(recognised, averages, weights, source)
     _dequantize(recognised)
     _note_widened(recognised)
-    _check_whole(recognised, source)
+    check_identity(source, _shapes(recognised.tensors), config)
+    if complete:
+        _check_whole(recognised, source, config)
     recognised.layout, notes = comfyui.as_found(layout, recognised.tensors)
     recognised.notes += notes
     return recognised
+
+
+def _shapes(tensors: Tensors) -> dict[str, Shape]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _unwrap(tensors: Mapping[str, LazyTensor]) -> tuple[Tensors, list[str]]:
@@ -73,10 +93,10 @@ def _unwrap(tensors: Mapping[str, LazyTensor]) -> tuple[Tensors, list[str]]:
     return plain, list(wrappers)
 
 
-def _prefixes(names: Mapping[str, LazyTensor]) -> tuple[Optional[Layout], Counter[str]]:
+def _prefixes(names: Mapping[str, LazyTensor], layouts: Sequence[Layout]) -> tuple[Optional[Layout], Counter[str]]:
     """The layout, and how many names of UNets have each prefix before the layout's own names."""
-    known = detect_layout(names)
-    for layout in (known,) if known else LAYOUTS.values():
+    known = detect_layout(names, layouts)
+    for layout in (known,) if known else layouts:
         root = re.compile(rf"((?:.*?\.)??){re.escape(layout.mark)}")
         prefixes = Counter(match[1] for name in names if (match := root.match(name)))
         prefixes = {prefix: count for prefix, count in prefixes.items() if known or not layout.first or
@@ -84,6 +104,16 @@ def _prefixes(names: Mapping[str, LazyTensor]) -> tuple[Optional[Layout], Counte
         if prefixes:
             return layout, Counter(prefixes)
     return None, Counter()
+
+
+def _unet_alone(tensors: Tensors, layouts: Sequence[Layout]) -> tuple[Optional[Layout], Tensors]:
+    """The layout of a UNet, or of temporal layers, without any network beside it, and its tensors by that layout."""
+    for layout in layouts:
+        for name in tensors:
+            if match := re.match(layout.unet, name):
+                inside = _under(match["root"], tensors)
+                return layout, {layout.mark + name: tensor for name, tensor in inside.items()}
+    return None, {}
 
 
 def _take(recognised: Recognised, prefixes: Counter[str]) -> Tensors:
@@ -178,31 +208,34 @@ def _note_widened(recognised: Recognised) -> None:
             recognised.notes.append(f"{count:,} tensors of type {code} are read as float32, without loss")
 
 
-def _check_whole(recognised: Recognised, source: str) -> None:
-    """Raise CheckpointError if a whole network is missing, or if this is no checkpoint of such a model."""
-    names, layout = recognised.tensors, recognised.layout
-    missing = [
-        title
-        for title, prefixes in {"UNet": (layout.mark,), **layout.needs}.items()
-        if not any(name.startswith(prefix) for name in names for prefix in prefixes)
-    ]
+def _check_whole(recognised: Recognised, source: str, config: Model) -> None:
+    """Raise CheckpointError if a whole network is missing."""
+    layout = recognised.layout
+    missing = [layout.partial] if layout.partial else missing_networks(layout, recognised.tensors)
     if missing:
-        remedy = _OURS if layout is SVD else _COMPLETE
-        raise CheckpointError(f"{source} has no {' and no '.join(missing)}: {remedy}")
+        remedy, setting = (_OURS, "") if layout.name == OURS else _remedy(config)
+        raise CheckpointError(f"{source} has no {' and no '.join(missing)}: {remedy}", setting=setting)
+
+
+def _remedy(config: Model) -> tuple[str, str]:
+    """What to do with a part of a model, and the setting for it."""
+    return (_IMAGE_MODEL, "image_model") if isinstance(config, ImageLDMConfig) else (_COMPLETE, "")
 
 
 _COMPLETE = (
     "give the whole model (ComfyUI writes it with ImageOnlyCheckpointSave, if that is given UNet, CLIP vision and VAE; "
     "a UNet of diffusers belongs into the folder unet of a copy of the model that its training began with)"
 )
+_IMAGE_MODEL = "give the image model that it belongs to, in any layout, as image_model"
 _OURS = "svd_tools/export.py merges what train.py wrote with the model that the training began with"
 
 
-def _what_else(names: list[str]) -> str:
-    """The message for tensors that are no such model."""
-    for layout in LAYOUTS.values():
-        if layout.unet and any(re.search(layout.unet, name) for name in names):
-            missing = "and no image encoder (CLIP) and no autoencoder"
-            return f"has a UNet alone, by {layout.owner} names, {missing}: {_COMPLETE}"
+def _what_else(names: list[str], layouts: Sequence[Layout], config: Model) -> tuple[str, str]:
+    """The message for tensors that are no whole model of this kind, and the setting to mend it."""
+    for layout in layouts:
+        if any(re.match(layout.unet, name) for name in names):
+            missing = " and ".join(f"no {title}" for title in list(layout.needs)[:2])
+            remedy, setting = _remedy(config)
+            return f"has a UNet alone, by {layout.owner} names, and {missing}: {remedy}", setting
     some = ", ".join(names[:3]) or "none at all"
-    return f"is no checkpoint of Stable Video Diffusion: its tensors are {some}"
+    return f"is no checkpoint of {KIND_TITLES[kind_of(config)]}: its tensors are {some}", ""

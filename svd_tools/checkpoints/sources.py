@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from svd.checkpoints.tensor_files import LazyTensor, read_safetensors
-from svd.checkpoints.tensor_header import CheckpointError, check_file
+from svd.checkpoints.tensor_files import LazyTensor, lazy_tensors
+from svd.checkpoints.tensor_header import CheckpointError, check_file, read_header
 from svd.records import RecordError, read_json
 from svd_tools.checkpoints.adapter_files import adapter_files
-from svd_tools.checkpoints.diffusers_folder import COMPONENTS
+from svd_tools.checkpoints.diffusers_folder import LARGEST_CONFIG
+from svd_tools.checkpoints.layout import Layout
 from svd_tools.checkpoints.mindspore_files import ENCRYPTED, read_mindspore
 from svd_tools.checkpoints.torch_files import read_torch
 
@@ -22,6 +24,7 @@ _WEIGHT_FILES = (
     "diffusion_pytorch_model.bin",
     "pytorch_model.bin",
 )
+_INDEX = "model_index.json"
 _VARIANTS = ("", "fp32", "fp16", "bf16")
 """Variants of a file, the most precise first, before any others."""
 
@@ -33,17 +36,22 @@ class Opened:
     kind: str
     tensors: dict[str, LazyTensor]
     notes: list[str] = field(default_factory=list)
+    metadata: dict[str, str] = field(default_factory=dict)
+    """Of a .safetensors file."""
 
 
-def read_weights(path: Path) -> Opened:
-    """Open a checkpoint file or a diffusers folder; no values are read yet.
+def read_weights(path: Path, layouts: Sequence[Layout] = ()) -> Opened:
+    """Open a checkpoint file or a folder; no values are read yet.
+
+    Args:
+        layouts: that a folder may be of.
 
     Raises:
         CheckpointError: the path does not exist, or is in no known format.
     """
     try:
         if path.is_dir():
-            return _read_folder(path)
+            return _read_folder(path, layouts)
         return _read_file(path)
     except RecordError as error:
         raise CheckpointError(str(error)) from error
@@ -56,7 +64,8 @@ def _read_file(path: Path) -> Opened:
     if head.startswith(b"PK\x03\x04"):
         return Opened("a PyTorch file (read without executing its pickle)", read_torch(path))
     if head[8:9] == b"{":
-        return Opened("a .safetensors file", read_safetensors(path))
+        header = read_header(path)
+        return Opened("a .safetensors file", lazy_tensors(path, header), metadata=header.metadata)
     if head.startswith(ENCRYPTED):
         raise CheckpointError(f"{path} is encrypted; save it from MindSpore again without enc_key")
     if head.startswith(b"\x80"):
@@ -71,21 +80,51 @@ def _read_file(path: Path) -> Opened:
     raise CheckpointError(f"{path} is no checkpoint (.safetensors, PyTorch's zip format, MindSpore's .ckpt)")
 
 
-def _read_folder(folder: Path) -> Opened:
+def _read_folder(folder: Path, layouts: Sequence[Layout]) -> Opened:
     if adapters := adapter_files(folder):
         tensors = {f"{front}{n}": t for front, file in adapters for n, t in _read_file(file).tensors.items()}
         return Opened("a folder of adapters", tensors)
-    absent = [component for component in COMPONENTS if not (folder / component).is_dir()]
-    if absent:
-        raise CheckpointError(f"{folder} {_what_else(folder, absent)}")
-    tensors, notes = {}, []
-    for component in COMPONENTS:
-        files, variant = _component_files(folder / component)
-        if variant:
-            notes.append(f"of {component} the variant {variant} is taken")
-        for file in files:
-            tensors |= {f"{component}.{name}": tensor for name, tensor in _read_file(file).tensors.items()}
-    return Opened("a diffusers folder", tensors, notes)
+    files = [folder / name for layout in layouts for name in layout.files if (folder / name).exists()]
+    if files:
+        tensors = {f"{file.stem}.{n}": t for file in files for n, t in _read_file(file).tensors.items()}
+        return Opened(f"a folder of {' and '.join(file.name for file in files)}", tensors)
+    known = next((layout for layout in layouts if layout.folder), None)
+    networks = known.folder.networks if known else ("unet", "vae")
+    present = [network for network in networks if (folder / network).is_dir()]
+    if known and known.alone and not present and _variants(folder):
+        tensors, notes = _read_component(folder)
+        return Opened("a diffusers folder of one network", tensors, notes)
+    some = known and known.alone and present and not (folder / _INDEX).exists()
+    if len(present) < len(networks) and not some:
+        raise CheckpointError(f"{folder} {_what_else(folder, [name for name in networks if name not in present])}")
+    return _read_components(folder, [*present, *_motion_adapter(folder, networks)])
+
+
+def _motion_adapter(folder: Path, networks: Collection[str]) -> list[str]:
+    """The subfolder of motion modules, which a UNet may have beside it, or inside, or both."""
+    return ["motion_adapter"] if "text_encoder" in networks and (folder / "motion_adapter").is_dir() else []
+
+
+def _read_components(folder: Path, components: Sequence[str]) -> Opened:
+    """The tensors of these subfolders; those of a motion adapter count as the UNet's, if that has none."""
+    found, notes = {}, []
+    for component in components:
+        tensors, notes_of_component = _read_component(folder / component)
+        notes += notes_of_component
+        if component == "motion_adapter":
+            if any(".motion_modules." in name for name in found):
+                notes.append("the motion modules are those in the UNet; the folder motion_adapter is left out")
+                continue
+            component = "unet"
+        found |= {f"{component}.{name}": tensor for name, tensor in tensors.items()}
+    return Opened("a diffusers folder", found, notes)
+
+
+def _read_component(folder: Path) -> tuple[dict[str, LazyTensor], list[str]]:
+    """(tensors of a network, what was chosen)"""
+    files, variant = _component_files(folder)
+    tensors = {name: tensor for file in files for name, tensor in _read_file(file).tensors.items()}
+    return tensors, [f"of {folder.name} the variant {variant} is taken"] if variant else []
 
 
 def _what_else(folder: Path, absent: list[str]) -> str:
@@ -95,7 +134,12 @@ def _what_else(folder: Path, absent: list[str]) -> str:
     states = sorted(folder.glob("mp_rank_*_model_states.pt"))
     if states:
         return f"is a folder of DeepSpeed's: give its file {states[0].name}"
-    return f"is not a diffusers folder: it has no {', no '.join(absent)} folder"
+    missing = f"it has no {', no '.join(absent)} folder"
+    if (folder / _INDEX).is_file():
+        content = read_json(folder / _INDEX, LARGEST_CONFIG)
+        pipeline = content.get("_class_name") if isinstance(content, dict) else None
+        return f"is a folder of diffusers' {str(pipeline)[:80]}, and not what the config is of: {missing}"
+    return f"is not a diffusers folder: {missing}"
 
 
 def _component_files(folder: Path) -> tuple[list[Path], str]:

@@ -3,7 +3,8 @@
 A row is `(ours, theirs, theirs, ..., [rows])`, with a column for each program. It renames the front of a name, up to a
 dot or the end; the rows (or the table) at its end rename the rest, and without them the rest is `.weight`, `.bias` or
 nothing. `{i}` and `{j}` stand for numbers, other names in braces for numbers that follow from them. `name : transform`
-says how the stored values differ; on a row for a weight and a bias it is meant for the weight. None: not stored there.
+says how the stored values differ; on a row for a weight and a bias it is meant for the weight, and it may be in braces,
+if it follows from the config. None: not stored there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Optional
 
 import numpy as np
 
-from svd.config import ModelConfig
+from svd.config import Model
 
 Shape = tuple[int, ...]
 
@@ -42,7 +43,8 @@ TRANSFORMS = {
     "same": Transform(lambda s: s, lambda x: x, lambda x: x),
     # [o i 3 1] over [b c t (h w)] is [o i 3 1 1] over [b c t h w]
     "temporal": Transform(lambda s: (*s, 1), lambda x: x[..., None], lambda x: x[..., 0]),
-    # [o i] is [o i 1 1] over pixels
+    # [o i] is [o i 1] over frames, and [o i 1 1] over pixels
+    "linear_1": Transform(lambda s: (*s, 1), lambda x: x[..., None], lambda x: x[..., 0]),
     "linear_1x1": Transform(lambda s: (*s, 1, 1), lambda x: x[..., None, None], lambda x: x[..., 0, 0]),
     "transpose": Transform(lambda s: s[::-1], lambda x: x.T, lambda x: x.T),
     # Our alpha weighs the spatial branch; theirs, in the decoder, the temporal one:
@@ -52,6 +54,8 @@ TRANSFORMS = {
     "third_2": _third(1),
     "third_3": _third(2),
 }
+LINEAR = ("same", "linear_1", "linear_1x1")
+"""Ways to store the matrix of a linear layer, all of which are read in place of one another."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +65,15 @@ class Table:
     columns: tuple[str, ...]
     """Programs whose names follow ours in a row."""
     rows: tuple[tuple, ...]
-    numbers: Callable[[ModelConfig, int, int], Mapping[str, int]] = lambda config, i, j: {}
-    """(model, i, j) -> the other numbers in names, for a table of a whole network."""
+    numbers: Callable[[Model, int, int], Mapping[str, int | str]] = lambda config, i, j: {}
+    """(model, i, j) -> what else is in braces, for a table of a whole network."""
 
-    def translate(self, name: str, column: str, config: ModelConfig) -> Optional[tuple[str, str]]:
+    def translate(self, name: str, column: str, config: Model) -> Optional[tuple[str, str]]:
         """(foreign name, transform) of one of our names; None if it is not stored."""
         return self._translate(name, column, config, self.numbers, {})
 
     def _translate(
-        self, name: str, column: str, config: ModelConfig, numbers: Callable, known: dict[str, int]
+        self, name: str, column: str, config: Model, numbers: Callable, known: dict[str, int]
     ) -> Optional[tuple[str, str]]:
         for ours, *row in self.rows:
             match = re.match(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(ours)) + r"(?:\.|$)", name)
@@ -80,7 +84,8 @@ class Table:
                 return None
             known = known | {key: int(value) for key, value in match.groupdict().items()}
             theirs, _, transform = theirs.partition(" : ")
-            theirs = theirs.format(**known, **numbers(config, known.get("i", 0), known.get("j", 0)))
+            others = numbers(config, known.get("i", 0), known.get("j", 0))
+            theirs, transform = theirs.format(**known, **others), transform.format(**others)
             rest = name[match.end() :]
             if inner:
                 table = inner[0] if isinstance(inner[0], Table) else replace(self, rows=inner[0])

@@ -10,15 +10,16 @@ from typing import Optional
 
 import numpy as np
 
-from svd.checkpoints.formats import TRAINED_FORMAT
+from svd.checkpoints.formats import TOKENIZER, TRAINED_FORMAT
 from svd.checkpoints.lora import LoRA, read_lora
 from svd.checkpoints.tensor_files import LazyTensor, finite, lazy_tensors, write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.config import ModelConfig, dump_config, parse_config
 from svd.console import first_few
+from svd_tools.checkpoints.assembly import stores_tokenizer
 from svd_tools.checkpoints.conversion import Weights, from_layout, to_layout
 from svd_tools.checkpoints.converter import write_model
-from svd_tools.checkpoints.layouts import LAYOUTS, SVD, detect_layout
+from svd_tools.checkpoints.layouts import OURS, find_layout
 from svd_tools.checkpoints.output import cast_all, writing
 from svd_tools.checkpoints.tables import Shape
 
@@ -62,7 +63,7 @@ def write_merged(
     trained: Trained,
     pretrained: Path,
     target: Path,
-    to: str = SVD.name,
+    to: str = OURS,
     dtype: str = "keep",
     lora_scale: float = 1.0,
 ) -> None:
@@ -83,21 +84,24 @@ def write_merged(
             "or export the trained tensors alone with --trained_only"
         )
     tensors, metadata = _open(pretrained)
-    if detect_layout(tensors) is not SVD:
-        raise CheckpointError(f"{pretrained} is not in {SVD.title}; convert it with svd_tools/convert.py")
+    if not any(name.startswith("network.") for name in tensors):
+        raise CheckpointError(f"{pretrained} is not in this project's layout; convert it with svd_tools/convert.py")
     model = trained.config
     if "config" in metadata:
         model = _merged_config(trained, pretrained, parse_config(metadata["config"]))
-    LAYOUTS[to].check(model, True)
+    layout = find_layout(model, to)
+    layout.check(model, True)
+    if stores_tokenizer(model, layout) and TOKENIZER not in metadata:
+        raise CheckpointError(f"{pretrained} has no vocabulary: convert it again, with one")
     shapes = _shapes(model)
-    weights = from_layout(tensors, SVD, model, shapes)
+    weights = from_layout(tensors, find_layout(model, OURS), model, shapes)
     _check_model(trained, {name: tensor.shape for name, tensor in weights.tensors.items()}, str(pretrained))
     changed = trained.tensors
     if trained.lora is not None:
         names = trained.lora.weights
         changed = {name: _adapted(trained.lora, name, weights.tensors[name], lora_scale) for name in names}
     merged = Weights(weights.tensors | changed, weights.leftovers)
-    write_model(target, merged, shapes, model, to, dtype)
+    write_model(target, merged, shapes, model, to, dtype, metadata.get(TOKENIZER, ""))
 
 
 def _adapted(lora: LoRA, name: str, weight: LazyTensor, scale: float) -> LazyTensor:
@@ -119,18 +123,18 @@ def _merged_config(trained: Trained, pretrained: Path, before: ModelConfig) -> M
     return dataclasses.replace(trained.config, autoencoder=autoencoder)
 
 
-def write_trained(trained: Trained, target: Path, to: str = SVD.name, dtype: str = "keep") -> None:
+def write_trained(trained: Trained, target: Path, to: str = OURS, dtype: str = "keep") -> None:
     """Write the trained tensors to a file of their own, replaced if it exists; raises CheckpointError."""
-    layout = LAYOUTS[to]
-    if trained.lora is not None and layout is not SVD:
+    layout = find_layout(trained.config, to)
+    if trained.lora is not None and to != OURS:
         raise CheckpointError(
-            f"adapters alone are written in {SVD.title} only: without --trained_only they are merged, and can be "
-            f"exported to {layout.title}"
+            f"adapters alone are written in this project's layout only: without --trained_only they are merged, and "
+            f"can be exported to {layout.title}"
         )
     layout.check(trained.config, False)
     _check_model(trained, _shapes(trained.config), "its own config says")
     metadata = {"format": "pt"}
-    if layout is SVD:  # without the path of the pretrained checkpoint, which means nothing elsewhere
+    if to == OURS:  # without the path of the pretrained checkpoint, which means nothing elsewhere
         metadata = {"format": TRAINED_FORMAT, "config": dump_config(trained.config)}
         if trained.lora is not None:
             metadata |= trained.lora.metadata
@@ -142,7 +146,7 @@ def write_trained(trained: Trained, target: Path, to: str = SVD.name, dtype: str
                 f"{others[0]} is no tensor of the UNet: without --trained_only it can be exported to {layout.title}"
             )
     outputs = cast_all(to_layout(trained.tensors, layout, trained.config), dtype)
-    if layout.write_folder:
+    if layout.folder:
         outputs = {name.removeprefix(layout.mark): tensor for name, tensor in outputs.items()}
     with writing(target, outputs) as (temporary, progress):
         write_safetensors(temporary, outputs, metadata, progress)

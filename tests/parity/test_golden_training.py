@@ -9,7 +9,8 @@ from safetensors.numpy import load_file
 from svd.build import build_networks
 from svd.config import ModelConfig, load_config
 from svd.layers.marks import temporal_parameters
-from svd_tools.checkpoints.layouts import LAYOUTS, expand
+from svd_tools.checkpoints.layout import expand
+from svd_tools.checkpoints.layouts import DIFFUSERS
 from svd_tools.checkpoints.tables import TRANSFORMS
 from svd_tools.device_checks import training
 
@@ -22,7 +23,7 @@ def golden_unet(config: ModelConfig, checkpoint: Path):
     from torch_models import torch_unet, with_one_epsilon  # needs torch
 
     tensors = {name: value for name, value in load_file(checkpoint).items() if name.startswith("network.")}
-    entries = expand(LAYOUTS["diffusers"], config, tensors)
+    entries = expand(DIFFUSERS, config, tensors)
     theirs = {e.theirs.removeprefix("unet."): TRANSFORMS[e.transform].to_theirs(tensors[e.ours]) for e in entries}
     unet = torch_unet(config.unet, config.sampling.num_frames)
     unet.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in theirs.items()})

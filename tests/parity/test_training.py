@@ -16,7 +16,8 @@ from svd.config import AutoencoderConfig, ImageEncoderConfig, ModelConfig, Sampl
 from svd.data.video_dataset import Clip
 from svd.training.config import LossConfig
 from svd.training.tasks.video import DenoisingObjective, draw, trained_parameters
-from svd_tools.checkpoints.layouts import LAYOUTS, expand
+from svd_tools.checkpoints.layout import expand
+from svd_tools.checkpoints.layouts import DIFFUSERS
 from svd_tools.checkpoints.tables import TRANSFORMS
 from svd_tools.convert import convert
 
@@ -145,7 +146,7 @@ def test_loss_and_gradients(task, reference):
     loss, gradients = Gradients(task)(*inputs)
     assert_close(loss, reference.loss, LOSS)
     largest = max(float(gradient.abs().max()) for gradient in reference.gradients.values())
-    for entry, gradient in zip(expand(LAYOUTS["diffusers"], CONFIG, task.trained), gradients, strict=True):
+    for entry, gradient in zip(expand(DIFFUSERS, CONFIG, task.trained), gradients, strict=True):
         expected = TRANSFORMS[entry.transform].to_ours(reference.gradients[entry.theirs].numpy())
         if WITHOUT_GRADIENT.search(entry.ours):
             assert not gradient.asnumpy().any()

@@ -10,7 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from svd.build import parameter_shapes
 from svd.config import load_config
-from svd_tools.checkpoints.layouts import LAYOUTS, expand
+from svd_tools.checkpoints.layout import expand
+from svd_tools.checkpoints.layouts import find_layout
 from svd_tools.checkpoints.tables import TRANSFORMS
 from svd_tools.convert import main
 
@@ -73,7 +74,7 @@ def random_weights():
         shapes = parameter_shapes(model)
         return {
             entry.theirs: rng.standard_normal(TRANSFORMS[entry.transform].shape(shapes[entry.ours])).astype(dtype)
-            for entry in expand(LAYOUTS[layout], model, shapes)
+            for entry in expand(find_layout(model, layout), model, shapes)
         }
 
     return draw

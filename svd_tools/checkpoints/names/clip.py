@@ -5,7 +5,7 @@ from svd_tools.checkpoints.tables import Table
 _COLUMNS = ("sgm", "diffusers")
 
 # ours                     OpenCLIP                         transformers
-_LAYER = Table(_COLUMNS, (
+LAYER = Table(_COLUMNS, (
     ("norm1",              "ln_1",                          "layer_norm1"),
     ("attn.to_q.weight",   "attn.in_proj_weight : third_1", "self_attn.q_proj.weight"),
     ("attn.to_k.weight",   "attn.in_proj_weight : third_2", "self_attn.k_proj.weight"),
@@ -23,7 +23,7 @@ CLIP = Table(_COLUMNS, (
     ("position_embedding", "positional_embedding",      "vision_model.embeddings.position_embedding.weight"),
     ("patch_embedding",    "conv1",                     "vision_model.embeddings.patch_embedding"),
     ("norm_pre",           "ln_pre",                    "vision_model.pre_layrnorm"),
-    ("layers.{i}",         "transformer.resblocks.{i}", "vision_model.encoder.layers.{i}", _LAYER),
+    ("layers.{i}",         "transformer.resblocks.{i}", "vision_model.encoder.layers.{i}", LAYER),
     ("norm_post",          "ln_post",                   "vision_model.post_layernorm"),
     ("projection.weight",  "proj : transpose",          "visual_projection.weight"),
 ))  # fmt: skip

@@ -8,7 +8,7 @@ from svd_tools.checkpoints.tables import Table
 _COLUMNS = ("sgm", "diffusers")
 
 
-def _numbers(config: ModelConfig, i: int, j: int) -> dict[str, int]:
+def numbers(config: ModelConfig, i: int, j: int) -> dict[str, int]:
     """Stability numbers all blocks consecutively."""
     unet = config.unet
     per_level = unet.num_res_blocks + 1
@@ -23,31 +23,31 @@ def _numbers(config: ModelConfig, i: int, j: int) -> dict[str, int]:
 
 
 # ours                     Stability (sgm)         diffusers
-_ATTENTION = Table(_COLUMNS, (
+ATTENTION = Table(_COLUMNS, (
     ("to_q",               "to_q",                 "to_q"),
     ("to_k",               "to_k",                 "to_k"),
     ("to_v",               "to_v",                 "to_v"),
     ("to_out",             "to_out.0",             "to_out.0"),
 ))  # fmt: skip
-_FEED_FORWARD = Table(_COLUMNS, (
+FEED_FORWARD = Table(_COLUMNS, (
     ("proj_in",            "net.0.proj",           "net.0.proj"),
     ("proj_out",           "net.2",                "net.2"),
 ))  # fmt: skip
-_BLOCK = Table(_COLUMNS, (
+BLOCK = Table(_COLUMNS, (
     ("norm_in",            "norm_in",              "norm_in"),
-    ("ff_in",              "ff_in",                "ff_in", _FEED_FORWARD),
+    ("ff_in",              "ff_in",                "ff_in", FEED_FORWARD),
     ("norm1",              "norm1",                "norm1"),
-    ("attn1",              "attn1",                "attn1", _ATTENTION),
+    ("attn1",              "attn1",                "attn1", ATTENTION),
     ("norm2",              "norm2",                "norm2"),
-    ("attn2",              "attn2",                "attn2", _ATTENTION),
+    ("attn2",              "attn2",                "attn2", ATTENTION),
     ("norm3",              "norm3",                "norm3"),
-    ("ff",                 "ff",                   "ff", _FEED_FORWARD),
+    ("ff",                 "ff",                   "ff", FEED_FORWARD),
 ))  # fmt: skip
 _TRANSFORMER = Table(_COLUMNS, (
     ("norm",                     "norm",                  "norm"),
     ("proj_in",                  "proj_in",               "proj_in"),
-    ("spatial",                  "transformer_blocks.0",  "transformer_blocks.0", _BLOCK),
-    ("temporal",                 "time_stack.0",          "temporal_transformer_blocks.0", _BLOCK),
+    ("spatial",                  "transformer_blocks.0",  "transformer_blocks.0", BLOCK),
+    ("temporal",                 "time_stack.0",          "temporal_transformer_blocks.0", BLOCK),
     ("frame_embedding.linear_1", "time_pos_embed.0",      "time_pos_embed.linear_1"),
     ("frame_embedding.linear_2", "time_pos_embed.2",      "time_pos_embed.linear_2"),
     ("blend.mix_factor",         "time_mixer.mix_factor", "time_mixer.mix_factor"),
@@ -87,4 +87,4 @@ UNET = Table(_COLUMNS, (
         ("upsample.conv",         "{up_end}.{last}.conv", "upsamplers.0.conv"))),
     ("norm_out",                  "out.0",                "conv_norm_out"),
     ("conv_out",                  "out.2",                "conv_out"),
-), _numbers)  # fmt: skip
+), numbers)  # fmt: skip

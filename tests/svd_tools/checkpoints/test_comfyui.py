@@ -5,7 +5,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from svd.config import load_config
-from svd_tools.checkpoints.layouts import LAYOUTS, expand
+from svd_tools.checkpoints.layout import expand
+from svd_tools.checkpoints.layouts import DIFFUSERS
 from svd_tools.checkpoints.tables import TRANSFORMS
 
 IMAGE, VISUAL = "conditioner.embedders.3.", "conditioner.embedders.0.open_clip.model.visual."
@@ -18,7 +19,7 @@ def transformers_clip(tensors: dict[str, np.ndarray], model) -> dict[str, np.nda
         VISUAL + entry.theirs.removeprefix("image_encoder."): np.ascontiguousarray(
             TRANSFORMS[entry.transform].to_theirs(tensors[entry.ours])
         )
-        for entry in expand(LAYOUTS["diffusers"], model, names)
+        for entry in expand(DIFFUSERS, model, names)
     }
 
 

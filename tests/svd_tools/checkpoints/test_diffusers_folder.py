@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from svd.config import load_config
-from svd_tools.checkpoints.diffusers_folder import config_files
+from svd_tools.checkpoints.layouts import DIFFUSERS
 
 FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -32,7 +32,8 @@ def folder(random_weights, config, tmp_path):
         (path / part).mkdir(parents=True)
         tensors = {key.removeprefix(f"{part}."): value for key, value in weights.items() if key.startswith(f"{part}.")}
         save_file(tensors, path / part / name, metadata={"format": "pt"})
-        (path / part / "config.json").write_text(json.dumps(config_files(load_config(config))[f"{part}/config.json"]))
+        settings = DIFFUSERS.folder.config_files(load_config(config))[f"{part}/config.json"]
+        (path / part / "config.json").write_text(json.dumps(settings))
     return path
 
 

@@ -10,8 +10,8 @@ from svd.build import parameter_shapes
 from svd.config import AutoencoderConfig, ModelConfig, UNetConfig
 from svd.models.svd import parts
 from svd_tools.checkpoints.conversion import is_leftover, plain_name
-from svd_tools.checkpoints.diffusers_folder import COMPONENTS
-from svd_tools.checkpoints.layouts import DIFFUSERS, LAYOUTS, SGM, SVD, detect_layout, expand
+from svd_tools.checkpoints.layout import expand
+from svd_tools.checkpoints.layouts import DIFFUSERS, SGM, SVD, detect_layout, find_layout
 from svd_tools.checkpoints.tables import TRANSFORMS, Table
 
 FULL = {decoder: ModelConfig(autoencoder=AutoencoderConfig(decoder=decoder)) for decoder in ("temporal", "image")}
@@ -26,7 +26,7 @@ def foreign(layout, config, shapes):
     """Their names with the shapes that ours imply."""
     return {
         entry.theirs: TRANSFORMS[entry.transform].shape(shapes[entry.ours])
-        for entry in expand(LAYOUTS[layout], config, shapes)
+        for entry in expand(find_layout(config, layout), config, shapes)
     }
 
 
@@ -58,8 +58,8 @@ def test_every_tensor_of_mindones_checkpoint_is_placed_or_left_over(shapes, mani
         "ln_final.weight",
         "ln_final.bias",
     }
-    assert all(is_leftover(name, published[name]) for name in left_over)
-    assert not any(is_leftover(name, shape) for name, shape in expected.items())
+    assert all(is_leftover(name, published[name], SGM, FULL["temporal"]) for name in left_over)
+    assert not any(is_leftover(name, shape, SGM, FULL["temporal"]) for name, shape in expected.items())
 
 
 def test_parameter_counts(shapes):
@@ -88,7 +88,7 @@ def test_transforms_invert_themselves(name):
 @pytest.mark.parametrize("layout", ["sgm", "diffusers"])
 def test_no_two_tensors_share_a_name(shapes, layout):
     sharing = defaultdict(list)
-    for entry in expand(LAYOUTS[layout], FULL["temporal"], shapes["temporal"]):
+    for entry in expand(find_layout(FULL["temporal"], layout), FULL["temporal"], shapes["temporal"]):
         sharing[entry.theirs].append(entry.transform)
     for transforms in sharing.values():
         assert len(transforms) == 1 or sorted(transforms) == ["third_1", "third_2", "third_3"]
@@ -107,10 +107,8 @@ UNETS = [
 @pytest.mark.parametrize("unet", UNETS)
 def test_other_sizes_fit_diffusers_networks(unet):
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
-    from svd_tools.checkpoints.diffusers_folder import config_files
-
     config = ModelConfig(unet=unet, autoencoder=AutoencoderConfig(channels=32, channel_mult=[1, 2, 4]))
-    settings = config_files(config)
+    settings = DIFFUSERS.folder.config_files(config)
     with torch.device("meta"):
         parts = {
             "unet": diffusers.UNetSpatioTemporalConditionModel.from_config(settings["unet/config.json"]),
@@ -170,8 +168,8 @@ def test_columns_of_their_own():
 
 
 def test_folders_of_diffusers_are_the_roots_of_its_layout():
-    assert list(COMPONENTS) == ["unet", "vae", "image_encoder"]
-    assert {place.root for place in DIFFUSERS.places.values() if place} == set(COMPONENTS)
+    assert list(DIFFUSERS.folder.networks) == ["unet", "vae", "image_encoder"]
+    assert {place.root for place in DIFFUSERS.places.values() if place} == set(DIFFUSERS.folder.networks)
 
 
 @pytest.mark.parametrize("layout", [SGM, DIFFUSERS], ids=lambda layout: layout.name)

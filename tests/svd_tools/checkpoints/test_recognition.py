@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from svd.checkpoints import tensor_files
 from svd.checkpoints.float8 import FLOAT8
 from svd.checkpoints.tensor_files import LazyTensor
+from svd.config import ModelConfig
 from svd_tools.checkpoints.recognition import recognise
 
 UNET, IMAGE = "model.diffusion_model.", "conditioner.embedders.3."
@@ -281,11 +282,11 @@ def test_what_train_py_wrote_is_for_export(ours, config, tmp_path, refuse):
 @pytest.mark.parametrize("wrapper", ["", "module.", "model."])
 def test_names_of_full_size(manifest, name, wrapper):
     """With averages and without wrappers every name is as it was."""
-    shapes = manifest(name)
+    shapes, config = manifest(name), ModelConfig()
     averaged = ["model_ema." + key.removeprefix("model.").replace(".", "") for key in shapes if key.startswith(UNET)]
     tensors = {wrapper + key: LazyTensor((), np.dtype(np.float32), ("", 0), None) for key in [*shapes, *averaged]}
-    recognised = recognise("x", tensors)
+    recognised = recognise("x", tensors, config)
     assert recognised.layout.name == "sgm" and recognised.tensors.keys() == shapes.keys()
     assert f"{len(averaged):,} averages" in " ".join(recognised.notes)
-    same = recognise("x", {wrapper + key: tensors[wrapper + key] for key in shapes}, "plain")
+    same = recognise("x", {wrapper + key: tensors[wrapper + key] for key in shapes}, config, "plain")
     assert same.tensors.keys() == shapes.keys() and len(same.notes) == (wrapper != "")

@@ -1,0 +1,119 @@
+"""A model from its sources: a checkpoint, and the image model that its temporal layers, or its UNet, belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Optional
+
+from svd.checkpoints.formats import TOKENIZER
+from svd.checkpoints.tensor_files import LazyTensor
+from svd.checkpoints.tensor_header import CheckpointError
+from svd.config import ImageLDMConfig, Model
+from svd.console import printable
+from svd_tools.checkpoints.conversion import Weights, from_layout
+from svd_tools.checkpoints.identity import check_motion_base
+from svd_tools.checkpoints.layout import Entry, Layout
+from svd_tools.checkpoints.layouts import OURS
+from svd_tools.checkpoints.recognition import Choice, recognise
+from svd_tools.checkpoints.sources import Opened
+from svd_tools.checkpoints.tables import Shape
+from svd_tools.checkpoints.vocabulary import WHERE, check_vocabulary, read_vocabulary
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint in a layout that is known."""
+
+    path: Path
+    config: Model
+    layout: Layout
+    tensors: Mapping[str, LazyTensor]
+    metadata: Mapping[str, str]
+
+
+def open_source(path: Path, opened: Opened, config: Model, weights: Choice, complete: bool = True) -> Source:
+    """Recognise a checkpoint, and print what was found.
+
+    Args:
+        weights, complete: as for `recognise`.
+
+    Raises:
+        CheckpointError: it is not what the configuration describes.
+    """
+    recognised = recognise(printable(str(path)), opened.tensors, config, weights, complete)
+    layout, tensors = recognised.layout, recognised.tensors
+    print(printable(f"{path} is {opened.kind} in {layout.title}: {len(tensors)} tensors"))
+    notes = [*opened.notes, *recognised.notes]
+    layout.check(config, True)
+    if layout.folder and path.is_dir():
+        notes += layout.folder.check_settings(path, config)
+    for note in notes:
+        print(printable(f"NOTE: {note}."))
+    return Source(path, config, layout, tensors, opened.metadata)
+
+
+def image_config(config: Model) -> ImageLDMConfig:
+    """The configuration of the image model in a model that is given text."""
+    if not isinstance(config, ImageLDMConfig):
+        raise CheckpointError("an image model is for models that are given text: leave it out", setting="image_model")
+    check_motion_base(config)
+    return ImageLDMConfig(**{field.name: getattr(config, field.name) for field in fields(ImageLDMConfig)})
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A whole model, and where its tensors come from."""
+
+    weights: Weights
+    shapes: dict[str, Shape]
+    """Of all tensors of our layout, by name."""
+    entries: list[tuple[str, Sequence[Entry]]]
+    """Of every source, after the name of its layout."""
+
+
+def assemble(source: Source, image: Optional[Source] = None) -> Assembled:
+    """Convert the tensors of the sources to our names.
+
+    Raises:
+        CheckpointError: they do not fit the config, or nothing of the image model is needed.
+    """
+    from svd.build import parameter_shapes  # MindSpore takes seconds to import, which --help and errors do not wait for
+
+    shapes = parameter_shapes(source.config)
+    if image is None:
+        weights = from_layout(source.tensors, source.layout, source.config, shapes)
+        return Assembled(weights, shapes, [(source.layout.name, weights.entries)])
+    image_shapes = parameter_shapes(image.config)
+    own = from_layout(source.tensors, source.layout, source.config, shapes, supplied=image_shapes)
+    others = from_layout(image.tensors, image.layout, image.config, image_shapes)
+    if own.tensors.keys() >= shapes.keys():
+        raise CheckpointError(f"{source.path} has all networks: leave the image model out", setting="image_model")
+    weights = Weights(others.tensors | own.tensors, own.leftovers + others.leftovers)
+    return Assembled(weights, shapes, [(source.layout.name, own.entries), (image.layout.name, others.entries)])
+
+
+def find_tokenizer(sources: Sequence[Source], path: Optional[Path]) -> str:
+    """The vocabulary at the path, or of the first source that has one, as it is in the metadata of a checkpoint.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    config = sources[0].config.text_encoder
+    if path is not None:
+        return read_vocabulary(path, config)
+    for source in sources:
+        if TOKENIZER in source.metadata:
+            return check_vocabulary(source.metadata[TOKENIZER], config)
+        if source.path.is_dir() and (source.path / "tokenizer").is_dir():
+            return read_vocabulary(source.path / "tokenizer", config)
+    raise CheckpointError(
+        f"{sources[-1].path} has no vocabulary, which turns prompts into tokens: give {WHERE}", setting="tokenizer"
+    )
+
+
+def stores_tokenizer(config: Model, layout: Layout) -> bool:
+    """Whether the vocabulary of a model is written in a layout."""
+    in_folder = layout.folder is not None and "tokenizer" in layout.folder.components
+    return isinstance(config, ImageLDMConfig) and (layout.name == OURS or in_folder)
