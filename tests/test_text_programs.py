@@ -215,6 +215,8 @@ def test_a_file_that_is_not_utf_8_or_has_no_prompts(cli, tmp_path):
     assert cli("image", f"--prompt_file={path}").error.endswith("is not UTF-8: line 2 has a byte that is no character")
     path.write_text("\n \n")
     assert cli("image", f"--prompt_file={path}").error.endswith("has 0 prompts; 1 to 10000 are taken")
+    path.write_text("cat " * 2**22 + "dog")
+    assert cli("image", f"--prompt_file={path}").error.endswith("has more than 16 MB")
 
 
 @pytest.mark.parametrize("kind", PROGRAMS)

@@ -13,7 +13,7 @@ from svd.cli.outputs import add_outputs, check_outputs, describe, image_writers,
 from svd.config import ConfigError, ImageLDMConfig, TextSamplingConfig, VideoLDMConfig
 from svd.console import log, printable
 
-MOST_PROMPTS = 10_000
+MOST_PROMPTS, MOST_BYTES = 10_000, 2**24
 """In a file."""
 LONGEST_STEM = 60
 """Characters of a prompt that begin the name of its result."""
@@ -95,9 +95,11 @@ def _lines(path: str) -> list[str]:
     where = f"--prompt_file {path}"
     try:
         with open(path, "rb") as file:
-            text = file.read(MOST_PROMPTS * 1000 + 1)
+            text = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{where} cannot be read: {error.strerror}") from error
+    if len(text) > MOST_BYTES:
+        raise ConfigError(f"{where} has more than {MOST_BYTES >> 20} MB")
     try:
         lines = [line.strip() for line in text.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:

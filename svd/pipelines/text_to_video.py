@@ -140,7 +140,7 @@ class TextToVideo:
         options = {"eta": settings.eta, "noise": fresh_noise} if settings.eta else {}
         options |= {"progress": self.bars(progress, "sampling", "step", size)}
         latents = solve(DISCRETE_SAMPLERS[settings.sampler], denoise, noise, sigmas, **options)
-        # what is left of the noise at the lowest level belongs to an image of unit variance
+        # a last noise level above 0 is part of what the autoencoder is given, on the model's own scale
         return latents / np.float32(np.sqrt(1 + sigmas[-1] ** 2))
 
 
