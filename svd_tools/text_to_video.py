@@ -1,6 +1,6 @@
 """Turn text into videos with VideoLDM, AnimateDiff, ModelScope and other temporal layers over Stable Diffusion.
 
-svd text-to-video --model.checkpoint=models/animatediff.safetensors --prompt="a lighthouse in a storm"
+svd text-to-video --model.checkpoint=models/v3_sd15_mm.safetensors --prompt="a lighthouse in a storm"
 """
 
 from __future__ import annotations
