@@ -5,6 +5,8 @@ from setuptools import find_packages, setup
 DATA = {
     "configs": ["*.yaml"],
     "configs/digits": ["*.yaml"],
+    "configs/stable_diffusion": ["*.yaml"],
+    "configs/video_ldm": ["*.yaml"],
     "assets": ["*.png", "*.md"],
     "assets/digits": ["*"],
     "tests/golden": ["*"],
