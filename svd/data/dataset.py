@@ -48,6 +48,9 @@ def clip_place(rng: np.random.Generator) -> float:
 class Dataset(ABC):
     """Numbered items. It is sent once to each worker process, and so has to be picklable."""
 
+    captioned = False
+    """Whether its items say in words what they show, or some of them do."""
+
     @abstractmethod
     def __len__(self) -> int:
         """Number of items, usable or not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -9,13 +10,16 @@ import cv2
 import numpy as np
 
 from svd.data.dataset import Dataset, DatasetError
-from svd.data.handwriting import SIDE, Part, handwriting, varied
+from svd.data.handwriting import SIDE, Look, Part, handwriting, styled, varied
 from svd.data.video_dataset import Clip
 from svd.errors import check
 from svd.seeds import Purpose, generator
 
 FASTEST = 4.0
 """Pixels per frame of motion bucket 255, whatever the speeds of a dataset: one model may learn from several."""
+SLOW, FAST = 85.0, 170.0
+"""Motion buckets below the first are slow in captions, those from the second on are fast."""
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEST = 1 << 32
 """Added to the numbers of held-out clips, so that their motion differs from that of training clips, too."""
 
@@ -33,11 +37,19 @@ class DigitsClip(Clip):
     centres: np.ndarray
 
 
+def describe(digits: Sequence[int], bucket: float) -> str:
+    """The caption of digits that move at the speed of a motion bucket: a three; a fast seven and a fast two."""
+    speed = "slow " if bucket < SLOW else "fast " if bucket >= FAST else ""
+    named = [f"{'an' if not speed and digit == 8 else 'a'} {speed}{NAMES[digit]}" for digit in digits]
+    return " and ".join([", ".join(named[:-1])] * (len(named) > 1) + named[-1:])
+
+
 class MovingDigits(Dataset):
     """Clips of handwritten digits that bounce in a square, generated on demand.
 
     All digits of a clip have the same speed, each its own direction. Unlike Moving MNIST's, they move by fractions of
     pixels and bounce exactly at the edge. The motion bucket is proportional to the speed, and 255 at FASTEST or more.
+    Captions say which digits there are, and whether they are slow or fast (`describe`).
 
     Args:
         clips: Number of clips.
@@ -48,6 +60,7 @@ class MovingDigits(Dataset):
             reach an edge. By default each has its own.
         varied: Share of the digits that are augmented (rotation, shear, size, stroke width), so that a model learns
             more handwriting than the source has.
+        looks: Looks that a clip may have, equally likely: plain, thick or italic strokes, or inverted (black on white).
         size: Pixels of a clip's height and width.
         fps: Frames per second.
         source: Handwriting: sklearn, or a folder of MNIST's idx files.
@@ -58,6 +71,8 @@ class MovingDigits(Dataset):
         DatasetError: an argument cannot be used, or the handwriting is missing.
     """
 
+    captioned = True
+
     def __init__(
         self,
         clips: int = 10000,
@@ -66,6 +81,7 @@ class MovingDigits(Dataset):
         speed: list[float] = [0.0, 4.0],  # noqa: B006
         direction: Optional[float] = None,
         varied: float = 0.0,
+        looks: list[Look] = ["plain"],  # noqa: B006
         size: int = 64,
         fps: int = 7,
         source: str = "sklearn",
@@ -84,6 +100,7 @@ class MovingDigits(Dataset):
             f"speed must be the slowest and fastest, got {speed}",
             DatasetError,
         )
+        check(bool(looks), "looks must not be empty", DatasetError)
         check(0 <= varied <= 1, f"varied is a share from 0 to 1, got {varied}", DatasetError)
         check(size > SIDE, f"size must be more than a digit's {SIDE} pixels, got {size}", DatasetError)
         check(
@@ -94,7 +111,7 @@ class MovingDigits(Dataset):
         check(seed >= 0, f"seed must not be negative, got {seed}", DatasetError)
         self.frames, self.height, self.width = frames, size, size
         self._clips, self._digits, self._speed, self._fps = clips, digits, speed, fps
-        self._direction, self._varied = direction, varied
+        self._direction, self._varied, self._looks = direction, varied, looks
         self._source, self._part, self._seed = source, part, seed
         handwriting(source, part)  # fails now if it is missing
 
@@ -118,13 +135,18 @@ class MovingDigits(Dataset):
         shown = pictures[chosen]
         if self._varied:
             shown = np.stack([varied(digit, rng) if rng.random() < self._varied else digit for digit in shown])
+        look = self._looks[rng.integers(len(self._looks))]
+        shown = np.stack([styled(digit, look) for digit in shown])
         frames = np.stack([self._draw(shown, places) for places in corners])
+        frames = 255 - frames if look == "inverted" else frames
+        names, bucket = tuple(int(digit) for digit in classes[chosen]), min(255 * speed / FASTEST, 255.0)
         return DigitsClip(
             frames=np.repeat(frames[..., None], 3, -1),
             fps=self._fps,
-            motion_bucket_id=min(255 * speed / FASTEST, 255.0),
+            motion_bucket_id=bucket,
             path=self.name(index),
-            digits=tuple(int(digit) for digit in classes[chosen]),
+            caption=describe(names, bucket),
+            digits=names,
             speed=float(speed),
             centres=corners + (SIDE - 1) / 2,
         )

@@ -26,6 +26,7 @@ class Clip:
 
     `frames` are uint8 RGB [t h w 3], shown at `fps` frames per second; `motion_bucket_id` says how much they move, and
     `path` where they are from. `note` is something worth reporting about the video, which does not prevent its use.
+    `caption` says in words what they show; it is empty where nobody has said it.
     """
 
     frames: np.ndarray
@@ -33,13 +34,15 @@ class Clip:
     motion_bucket_id: float
     path: str
     note: Optional[str] = None
+    caption: str = ""
 
 
 class VideoDataset(Dataset):
     """Clips of the videos in a CSV file with the columns path, length (in frames) and motion_bucket_id.
 
-    A column fps, where it has a number, takes the place of the frame rate that the video file states. Where the rate
-    changes within the file, that of a clip does likewise. Every clip begins at a random frame of its video.
+    A column caption says what a video shows, for models that are given text. A column fps, where it has a number, takes
+    the place of the frame rate that the video file states. Where the rate changes within the file, that of a clip does
+    likewise. Every clip begins at a random frame of its video.
 
     Args:
         metadata: The CSV file; has to be given.
@@ -89,7 +92,8 @@ class VideoDataset(Dataset):
         self._horizontal_flip = horizontal_flip
         self._folder = os.path.abspath(data_dir or os.path.dirname(metadata))
         self._lengths, self._buckets, self._fps = table.lengths, table.buckets, table.fps
-        self._paths = PackedStrings(table.paths)
+        self._paths, self._captions = PackedStrings(table.paths), PackedStrings(table.captions)
+        self.captioned = any(table.captions)
         self._absent = self._absent_folders(table.paths)
 
     def __len__(self) -> int:
@@ -120,7 +124,8 @@ class VideoDataset(Dataset):
             fps, frames = self._rate(index, video.fps, cut.rate), cut.frames
             if self._horizontal_flip and mirror:
                 frames = np.ascontiguousarray(frames[:, :, ::-1])
-        return Clip(frames, fps / self._step, float(self._buckets[index]), path, note)
+        numbers = fps / self._step, float(self._buckets[index])
+        return Clip(frames, *numbers, path, note, self._captions[index])
 
     def _rate(self, index: int, stated: Optional[float], shown: Optional[float]) -> float:
         """Frame rate of the video around the clip, from the stated rate and timestamps; raises BadItem.

@@ -15,7 +15,7 @@ from svd.data.dataset import DatasetError
 
 COLUMNS = ("path", "length", "motion_bucket_id")
 WANTED = f"a CSV file with the columns {', '.join(COLUMNS)}"
-"""Required columns of the CSV; `fps` is optional, all others are ignored."""
+"""Required columns of the CSV; `fps` and `caption` are optional, all others are ignored."""
 TRAINED_BUCKETS = 255
 """The largest motion_bucket_id that the models were trained with."""
 
@@ -28,9 +28,12 @@ _RULES = {
 
 
 class VideoTable(NamedTuple):
-    """Paths, lengths in frames (int64), motion buckets and frame rates (float64; nan where none is given) of videos."""
+    """Paths, captions (empty where none is given), lengths in frames (int64), motion buckets and frame rates (float64;
+    nan where none is given) of videos.
+    """
 
     paths: list[str]
+    captions: list[str]
     lengths: np.ndarray
     buckets: np.ndarray
     fps: np.ndarray
@@ -53,12 +56,14 @@ class _Violations:
 
 def read_table(metadata: str) -> VideoTable:
     """Read and check a CSV file; raises DatasetError, and warns of motion buckets outside the trained range."""
-    rows = CsvRows(metadata, COLUMNS, ("fps",), f"give {WANTED}")
+    rows = CsvRows(metadata, COLUMNS, ("fps", "caption"), f"give {WANTED}")
     paths: list[str] = []
+    captions: list[str] = []
     numbers = {name: array("d") for name in _RULES}
     wrong = {name: _Violations() for name in ("path", *_RULES)}
-    for line, (path, *cells) in rows:
+    for line, (path, *cells, caption) in rows:
         paths.append(path)
+        captions.append(caption)
         if not path:
             wrong["path"].add(line, path)
         for (name, (least, most, _)), cell in zip(_RULES.items(), cells):
@@ -79,7 +84,7 @@ def read_table(metadata: str) -> VideoTable:
             f"{high} of {len(paths)} rows (up to {buckets.max():g})",
             stacklevel=2,
         )
-    return VideoTable(paths, lengths.astype(np.int64), buckets, fps)
+    return VideoTable(paths, captions, lengths.astype(np.int64), buckets, fps)
 
 
 def spellings(path: str) -> Iterator[str]:

@@ -2,16 +2,20 @@
 
 python svd_tools/make_digits.py --out_dir outputs/digits/videos --clips 2000
 python svd_tools/motion_bucket.py outputs/digits/videos --out outputs/digits/videos.csv
+
+The folder gets a file videos.csv, too, which says of every video what it shows and how fast that is, as it was drawn.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, get_args
 
 import cv2
 import numpy as np
@@ -21,7 +25,7 @@ from tqdm import tqdm
 
 from svd import cli
 from svd.data.dataset import DatasetError
-from svd.data.handwriting import Part
+from svd.data.handwriting import Look, Part
 from svd.data.latents_dataset import differences
 from svd.data.moving_digits import MovingDigits
 from svd.data.videos import write_video
@@ -43,6 +47,8 @@ def build_parser(program: str) -> ArgumentParser:
         "bottom, without reaching an edge; by default each moves its own way.")  # fmt: skip
     add("--varied", default=0.0, type=float, help="Share of the digits that are turned, slanted, made smaller and of "
         "thinner or thicker strokes.")  # fmt: skip
+    add("--looks", nargs="+", choices=get_args(Look), default=["plain"], help="Looks that a video may have: thick or "
+        "italic strokes, or black on white.")  # fmt: skip
     add("--fps", default=7, type=PositiveInt, help="Frames per second.")
     add("--source", default="sklearn", type=str, help="Handwriting: sklearn, or a folder with MNIST's idx files; or "
         "mnist_test_seq.npy, the published clips of Moving MNIST, as they are: of the other options --clips, --fps and "
@@ -60,22 +66,25 @@ def make_digits(
     speed: list[float],
     direction: Optional[float],
     varied: float,
+    looks: list[Look],
     fps: int,
     source: str,
     part: Part,
     seed: int,
 ) -> None:
-    """Write clip_000000.mp4, ... into a folder; the arguments are those of the command line (`--help`).
+    """Write clip_000000.mp4, ... and videos.csv into a folder; the arguments are those of the command line (`--help`).
 
     Raises:
         DatasetError: an argument is wrong, or the handwriting cannot be read.
         VideoError, OSError: the folder cannot be written to.
     """
-    settings = {"frames": frames, "fps": fps, "source": source}
+    settings, dataset = {"frames": frames, "fps": fps, "source": source}, None
     if source.endswith(".npy"):
         clips, frames_of = _published(source, clips, frames)
     else:
         given = {"digits": digits, "speed": speed, "direction": direction, "varied": varied, "part": part, "seed": seed}
+        if looks != ["plain"]:  # earlier versions had no other
+            given["looks"] = looks
         dataset = MovingDigits(clips, frames, fps=fps, source=source, **given)
         settings |= given
 
@@ -88,7 +97,7 @@ def make_digits(
     cv2.setNumThreads(1)
 
     def write(index: int) -> None:
-        path = folder / f"clip_{index:06d}.mp4"
+        path = folder / _name(index)
         if not path.exists():
             write_video(path, frames_of(index), fps)
 
@@ -97,6 +106,23 @@ def make_digits(
         # disable=None: no bar unless the output is a terminal
         for _ in tqdm(written, desc="writing", unit="video", total=clips, disable=None):
             pass
+    if dataset is not None:
+        _write_table(folder / "videos.csv", dataset)
+
+
+def _write_table(path: Path, dataset: MovingDigits) -> None:
+    """Write the CSV file of the videos of a dataset."""
+    rows = [("path", "length", "motion_bucket_id", "fps", "caption")]
+    for index in range(len(dataset)):
+        clip = dataset.load(index)
+        rows.append((_name(index), len(clip.frames), f"{clip.motion_bucket_id:.6g}", clip.fps, clip.caption))
+    with io.StringIO() as text:
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        write_text(path, text.getvalue())
+
+
+def _name(index: int) -> str:
+    return f"clip_{index:06d}.mp4"
 
 
 def _keep_settings(folder: Path, settings: dict[str, Any], clips: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from svd.data.dataset import DatasetError
 from svd.data.handwriting import handwriting
-from svd.data.moving_digits import MovingDigits
+from svd.data.moving_digits import MovingDigits, describe
 
 ROOM = 64 - 28
 
@@ -32,6 +32,43 @@ def test_a_clip_follows_from_its_number_and_the_seed():
         np.testing.assert_array_equal(a.load(index).frames, again.load(index, np.random.default_rng(9)).frames)
         assert not np.array_equal(a.load(index).frames, b.load(index).frames)
     assert len(a) == 50 and not np.array_equal(a.load(0).frames, a.load(1).frames)
+
+
+@pytest.mark.parametrize(
+    ("digits", "bucket", "caption"),
+    [
+        ((3,), 127, "a three"),
+        ((8,), 127, "an eight"),
+        ((8,), 84, "a slow eight"),
+        ((7, 2), 85, "a seven and a two"),
+        ((7, 2), 170, "a fast seven and a fast two"),
+        ((1, 8, 0), 127, "a one, an eight and a zero"),
+    ],
+)
+def test_captions(digits, bucket, caption):
+    assert describe(digits, bucket) == caption
+
+
+def test_clips_have_captions():
+    clips = [MovingDigits(clips=9).load(index) for index in range(9)]
+    assert [clip.caption for clip in clips] == [describe(clip.digits, clip.motion_bucket_id) for clip in clips]
+
+
+def test_looks():
+    """The same digits on the same way, in other strokes, or black on white; of several, one for each clip."""
+    plain, thick, italic, inverted = (
+        MovingDigits(clips=4, digits=[1], looks=[look]).load(2) for look in ("plain", "thick", "italic", "inverted")
+    )
+    np.testing.assert_array_equal(inverted.frames, 255 - plain.frames)
+    assert thick.frames.sum() > 1.2 * plain.frames.sum()
+    assert abs(italic.frames.sum() / plain.frames.sum() - 1) < 0.15 and (italic.frames != plain.frames).any()
+    for clip in (thick, italic, inverted):
+        np.testing.assert_array_equal(clip.centres, plain.centres)
+    mixed = MovingDigits(clips=40, looks=["plain", "inverted"])
+    white = [mixed.load(index).frames.mean() > 127 for index in range(40)]
+    assert 10 < sum(white) < 30
+    with pytest.raises(DatasetError, match="looks must not be empty"):
+        MovingDigits(looks=[])
 
 
 def test_what_clips_hold():

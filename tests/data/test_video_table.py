@@ -32,6 +32,14 @@ def test_columns(table):
     assert np.isnan(table("a.mp4,3,4", header="path,length,motion_bucket_id\n").fps).all()
 
 
+def test_captions(table):
+    """Their column is optional, may be anywhere and partly empty, and may have commas, quotes, lines and any script."""
+    assert table("a.mp4,40,127,25").captions == [""]
+    header = "path,Caption,length,motion_bucket_id\n"
+    rows = ('a.mp4,"a ""fast"" dog, running",40,0', "b.mp4,,40,0", 'c.mp4,"eine Möwe\n飞",40,0')
+    assert table(*rows, header=header).captions == ['a "fast" dog, running', "", "eine Möwe\n飞"]
+
+
 def test_a_table_from_a_german_excel(table):
     found = table("a.mp4;40;127,5;23,976", header="path;length;motion_bucket_id;fps\n")
     assert (found.lengths[0], found.buckets[0], found.fps[0]) == (40, 127.5, 23.976)

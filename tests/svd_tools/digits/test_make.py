@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from svd.data.moving_digits import MovingDigits
+from svd.data.video_dataset import VideoDataset
 from svd_tools.digits.make import main
 from svd_tools.jobs.motion_score import score_video
 
@@ -23,6 +24,18 @@ def test_videos_show_the_clips_and_score_by_their_speed(tmp_path):
     speeds = [data.load(index).speed for index in range(4)]
     scores = [score_video(str(path))["score"] for path in paths]
     assert np.argsort(scores).tolist() == np.argsort(speeds).tolist()
+
+
+def test_the_table_says_what_they_show(tmp_path):
+    """Training reads it as it is, with captions."""
+    command = ["--out_dir", str(tmp_path), "--clips", "3", "--frames", "2", "--looks", "inverted", "thick"]
+    assert main(command) == 0
+    dataset, data = VideoDataset(str(tmp_path / "videos.csv"), frames=2, height=64, width=64), MovingDigits(3, 2)
+    for index in range(3):
+        clip, drawn = dataset.load(index, np.random.default_rng(0)), data.load(index)
+        assert clip.caption == drawn.caption and clip.motion_bucket_id == pytest.approx(drawn.motion_bucket_id, 1e-5)
+        assert clip.fps == 7
+    assert dataset.captioned
 
 
 def test_the_same_command_continues(tmp_path):
