@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -12,36 +13,33 @@ import numpy as np
 from mindspore import nn
 
 from svd import runtime
-from svd.autoencoder.autoencoder import Autoencoder, autoencoder_part
 from svd.build import fill_networks, load_networks, stored_networks
 from svd.checkpoints.lora import describe_lora
 from svd.checkpoints.model_file import Checkpoint
-from svd.conditioning.conditioner import Conditioner
-from svd.config import ModelConfig, dump_config
+from svd.config import ImageLDMConfig, LatentModel, dump_config
+from svd.config.models import KINDS
 from svd.data.latents_dataset import LatentsDataset
+from svd.errors import check
 from svd.layers.lora import add_adapters
 from svd.layers.recompute import recompute_blocks
 from svd.models import model_of
-from svd.models.svd import build_conditioner
-from svd.pipelines.preview import Preview
+from svd.pipelines.preview import Preview, named_prompts, prepared_images
 from svd.placement import compute_dtype
-from svd.runtime import AmpLevel
 from svd.training.checkpoint import TrainState
-from svd.training.config import EnvironmentConfig, LossConfig, TrainConfig
+from svd.training.config import EnvironmentConfig, TrainConfig
 from svd.training.distributed import Ranks
-from svd.training.tasks import Plan, find_task
+from svd.training.tasks import ClipEncoder, Plan, encodes, find_task
 from svd.training.trainer import Objective, Trainer
 from svd.training.uses import check_used
 
-ENCODERS = ("conditioner.image_encoder", "conditioner.autoencoder.encoder", "autoencoder.encoder")
-"""The parts that encode, for a training from latents."""
 
-
-def plan_training(train: TrainConfig, model: ModelConfig, networks: dict[str, nn.Cell]) -> Plan:
+def plan_training(
+    train: TrainConfig, model: LatentModel, networks: dict[str, nn.Cell], metadata: Mapping[str, str] = {}
+) -> Plan:
     """Plan a training of these networks, to which adapters are added if requested; raises ConfigError."""
     if train.lora.rank:
         add_adapters(networks["network"], train.lora.modules, train.lora.rank, train.lora.scaled_by, train.seed)
-    return Plan(train, model, networks, find_task(train.task).trained(train, networks))
+    return Plan(train, model, networks, find_task(train.task).trained(train, networks), metadata)
 
 
 def build_objective(plan: Plan) -> Objective:
@@ -53,7 +51,7 @@ def build_objective(plan: Plan) -> Objective:
 
 
 def load_trainer(
-    train: TrainConfig, environment: EnvironmentConfig, model: ModelConfig, state: TrainState, resume: Optional[Path]
+    train: TrainConfig, environment: EnvironmentConfig, model: LatentModel, state: TrainState, resume: Optional[Path]
 ) -> tuple[Trainer, Plan]:
     """Load networks, and build objective and trainer.
 
@@ -75,19 +73,13 @@ def load_trainer(
     ranks = Ranks(*runtime.join_ranks())
     check_used(train, ranks.count)
     if isinstance(train.dataset, LatentsDataset):
-        train.dataset.check(latents_model(model, checkpoint, train.loss))
-    previews = bool(train.preview.images) and ranks.first
-    plan = plan_training(train, model, stored_networks(model, checkpoint))
-    needed = None if previews else find_task(train.task).needs(train)
-    networks = {prefix: plan.networks[prefix] for prefix in plan.networks if needed is None or prefix in needed}
+        train.dataset.check(latents_model(train, model, checkpoint))
+    plan = plan_training(train, model, stored_networks(model, checkpoint), checkpoint.metadata)
+    networks = {prefix: cell for prefix, cell in plan.networks.items() if _loaded(train, prefix, ranks.first)}
     fill_networks(model, networks, checkpoint, device, environment.amp_level, plan.trained.values())
     preview = None
-    if previews:
-        pipe = model_of(model).pipeline(model, networks, lambda: runtime.free_memory(device), checkpoint.metadata)
-        data, p = train.dataset, train.preview
-        sampling = {"num_frames": data.frames, "height": data.height, "width": data.width, "seed": p.seed}
-        sampling |= {"sampling_steps": p.sampling_steps}
-        preview = Preview(pipe, p.images, Path(train.output_dir) / "previews", p.format, sampling)
+    if train.preview.wanted and ranks.first:
+        preview = build_preview(train, model, networks, checkpoint.metadata, lambda: runtime.free_memory(device))
     metadata = {"config": dump_config(model), "pretrained": str(Path(train.pretrained).absolute())}
     if train.lora.rank:
         metadata |= describe_lora(train.lora.rank, train.lora.scaled_by, train.lora.modules)
@@ -106,10 +98,31 @@ def load_trainer(
     return trainer, plan
 
 
-def check_task(train: TrainConfig, model: ModelConfig) -> None:
+def build_preview(
+    train: TrainConfig,
+    model: LatentModel,
+    networks: Mapping[str, nn.Cell],
+    metadata: Mapping[str, str],
+    free_memory: Callable[[], int],
+) -> Preview:
+    """The previews of a training, by the pipeline of loaded networks; raises ImageError."""
+    data, p = train.dataset, train.preview
+    frames = 1 if type(model) is ImageLDMConfig else data.frames
+    sampling = {"num_frames": frames, "height": data.height, "width": data.width, "seed": p.seed}
+    sampling |= {"sampling_steps": p.sampling_steps}
+    inputs = named_prompts(p.prompts) if p.prompts else prepared_images(p.images, data.height, data.width)
+    pipe = model_of(model).pipeline(model, networks, free_memory, metadata)
+    return Preview(pipe, inputs, Path(train.output_dir) / "previews", p.format, sampling)
+
+
+def check_task(train: TrainConfig, model: LatentModel) -> None:
     """Raise ConfigError if the task is not possible with these settings, data and model."""
+    task = find_task(train.task)
+    kind = next(kind for kind, known in KINDS.items() if type(model) is known)
+    message = f"train.task={train.task} is for models of the kind {' or '.join(task.kinds)}, and this one is {kind}"
+    check(kind in task.kinds, message)
     check_used(train)
-    find_task(train.task).check(train, model)
+    task.check(train, model)
 
 
 def describe(plan: Plan) -> str:
@@ -118,45 +131,52 @@ def describe(plan: Plan) -> str:
     learned = {prefix: sum(p.size for p in parameters) for prefix, parameters in plan.chosen.items()}
     sizes = {prefix: sum(p.size for p in cell.get_parameters()) for prefix, cell in plan.networks.items()}
     titles = {part.prefix: part.title for part in model_of(model).parts(model)}
-    frozen = {prefix: size - learned.get(prefix, 0) for prefix, size in sizes.items()}
-    unet = frozen.pop("network")
-    unused = isinstance(train.dataset, LatentsDataset) and not train.preview.images
+    frozen = [
+        f"{size - learned.get(prefix, 0):,} of {titles[prefix]}{' (not loaded)' * (not _loaded(train, prefix))}"
+        for prefix, size in sizes.items()
+        if size > learned.get(prefix, 0)
+    ]
     return (
         f"# {len(train.dataset):,} videos\n"
         f"# trained: {sum(learned.values()):,} parameters in {len(plan.trained)} tensors of "
         f"{'adapters (LoRA) in ' * bool(train.lora.rank)}"
         f"{' and '.join(titles[prefix] for prefix in plan.chosen)}\n"
-        f"# frozen:  {unet:,} of the UNet, {sum(frozen.values()):,} of the autoencoder and the image encoder"
-        f"{', which are not loaded' if unused else ''}"
+        f"# frozen:  {', '.join(frozen) or 'nothing'}"
     )
 
 
-def load_encoders(
-    config: ModelConfig, checkpoint: Checkpoint, device_target: str, mode: int, amp_level: AmpLevel
-) -> tuple[Conditioner, Autoencoder]:
-    """The parts of `load_pipeline` that encode, without a decoder and without the UNet; raises the same errors."""
-    device = runtime.setup(device_target, mode)
-    networks = load_networks(config, checkpoint, device, amp_level, ENCODERS)
-    encoder = networks[autoencoder_part(networks, "encoder")]
-    return build_conditioner(config, networks), Autoencoder(encoder, None, config.autoencoder)
+def _loaded(train: TrainConfig, prefix: str, previews: bool = True) -> bool:
+    """Whether a training loads a network: previews, which the first rank makes, need all of them."""
+    needed = find_task(train.task).needs(train)
+    return (previews and train.preview.wanted) or needed is None or prefix in needed
 
 
-def latents_model(config: ModelConfig, checkpoint: Checkpoint, loss: LossConfig) -> dict[str, Any]:
-    """Everything but the clips that cached latents depend on: the encoders, their weights, and the noise.
+def load_clip_encoder(
+    train: TrainConfig, environment: EnvironmentConfig, model: LatentModel, checkpoint: Checkpoint
+) -> ClipEncoder:
+    """What encodes clips for cached latents, its networks loaded; raises the same errors as `load_pipeline`."""
+    device = runtime.setup(environment.device_target, environment.mode)
+    task = find_task(train.task)
+    networks = load_networks(model, checkpoint, device, environment.amp_level, task.encoders(train))
+    return task.clip_encoder(Plan(train, model, networks, {}, checkpoint.metadata))
+
+
+def latents_model(train: TrainConfig, model: LatentModel, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Everything but the clips that cached latents depend on: the encoders, their weights, and what the task adds.
 
     The weights are represented by a digest of their values in float32, so that a file in float16 has that of its
     source, if its source had no more precision.
     """
-    stored = stored_networks(config, checkpoint)
-    names = {f"{prefix}.{p.name}" for prefix in ENCODERS if prefix in stored for p in stored[prefix].get_parameters()}
+    task = find_task(train.task)
+    check(encodes(task), f"train.task={train.task} learns from videos, not from latents")
+    stored, encoders = stored_networks(model, checkpoint), task.encoders(train)
+    names = {f"{prefix}.{p.name}" for prefix in encoders if prefix in stored for p in stored[prefix].get_parameters()}
     digest = blake2b(digest_size=16)
     for name in sorted(names.intersection(checkpoint.shapes)):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(checkpoint.read(name), np.float32))
-    autoencoder = {name: value for name, value in asdict(config.autoencoder).items() if name != "decoder"}
     return {
-        "autoencoder": autoencoder,
-        "image_encoder": asdict(config.image_encoder),
+        "autoencoder": {name: value for name, value in asdict(model.autoencoder).items() if name != "decoder"},
         "encoder weights": digest.hexdigest(),
-        "loss": {name: getattr(loss, name) for name in ("noise_aug_mean", "noise_aug_std")},
+        **task.cached(train, model, checkpoint.metadata),
     }

@@ -9,7 +9,7 @@ import numpy as np
 
 from svd.seeds import Purpose, generator
 
-TOKENS = ("class_embedding", "position_embedding")
+TOKENS = ("class_embedding", "position_embedding", "token_embedding")
 
 
 def initial_value(name: str, shape: tuple[int, ...], seed: int, zero: bool = False) -> np.ndarray:

@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     ADAPTERS = 4  # what adapters begin with
     INITIALIZATION = 5  # what whole models begin with
     FRAMES = 6  # the noise levels of single frames
+    TIMESTEPS = 7  # discrete noise levels
 
 
 def generator(seed: int, sample: int, purpose: Purpose) -> np.random.Generator:

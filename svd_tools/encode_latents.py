@@ -32,11 +32,11 @@ from svd.console import printable
 from svd.data.dataset import BadItem, DatasetError, Unavailable, clip_place
 from svd.data.latents_dataset import (
     COLUMNS,
+    EMPTY_PROMPT,
     INDEX,
     NUMBERS,
     SETTINGS,
     SHARDS,
-    TENSORS,
     EncodedClip,
     differences,
     read_settings,
@@ -161,19 +161,19 @@ class LatentsWriter:
 
     def __init__(self, plan: Plan | list[str]):
         # imports MindSpore, which workers do not need
-        from svd.build_training import latents_model, load_encoders
+        from svd.build_training import check_task, latents_model, load_clip_encoder
         from svd.checkpoints.model_file import Checkpoint
-        from svd.training.tasks.video import ClipEncoder
 
         self.plan = plan if isinstance(plan, Plan) else Plan(plan)
         train, options = self.plan.train, self.plan.options
         checkpoint = Checkpoint(train.pretrained)
         model = load_config(options.svd_config) if options.svd_config else checkpoint.config
+        check_task(train, model)
         model.check_size(self.plan.dataset.height, self.plan.dataset.width)
-        _keep_settings(self.plan.out, {"clips": self.plan.clips, "model": latents_model(model, checkpoint, train.loss)})
-        where = options.environment
-        encoders = load_encoders(model, checkpoint, where.device_target, where.mode, where.amp_level)
-        self._encode = ClipEncoder(*encoders, train.loss, train.seed)
+        _keep_settings(self.plan.out, {"clips": self.plan.clips, "model": latents_model(train, model, checkpoint)})
+        self._encode = load_clip_encoder(train, options.environment, model, checkpoint)
+        if self._encode.empty_prompt is not None:
+            _save(self.plan.out / EMPTY_PROMPT, {"context": self._encode.empty_prompt})
 
     def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
         name = blake2b("".join(batch["key"]).encode(), digest_size=16).hexdigest() + ".safetensors"
@@ -203,12 +203,10 @@ class LatentsWriter:
         return {"path": key, "why": "", **nothing, **dict(zip(NUMBERS[1:], (place, *numbers)))}, clip
 
     def write(self, name: str, clips: list[EncodedClip]) -> None:
-        """Write a file of clips: entry e is `e.moments`, `e.context` and `e.concat`."""
-        arrays = {f"{e}.{tensor}": getattr(clip, tensor) for e, clip in enumerate(clips) for tensor in TENSORS}
-        arrays = {tensor: np.ascontiguousarray(array) for tensor, array in arrays.items()}
-        with atomic_write(self.plan.out / SHARDS / name, sum(array.nbytes for array in arrays.values())) as aside:
-            save_tensors(aside, arrays)
-            fsync(aside)  # before the journal records it
+        """Write a file of clips: the arrays of entry e are `e.moments`, ..."""
+        _save(self.plan.out / SHARDS / name, {
+            f"{e}.{tensor}": array for e, clip in enumerate(clips) for tensor, array in clip.arrays.items()
+        })  # fmt: skip
 
 
 class LatentsJournal(Journal):
@@ -229,7 +227,7 @@ class LatentsJournal(Journal):
             return
         self._rows.append(row | {"entry": len(self._clips)})
         self._clips.append(clip)
-        self._bytes += sum(getattr(clip, tensor).nbytes for tensor in TENSORS)
+        self._bytes += sum(array.nbytes for array in clip.arrays.values())
         if self._bytes >= self._limit:
             self.flush()
 
@@ -273,6 +271,14 @@ def encode_videos(plan: Plan) -> None:
         write_csv(plan.file(f"{INDEX}/clips.csv"), COLUMNS, rows)
         failures = map(plan.index_row, journal.failures())
         report(journal, plan.file("failed.csv"), ("path", "sample", "why"), failures, "clips", "encoded")
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays to a file, which is on the drive before the journal records it."""
+    arrays = {tensor: np.ascontiguousarray(array) for tensor, array in arrays.items()}
+    with atomic_write(path, sum(array.nbytes for array in arrays.values())) as aside:
+        save_tensors(aside, arrays)
+        fsync(aside)
 
 
 def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:

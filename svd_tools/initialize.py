@@ -1,6 +1,8 @@
 """Write a model with random weights, to train from scratch.
 
 python svd_tools/initialize.py --config configs/digits/model.yaml --out outputs/digits/initial.safetensors
+svd initialize --config configs/digits/words_image.yaml --captions clips.csv --out outputs/words/initial.safetensors
+svd initialize --config configs/digits/words_video.yaml --image_model image.safetensors --out video.safetensors
 """
 
 from __future__ import annotations
@@ -18,36 +20,58 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt
 
 from svd import cli
-from svd.checkpoints.tensor_files import LazyTensor
-from svd.config import load_config
+from svd.checkpoints.formats import MODEL_FORMAT, TOKENIZER
+from svd.checkpoints.model_file import Checkpoint
+from svd.checkpoints.tensor_files import LazyTensor, finite, lazy_tensors, write_safetensors
+from svd.checkpoints.tensor_header import CheckpointError, read_header
+from svd.config import ConfigError, ImageLDMConfig, LatentModel, dump_config, load_config
+from svd.console import first_few
+from svd.data.csv_rows import CsvRows
 from svd.initialization import initial_value
-from svd_tools.checkpoints.conversion import Weights
-from svd_tools.checkpoints.converter import check_free, write_model
+from svd_tools.checkpoints.converter import check_free, writing
 
 
 def build_parser(program: str) -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog=program, description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True, type=str, help="Model, such as configs/digits/model.yaml.")
-    parser.add_argument("--out", required=True, type=str, help="File to write: NAME.safetensors.")
-    parser.add_argument("--seed", default=0, type=NonNegativeInt, help="The same seed gives the same weights.")
-    parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
+    add = parser.add_argument
+    add("--config", required=True, type=str, help="Model, such as configs/digits/model.yaml.")
+    add("--out", required=True, type=str, help="File to write: NAME.safetensors.")
+    add("--seed", default=0, type=NonNegativeInt, help="The same seed gives the same weights.")
+    add("--overwrite", action="store_true", help="Replace the file if it exists.")
+    add("--image_model", type=Optional[str], help="Checkpoint of an image model, whose weights and vocabulary a model "
+        "of videos gets; its temporal layers alone are then random.")  # fmt: skip
+    add("--tokenizer", type=Optional[str], help="Vocabulary of a model that is given text: folder of vocab.json and "
+        "merges.txt.")  # fmt: skip
+    add("--captions", type=Optional[str], help="Instead: CSV file with a column caption, from which a vocabulary is "
+        "learned.")  # fmt: skip
     return parser
 
 
-def initialize(config: str | Path, out: str | Path, seed: int = 0, overwrite: bool = False) -> None:
+def initialize(
+    config: str | Path,
+    out: str | Path,
+    seed: int = 0,
+    overwrite: bool = False,
+    image_model: Optional[str | Path] = None,
+    tokenizer: Optional[str | Path] = None,
+    captions: Optional[str | Path] = None,
+) -> None:
     """Write a model with random weights; it has one encoder for images and videos.
 
     Raises:
         ConfigError: the configuration cannot be used.
-        CheckpointError: the file exists, or could not be written.
+        CheckpointError: the file exists, or could not be written; or the image model is of other networks.
+        DatasetError, TokenizerError: no vocabulary can be had.
     """
     # MindSpore takes seconds to import, which --help and errors do not wait for
     from svd.build import build_networks, optional_parts
-    from svd.layers.marks import zero_init_names
+    from svd.layers.marks import temporal_parameters, zero_init_names
 
     model, target = load_config(config), Path(out)
     check_free(target, overwrite)
+    metadata = {"format": MODEL_FORMAT, "config": dump_config(model)}
+    metadata |= _vocabulary(model, image_model=image_model, tokenizer=tokenizer, captions=captions)
     networks = {f"{prefix}.": network for prefix, network in build_networks(model).items()}
     networks = {prefix: network for prefix, network in networks.items() if prefix not in optional_parts(model)}
     shapes = {prefix + p.name: tuple(p.shape) for prefix, cell in networks.items() for p in cell.get_parameters()}
@@ -55,8 +79,53 @@ def initialize(config: str | Path, out: str | Path, seed: int = 0, overwrite: bo
     tensors = {
         name: _tensor(name, shape, seed, place, name in zeros) for place, (name, shape) in enumerate(shapes.items())
     }
+    if image_model is not None:
+        new = {prefix + p.name for prefix, cell in networks.items() for p in temporal_parameters(cell)}
+        tensors |= _taken(Path(image_model), {name: shape for name, shape in shapes.items() if name not in new})
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_model(target, Weights(tensors, []), shapes, model, "svd", "keep")
+    with writing(target, tensors) as (temporary, progress):
+        write_safetensors(temporary, tensors, metadata, progress)
+    print(f"wrote {len(tensors)} tensors:\n{target}")
+
+
+def _vocabulary(model: LatentModel, **sources: Optional[str | Path]) -> dict[str, str]:
+    """The metadata of a model's tokenizer, empty if it has none; one source has to be given if it has one."""
+    given = [name for name, source in sources.items() if source is not None]
+    if not isinstance(model, ImageLDMConfig):
+        if given:
+            raise ConfigError(f"{given[0]} is for models that are given text", setting=given[0])
+        return {}
+    if len(given) != 1:
+        some = " and ".join(given) or "none"
+        raise ConfigError(f"the vocabulary of a model that is given text: give one of {', '.join(sources)}, got {some}")
+    source = Path(sources[given[0]])
+    if given[0] == "tokenizer":
+        from svd_tools.checkpoints.vocabulary import read_vocabulary  # --help does not wait for the tokenizers
+
+        return {TOKENIZER: read_vocabulary(source, model.text_encoder)}
+    if given[0] == "captions":
+        from svd_tools.checkpoints.new_vocabulary import train_vocabulary
+
+        rows = CsvRows(str(source), ("caption",), (), "give a CSV file with the column caption")
+        return {TOKENIZER: train_vocabulary((caption for _, (caption,) in rows), model.text_encoder).to_metadata()}
+    checkpoint = Checkpoint(source)
+    of_image = checkpoint.config
+    differing = [] if isinstance(of_image, ImageLDMConfig) else ["it is no model that is given text"]
+    for part in ImageLDMConfig.networks:
+        if not differing and getattr(of_image, part) != getattr(model, part):
+            differing = [f"its {part} is another one"]
+    if differing:
+        raise CheckpointError(f"{source} is no image model of this video model: {differing[0]}", setting="image_model")
+    return {TOKENIZER: checkpoint.metadata[TOKENIZER]} if TOKENIZER in checkpoint.metadata else {}
+
+
+def _taken(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, LazyTensor]:
+    """Tensors of these names and shapes from a checkpoint, as stored; raises CheckpointError."""
+    there = lazy_tensors(path, read_header(path))
+    wrong = [name for name, shape in shapes.items() if name not in there or there[name].shape != shape]
+    if wrong:
+        raise CheckpointError(f"{path} lacks {len(wrong)} tensors of the image model ({first_few(wrong)})")
+    return {name: finite(name, there[name]) for name in shapes}
 
 
 def _tensor(name: str, shape: tuple[int, ...], seed: int, place: int, zero: bool) -> LazyTensor:

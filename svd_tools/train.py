@@ -22,7 +22,7 @@ from jsonargparse import ArgumentParser, Namespace
 from svd import cli
 from svd.cli.options import new_parser
 from svd.cli.training import add_training, instantiate_training
-from svd.config import ModelConfig, load_config
+from svd.config import ImageLDMConfig, LatentModel, ModelConfig, VideoLDMConfig, load_config
 from svd.console import log
 from svd.files import check_folder, write_text
 from svd.records import differing
@@ -30,6 +30,12 @@ from svd.training.config import TrainConfig
 from svd.training.launcher import end_with_launcher, is_leader, stop_code
 from svd.training.tasks import TASKS, find_task
 
+USES = {
+    ModelConfig: ("python image_to_video.py", "SVD", "--image=IMAGE"),
+    ImageLDMConfig: ("svd text-to-image", "model", "--prompt=PROMPT"),
+    VideoLDMConfig: ("svd text-to-video", "model", "--prompt=PROMPT"),
+}
+"""How a trained model is used, by its kind: a program, its group of flags for the model, and what it is given."""
 TASKS["image_encoder"] = "svd_tools.digits.image_encoder.ImageEncoderTask"  # of digits alone, and so not of svd
 
 
@@ -76,7 +82,7 @@ def run(parser: ArgumentParser, args: Namespace) -> int:
         return run_alone(parser, args, options, model)
 
 
-def run_alone(parser: ArgumentParser, args: Namespace, options: Namespace, model: ModelConfig) -> int:
+def run_alone(parser: ArgumentParser, args: Namespace, options: Namespace, model: LatentModel) -> int:
     """Start or resume the run in its locked folder; returns the exit code."""
     from svd.build_training import describe, load_trainer
     from svd.training.checkpoint import begin_or_resume, remove_leftovers
@@ -109,15 +115,16 @@ def finish(train: TrainConfig, checkpoint: Path) -> None:
     from svd_tools.checkpoints.trained import read_trained, write_merged, write_trained
 
     trained = read_trained(checkpoint / f"{'ema' if train.optimizer.ema_decay else 'trained'}.safetensors")
+    program, group, given = USES[type(trained.config)]
     if train.lora.rank:
         target = Path(train.output_dir) / "lora.safetensors"
         write_trained(trained, target)
-        log(f"python image_to_video.py --SVD.checkpoint={train.pretrained} --SVD.lora={target} --image=IMAGE")
+        log(f"{program} --{group}.checkpoint={train.pretrained} --{group}.lora={target} {given}")
     else:
         target = Path(train.output_dir) / "model.safetensors"
         write_merged(trained, Path(train.pretrained), target)
         if find_task(train.task).complete:
-            log(f"python image_to_video.py --SVD.checkpoint={target} --image=IMAGE")
+            log(f"{program} --{group}.checkpoint={target} {given}")
         else:
             log(f"the next training may begin with it: --train.pretrained={target}")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from text_training import text_options, write_text_inputs
 from training_rows import train_row
 from training_runs import ROOT, Outcome, checkpoint, distance, metrics, options, start, tensors, train_here
 
@@ -98,7 +99,18 @@ def worth(row: dict, option: str, pairs: set[frozenset]) -> float:
     return sum(frozenset({(option, row[option]), item}) in pairs for item in row.items()) - minutes(row)
 
 
+def text_row(learned: str, **options) -> dict:
+    return {option: values[0] for option, values in OPTIONS.items()} | {"learned": learned} | options
+
+
 ROWS = covering()
+TEXT_ROWS = [
+    text_row("text_to_video", cards=2, data="latents", mode=0, accumulation=2, ema=0.9, sharded=True, workers=1),
+    text_row("text_to_video", mode=1, recompute=True, precision="O2", batch=2, data="latents"),
+    text_row("text_to_image", mode=0, accumulation=2, ema=0.9, workers=1),
+    text_row("text_to_image", cards=2, kernels=False, data="latents", mode=1, recompute=True),
+]
+"""Of models that are given text; images along with the text encoder. Most of a training knows nothing of its task."""
 
 
 def plainest(row: dict) -> dict:
@@ -111,8 +123,9 @@ def plainest(row: dict) -> dict:
 class Folder:
     """Where rows are trained, each once."""
 
-    def __init__(self, inputs: Path, latents: Path, path: Path):
-        self.inputs, self.latents, self.path = inputs, latents, path
+    def __init__(self, inputs: Path, path: Path):
+        """`path` has the latents, and models that are given text with their own."""
+        self.inputs, self.path = inputs, path
 
     def run(self, row: dict) -> Path:
         return self.path / "_".join(str(value).replace(" ", "-") for value in row.values())
@@ -120,11 +133,16 @@ class Folder:
     def flags(self, row: dict) -> list[str]:
         """Flags of train.py for a row, and what training_rows.py knows beside them."""
         learned, run = row["learned"], self.run(row)
+        of_text = learned.startswith("text_to_")
         flags = options(self.inputs, run)
+        if of_text:
+            flags = text_options(self.path / "text", run, learned.removeprefix("text_to_"))
+            flags += ["--train.text_encoder=True"] * (learned == "text_to_image")
         if row["data"] == "latents" or learned == "image_encoder":
             flags = [flag for flag in flags if "dataset" not in flag]
         if row["data"] == "latents":
-            flags += ["--train.dataset=LatentsDataset", f"--train.dataset.init_args.folder={self.latents}"]
+            flags += ["--train.dataset=LatentsDataset", f"--train.dataset.init_args.folder={self.path / 'latents'}"]
+            flags[-1] += "_text" * of_text
         elif learned == "image_encoder":
             flags += ["--train.dataset=MovingDigits", "--train.dataset.init_args.frames=2"]
             flags += ["--train.dataset.init_args.size=32"]
@@ -160,15 +178,17 @@ class Folder:
 @pytest.fixture(scope="module")
 def folder(inputs, tmp_path_factory) -> Folder:
     path = tmp_path_factory.mktemp("pairs")
-    argv = [*options(inputs, path), f"--out={path / 'latents'}", "--passes=4"]
-    assert encode_latents.main(argv) == 0
-    return Folder(inputs, path / "latents", path)
+    (path / "text").mkdir()
+    of_text = [*text_options(write_text_inputs(path / "text"), path, "image"), "--train.text_encoder=True"]
+    for flags, name in ((options(inputs, path), "latents"), (of_text, "latents_text")):
+        assert encode_latents.main([*flags, f"--out={path / name}", "--passes=4"]) == 0
+    return Folder(inputs, path)
 
 
 @pytest.fixture(scope="module")
 def two_cards(folder) -> Folder:
     """All rows of two cards, trained by one pair of processes."""
-    rows = [folder.flags(row) for row in ROWS if row["cards"] == 2]
+    rows = [folder.flags(row) for row in (*ROWS, *TEXT_ROWS) if row["cards"] == 2]
     (folder.path / "rows.json").write_text(json.dumps(rows))
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -195,7 +215,7 @@ def test_every_pair_is_in_the_table():
                 assert together == sensible({a: value, b: other}), (a, value, b, other)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=name)
+@pytest.mark.parametrize("row", (*ROWS, *TEXT_ROWS), ids=name)
 def test_a_row_agrees_with_the_plainest(folder, row, request):
     if row["cards"] == 2:
         request.getfixturevalue("two_cards")

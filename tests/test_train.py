@@ -229,12 +229,16 @@ def test_a_dry_run_says_what_would_be_and_writes_nothing(inputs, tmp_path):
         assert settings["train"]["temporal_only"] is temporal_only and settings["train"]["updates"] is None
         unet = {name: value.size for name, value in before.items() if name.startswith("network.")}
         learned = {name: size for name, size in unet.items() if TEMPORAL.match(name) or not temporal_only}
-        others = sum(value.size for name, value in before.items() if name not in unet)
+        others = [name for name in before if name not in unet]
+        parts = ("conditioner.image_encoder", "conditioner.autoencoder.encoder", "autoencoder.encoder",
+                 "autoencoder.decoder")  # fmt: skip
+        sizes = [sum(before[name].size for name in others if name.startswith(f"{part}.")) for part in parts]
+        titles = ("the image encoder", "the conditioner's encoder", "the encoder", "the decoder")
+        frozen = [(sum(unet.values()) - sum(learned.values()), "the UNet"), *zip(sizes, titles)]
         assert outcome.out.splitlines()[-3:] == [
             "# 4 videos",
             f"# trained: {sum(learned.values()):,} parameters in {len(learned)} tensors of the UNet",
-            f"# frozen:  {sum(unet.values()) - sum(learned.values()):,} of the UNet, {others:,} of the autoencoder "
-            "and the image encoder",
+            "# frozen:  " + ", ".join(f"{size:,} of {title}" for size, title in frozen if size),
         ]
 
 

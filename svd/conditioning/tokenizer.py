@@ -9,6 +9,7 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
+from svd.checkpoints.formats import TOKENIZER
 from svd.config import TextEncoderConfig
 from svd.errors import UserError, check
 from svd.records import RecordError, parse_json
@@ -78,6 +79,13 @@ class Tokenizer:
     def to_metadata(self) -> str:
         """The vocabulary and its merges as JSON, for the metadata of a checkpoint."""
         return json.dumps({"vocab": self._vocabulary, "merges": self._merges}, ensure_ascii=False)
+
+    @classmethod
+    def of_checkpoint(cls, metadata: Mapping[str, str], config: TextEncoderConfig) -> Tokenizer:
+        """The tokenizer in the metadata of a checkpoint; raises TokenizerError, also if there is none."""
+        missing = "the checkpoint has no tokenizer, which turns prompts into tokens: convert it again, with one"
+        check(TOKENIZER in metadata, missing, TokenizerError)
+        return cls.from_metadata(metadata[TOKENIZER], config)
 
     @classmethod
     def from_metadata(cls, text: str, config: TextEncoderConfig) -> Tokenizer:

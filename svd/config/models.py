@@ -139,6 +139,11 @@ class ImageLDMConfig(LatentModel):
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     sampling: TextSamplingConfig = field(default_factory=TextSamplingConfig)
 
+    @property
+    def fps_dim(self) -> Optional[int]:
+        """Sinusoids that the frame rate is embedded as, for networks that are conditioned on it."""
+        return None
+
     def __post_init__(self):
         check(
             self.text_encoder.width == self.unet.context_dim,

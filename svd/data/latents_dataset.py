@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from glob import escape, glob
-from typing import Any, TypeVar
+from typing import Any, Optional, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,28 +21,37 @@ from svd.records import RecordError, differing, read_json, record
 
 SETTINGS, INDEX, SHARDS = "settings.json", "index", "latents"
 """Contents of a folder of latents: the settings they depend on, and two folders."""
+EMPTY_PROMPT = "empty_prompt.safetensors"
+"""A file beside them, if captions are embedded: the embedding of the empty one, `context` [n d]."""
 NUMBERS = ("entry", "place", "fps", "motion_bucket_id", "aug_strength")
 COLUMNS = ("row", "sample", "path", "why", "file", *NUMBERS)
 """Of the CSV files in the index: which clip of which video, why it is missing (or empty), and where it is stored."""
-TENSORS = ("moments", "context", "concat")
+TENSORS = ("moments", "context", "concat", "tokens")
 _MAKE = "make it with svd_tools/encode_latents.py"
 
 
 @dataclass(frozen=True)
 class EncodedClip:
-    """An encoded clip; arrays are float16.
+    """An encoded clip; arrays are float16, and None where a model has no use for them.
 
-    `moments` are mean and log variance of its latents [t 2c h w], `context` is the image embedding of its first frame
-    [n d] and `concat` are the latents [c h w] of that frame with noise of `aug_strength`. The rest is as in `Clip`.
+    `moments` are mean and log variance of its latents [t 2c h w], `context` is the embedding of its first frame, or of
+    its caption [n d], `concat` are the latents [c h w] of the first frame with noise of `aug_strength`, and `tokens`
+    are those of the caption, int32 [n], for a text encoder that is trained. The rest is as in `Clip`.
     """
 
-    moments: np.ndarray
-    context: np.ndarray
-    concat: np.ndarray
     fps: float
     motion_bucket_id: float
     aug_strength: float
     path: str
+    moments: np.ndarray
+    context: Optional[np.ndarray] = None
+    concat: Optional[np.ndarray] = None
+    tokens: Optional[np.ndarray] = None
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Those that there are, by name."""
+        return {name: array for name in TENSORS if (array := getattr(self, name)) is not None}
 
 
 class LatentsDataset(Dataset):
@@ -67,6 +76,9 @@ class LatentsDataset(Dataset):
         self._shards_exist = os.path.isdir(os.path.join(self._folder, SHARDS))
         self.settings = read_settings(folder)
         clips, self._shapes = _clips_and_shapes(self.settings, os.path.join(folder, SETTINGS))
+        self.captioned, self.has_tokens = "text_encoder" in self.settings["model"], "tokens" in self._shapes
+        embedded = self.captioned and not self.has_tokens
+        self.empty_prompt = _read_empty_prompt(folder, self._shapes["context"]) if embedded else None
         self.frames, self.height, self.width = clips.frames, clips.height, clips.width
         if not 0 <= drawn_frames <= self.frames:
             raise DatasetError(f"drawn_frames must be 0 to {self.frames}, as many as clips have; got {drawn_frames}")
@@ -100,16 +112,17 @@ class LatentsDataset(Dataset):
         try:
             with open_item(path) as file:
                 shard = _open_shard(path, os.fstat(file.fileno()).st_mtime_ns)
-                arrays = [
-                    _tensor(path, shard, f"{self._entry[clip]}.{name}", shape)
-                    for name, shape in zip(TENSORS, self._shapes)
-                ]
+                arrays = {
+                    name: _tensor(path, shard, f"{self._entry[clip]}.{name}", shape)
+                    for name, shape in self._shapes.items()
+                }
         except SafetensorError as error:
             reason = f"truncated or damaged ({one_line(error)}); run encode_latents.py again, which replaces it"
             raise BadItem(path, reason) from error
         if self.drawn_frames:
-            arrays[0] = arrays[0][rng.choice(len(arrays[0]), self.drawn_frames, replace=False)]
-        return EncodedClip(*arrays, *(float(numbers[clip]) for numbers in self._numbers), self.name(index))
+            frames = rng.choice(self.frames, self.drawn_frames, replace=False)
+            arrays["moments"] = arrays["moments"][frames]
+        return EncodedClip(*(float(numbers[clip]) for numbers in self._numbers), self.name(index), **arrays)
 
     def check(self, model: dict[str, Any]) -> None:
         """Raise DatasetError, which names the differences, if the latents are of another model than this one."""
@@ -119,15 +132,25 @@ class LatentsDataset(Dataset):
 
 
 def _tensor(path: str, shard: safe_open, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor of a shard; raises BadItem where it is not finite float16 of this shape."""
-    found = shard.get_slice(name)
-    if found.get_dtype() != "F16" or found.get_shape() != list(shape):
-        what = f"{name} is {found.get_dtype()} {found.get_shape()}, not F16 {list(shape)}"
+    """A tensor of a shard; raises BadItem where it is not finite float16, or int32 for tokens, of this shape."""
+    found, kind = shard.get_slice(name), "I32" if name.endswith(".tokens") else "F16"
+    if found.get_dtype() != kind or found.get_shape() != list(shape):
+        what = f"{name} is {found.get_dtype()} {found.get_shape()}, not {kind} {list(shape)}"
         raise BadItem(path, f"{what}; run encode_latents.py again in a new folder")
     array = shard.get_tensor(name)
     if not np.isfinite(array).all():
         raise BadItem(path, f"{name} is not finite; run encode_latents.py again in a new folder")
     return array
+
+
+def _read_empty_prompt(folder: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The embedding of the empty prompt [n d]; raises DatasetError."""
+    path = os.path.join(folder, EMPTY_PROMPT)
+    try:
+        with safe_open(path, framework="np") as file:
+            return _tensor(path, file, "context", shape)
+    except (SafetensorError, OSError, BadItem) as error:
+        raise DatasetError(f"{path}: missing or damaged ({one_line(error)}); run encode_latents.py again") from error
 
 
 @lru_cache(maxsize=16)
@@ -189,6 +212,18 @@ class _ImageEncoder:
             raise ValueError(f"an embedding has 1 to 65,536 numbers, not {self.output_dim}")
 
 
+@dataclass
+class _TextEncoder:
+    """The settings of the text encoder that are needed here: tokens of a prompt, and channels of each."""
+
+    tokens: int
+    width: int
+
+    def __post_init__(self):
+        if not (0 < self.tokens <= 2**16 and 0 < self.width <= 2**16):
+            raise ValueError(f"a prompt has 1 to 65,536 tokens of as many channels, not {self.tokens} of {self.width}")
+
+
 def read_settings(folder: str) -> dict[str, Any]:
     """The settings that a folder of latents depends on: clips and model; raises DatasetError if it is none."""
     path = os.path.join(folder, SETTINGS)
@@ -202,15 +237,20 @@ def read_settings(folder: str) -> dict[str, Any]:
         raise DatasetError(f"{path}: damaged ({one_line(error)}); {_MAKE}") from error
 
 
-def _clips_and_shapes(settings: Any, where: str) -> tuple[_Clips, list[tuple[int, ...]]]:
-    """The settings of the clips, and the shapes of TENSORS; raises RecordError."""
+def _clips_and_shapes(settings: Any, where: str) -> tuple[_Clips, dict[str, tuple[int, ...]]]:
+    """The settings of the clips, and the shapes of the tensors; raises RecordError."""
     settings = record(_Settings, settings, where)
     clips = _subset(_Clips, settings.clips, f"{where}: clips")
     autoencoder = _subset(_Autoencoder, settings.model.get("autoencoder"), f"{where}: model.autoencoder")
-    encoder = _subset(_ImageEncoder, settings.model.get("image_encoder"), f"{where}: model.image_encoder")
     channels, downsampling = autoencoder.latent_channels, 2 ** (len(autoencoder.channel_mult) - 1)
     size = clips.height // downsampling, clips.width // downsampling
-    return clips, [(clips.frames, 2 * channels, *size), (1, encoder.output_dim), (channels, *size)]
+    shapes = {"moments": (clips.frames, 2 * channels, *size)}
+    if "text_encoder" in settings.model:
+        text = _subset(_TextEncoder, settings.model["text_encoder"], f"{where}: model.text_encoder")
+        embedded = settings.model.get("captions") != "tokens"
+        return clips, shapes | ({"context": (text.tokens, text.width)} if embedded else {"tokens": (text.tokens,)})
+    encoder = _subset(_ImageEncoder, settings.model.get("image_encoder"), f"{where}: model.image_encoder")
+    return clips, shapes | {"context": (1, encoder.output_dim), "concat": (channels, *size)}
 
 
 Record = TypeVar("Record")

@@ -31,7 +31,8 @@ def add_adapters(network: nn.Cell, modules: Collection[str], rank: int, alpha: f
     linears = {f".{name}.": cell for name, cell in network.cells_and_names() if isinstance(cell, Linear)}
     for module in modules:
         if not any(f".{module}." in name for name in linears):
-            raise ConfigError(f"train.lora.modules: no linear layer has {module} in its name, as in temporal.attn1")
+            some = next((name for name in linears if ".temporal." in name), next(iter(linears))).strip(".")
+            raise ConfigError(f"train.lora.modules: no linear layer has {module} in its name; one is {some}")
     chosen = [cell for name, cell in linears.items() if any(f".{module}." in name for module in modules)]
     for number, cell in enumerate(chosen):
         o, i = cell.weight.shape

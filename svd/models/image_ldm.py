@@ -9,15 +9,13 @@ from mindspore import nn
 from svd.autoencoder.autoencoder import Autoencoder
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
-from svd.checkpoints.formats import TOKENIZER
 from svd.conditioning.text_conditioner import TextConditioner
 from svd.conditioning.text_encoder import TextEncoder
-from svd.conditioning.tokenizer import Tokenizer, TokenizerError
-from svd.config import ImageLDMConfig, VideoLDMConfig
+from svd.conditioning.tokenizer import Tokenizer
+from svd.config import ImageLDMConfig
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.preconditioning import DISCRETE_PRECONDITIONINGS
 from svd.diffusion.schedules import discrete_sigmas
-from svd.errors import check
 from svd.models.part import Part
 from svd.networks.blocks.image import image_unet
 from svd.networks.split import Split
@@ -63,8 +61,5 @@ def build_conditioner(
     config: ImageLDMConfig, networks: Mapping[str, nn.Cell], metadata: Mapping[str, str]
 ) -> TextConditioner:
     """Raises TokenizerError as `pipeline`."""
-    missing = "the checkpoint has no tokenizer, which turns prompts into tokens: convert it again, with one"
-    check(TOKENIZER in metadata, missing, TokenizerError)
-    tokenizer = Tokenizer.from_metadata(metadata[TOKENIZER], config.text_encoder)
-    fps_dim = config.fps_dim if isinstance(config, VideoLDMConfig) else None
-    return TextConditioner(networks["text_encoder"], tokenizer, fps_dim=fps_dim)
+    tokenizer = Tokenizer.of_checkpoint(metadata, config.text_encoder)
+    return TextConditioner(networks["text_encoder"], tokenizer, fps_dim=config.fps_dim)

@@ -44,7 +44,7 @@ class LossConfig:
     noise_aug_std: float = 0.5
     """Standard deviation of it."""
     drop_context: float = 0.1
-    """How often the image embedding is left out, for guidance (the paper does not publish its rate)."""
+    """How often the image embedding, or the caption, is left out, for guidance (SVD's rate is not published)."""
     drop_concat: float = 0.1
     """How often the conditioning frame's latents are left out, independently of the embedding."""
     kl_weight: float = 1e-6
@@ -132,6 +132,8 @@ class PreviewConfig:
     images: list[str] = field(default_factory=list)
     """Image files, or folders of them; none make no videos. With latents as data, previews alone need the encoders and
     the decoder, which are then loaded."""
+    prompts: list[str] = field(default_factory=list)
+    """The same for models that are given text."""
     every: int = 1000
     """Updates from one preview to the next."""
     format: Literal["gif", "mp4"] = "mp4"
@@ -145,7 +147,13 @@ class PreviewConfig:
         for name in ("every", "sampling_steps"):
             check(getattr(self, name) > 0, f"preview.{name} must be positive, got {getattr(self, name)}")
         check(self.seed >= 0, f"preview.seed must not be negative, got {self.seed}")
+        check(len(self.prompts) <= 1000, f"preview.prompts must be 1000 at most, got {len(self.prompts)}")
         check_most(self, "preview", every=MOST_UPDATES, sampling_steps=10_000, seed=2**63)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there are to be any."""
+        return bool(self.images or self.prompts)
 
 
 @dataclass
@@ -156,16 +164,21 @@ class TrainConfig:
     """The clips: `class_path` and `init_args` of VideoDataset, LatentsDataset or MovingDigits."""
     task: str = "image_to_video"
     """What is learned. image_to_video: by the UNet, a video from its first frame, as Stable Video Diffusion.
-    image_model: by its spatial layers alone, each frame from the first one, as VideoLDM's image model. image_encoder:
-    by the image encoder, what is seen. autoencoder: by encoder and decoder, to give frames back. temporal_decoder: by
-    the decoder's temporal layers alone, to give videos back. Or the path of a class (svd/training/tasks)."""
+    image_model: by its spatial layers alone, each frame from the first one, as VideoLDM's image model. text_to_image:
+    by the spatial layers of a model that is given text, single frames from captions. text_to_video: by the temporal
+    layers between them, videos from captions, as VideoLDM and AnimateDiff. image_encoder: by the image encoder, what is
+    seen. autoencoder: by encoder and decoder, to give frames back. temporal_decoder: by the decoder's temporal layers
+    alone, to give videos back. Or the path of a class (svd/training/tasks)."""
     pretrained: Optional[str] = None
     """The checkpoint to start from, as svd_tools/convert.py writes it."""
     output_dir: str = "outputs/train"
     """Folder for checkpoints, previews, metrics and the final model."""
     temporal_only: bool = True
-    """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet. Of the task
-    image_to_video without `lora.rank`, with which the adapters alone are trained."""
+    """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet. Of the tasks
+    image_to_video and text_to_video without `lora.rank`, with which the adapters alone are trained."""
+    text_encoder: bool = False
+    """Train the text encoder along with the spatial layers (text_to_image), as for a model from scratch. Cached latents
+    are then of tokens, not of their embeddings."""
     epochs: float = 10
     """Passes over the data; `updates` replaces it."""
     updates: Optional[int] = None

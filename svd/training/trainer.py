@@ -169,7 +169,7 @@ class Trainer:
                 self._log(metrics, meter)
             if ended or state.update % config.checkpoint_every == 0:
                 self._save(last=ended)
-            if config.preview.images and (state.update % config.preview.every == 0 or state.update == self.updates):
+            if config.preview.wanted and (state.update % config.preview.every == 0 or state.update == self.updates):
                 self._make_preview()
         if state.update >= self.updates:  # more, if it is resumed with fewer updates than it has had
             return True

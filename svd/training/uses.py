@@ -32,12 +32,17 @@ USES = (
     Use(
         ("temporal_only",),
         lambda t, _: not t.lora.rank,
-        "it chooses between the layers of the task image_to_video, where it trains no adapters (lora.rank)",
+        "it chooses between layers, and adapters (lora.rank) are trained instead of them",
+    ),
+    Use(
+        ("text_encoder",),
+        lambda t, _: not t.lora.rank,
+        "adapters (lora.rank) are trained alone",
     ),
     Use(
         ("preview.every", "preview.format", "preview.sampling_steps", "preview.seed"),
-        lambda t, _: bool(t.preview.images),
-        "there are no previews: give train.preview.images",
+        lambda t, _: t.preview.wanted,
+        "there are no previews: give train.preview.images, or train.preview.prompts for a model that is given text",
     ),
     Use(
         ("item_seconds",),

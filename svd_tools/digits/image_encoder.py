@@ -66,6 +66,7 @@ class ClassificationObjective:
 class ImageEncoderTask:
     """Trains the image encoder to recognise digits."""
 
+    kinds = ("svd",)
     settings = ()
     complete = False
 

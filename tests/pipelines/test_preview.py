@@ -8,7 +8,7 @@ from PIL import Image
 from small_model import build_small_pipe, fill
 
 from svd.data.images import ImageError
-from svd.pipelines.preview import Preview
+from svd.pipelines.preview import Preview, named_prompts, prepared_images
 
 SAMPLING = {"num_frames": 3, "height": 16, "width": 24, "seed": 3, "sampling_steps": 2}
 
@@ -37,7 +37,7 @@ def frames(path: Path) -> np.ndarray:
 def test_previews(eager, tmp_path, images):
     """One video per image, in a folder that is made; equal in every bit until the weights change."""
     pipe, folder = build_small_pipe(), tmp_path / "run" / "previews"
-    preview = Preview(pipe, [str(images)], folder, "gif", SAMPLING)
+    preview = Preview(pipe, prepared_images([str(images)], 16, 24), folder, "gif", SAMPLING)
     assert not folder.exists()
     first = preview("update_00000002")
     assert first == [folder / f"update_00000002_{name}.gif" for name in ("cat", "dog")]
@@ -55,12 +55,28 @@ def test_previews(eager, tmp_path, images):
 
 
 def test_single_images_and_mp4(eager, tmp_path, images):
-    preview = Preview(build_small_pipe(), [str(images / "dog.png")], tmp_path, "mp4", SAMPLING)
+    given = prepared_images([str(images / "dog.png")], 16, 24)
+    preview = Preview(build_small_pipe(), given, tmp_path, "mp4", SAMPLING)
     assert preview("update_00000001") == [tmp_path / "update_00000001_dog.mp4"]
     assert (tmp_path / "update_00000001_dog.mp4").stat().st_size > 100
 
 
-def test_images_are_looked_at_at_once(eager, tmp_path):
+def test_images_are_looked_at_at_once(tmp_path):
     """Not after hours of training."""
     with pytest.raises(ImageError):
-        Preview(build_small_pipe(), [str(tmp_path / "missing.png")], tmp_path, "gif", SAMPLING)
+        prepared_images([str(tmp_path / "missing.png")], 16, 24)
+
+
+def test_prompts_have_names_and_images_are_png(tmp_path):
+    inputs = named_prompts(["A three!", "", "a three"])
+    assert inputs == {"0_a-three": "A three!", "1": "", "2_a-three": "a three"}
+    seen = []
+
+    def pipe(prompt: str, progress: bool, seed: int) -> np.ndarray:
+        seen.append((prompt, seed))
+        return np.full((8, 8, 3), len(prompt), np.uint8)
+
+    paths = Preview(pipe, inputs, tmp_path, "mp4", {"seed": 3})("update_00000001")
+    assert [path.name for path in paths] == [f"update_00000001_{name}.png" for name in inputs]
+    assert seen == [("A three!", 3), ("", 3), ("a three", 3)]
+    assert np.asarray(Image.open(paths[0]))[0, 0, 0] == 8

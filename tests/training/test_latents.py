@@ -21,7 +21,7 @@ from svd.data.loader import Loader
 from svd.data.video_dataset import VideoDataset
 from svd.seeds import Purpose, generator
 from svd.training.checkpoint import TrainState
-from svd.training.config import EnvironmentConfig, LossConfig, PreviewConfig, TrainConfig
+from svd.training.config import EnvironmentConfig, PreviewConfig, TrainConfig
 from svd_tools import encode_latents
 
 EAGER = EnvironmentConfig(mode=1, device_target=DEVICE)
@@ -103,7 +103,7 @@ def test_the_loss_curve_is_the_same(inputs, latents, tmp_path):
     for argv in (video_flags, flags(inputs, tmp_path / "latents", latents)):
         outcome = train_here(*argv, "--train.updates=3")
         assert outcome.code == 0, outcome.err
-    assert "# 4 videos" in outcome.err and any("which are not loaded" in line for line in outcome.err)
+    assert "# 4 videos" in outcome.err and any("of the encoder (not loaded)" in line for line in outcome.err)
     curves = [metrics(tmp_path / run)["loss"] for run in ("videos", "latents")]
     np.testing.assert_allclose(*curves, rtol=2e-3)
     assert np.ptp(curves[0]) > 0.1
@@ -136,7 +136,7 @@ def test_drawn_frames_that_cannot_be_had(inputs, latents, tmp_path):
     message = refusal(train_here(*argv, "--train.dataset.init_args.drawn_frames=4"))
     assert "drawn_frames must be 0 to 3" in message
     message = refusal(train_here(*argv, "--train.dataset.init_args.drawn_frames=1"))
-    assert "drawn_frames is for the task image_model" in message
+    assert "drawn_frames is for the tasks image_model and text_to_image" in message
 
 
 def test_previews_need_all_networks(inputs, latents, monkeypatch):
@@ -164,12 +164,13 @@ def test_another_unet_is_not_another_model(inputs, latents, tmp_path):
         tensors[name] = 2 * tensors[name] if name.startswith("network.") else tensors[name]
     other = write_checkpoint(tmp_path / "other.safetensors", tensors, TINY)
     cached = LatentsDataset(str(latents))
-    cached.check(latents_model(TINY, Checkpoint(other), LossConfig()))
+    train = TrainConfig(cached)
+    cached.check(latents_model(train, TINY, Checkpoint(other)))
     halved = {name: value.astype(np.float16) for name, value in tensors.items()}
     half, full = tmp_path / "half.safetensors", tmp_path / "full.safetensors"
     write_checkpoint(half, halved, TINY)
     write_checkpoint(full, {name: value.astype(np.float32) for name, value in halved.items()}, TINY)
-    assert latents_model(TINY, Checkpoint(half), LossConfig()) == latents_model(TINY, Checkpoint(full), LossConfig())
+    assert latents_model(train, TINY, Checkpoint(half)) == latents_model(train, TINY, Checkpoint(full))
 
 
 @pytest.mark.parametrize(

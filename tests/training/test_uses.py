@@ -35,6 +35,7 @@ from svd_tools import train as program
 
 ANOTHER = {
     "temporal_only": False,
+    "text_encoder": True,
     "epochs": 3.0,
     "updates": 4,
     "batch_size": 2,
@@ -65,6 +66,7 @@ ANOTHER = {
     "optimizer.max_grad_norm": 1e-2,
     "optimizer.ema_decay": 0.2,
     "preview.images": ["photo.png"],
+    "preview.prompts": ["a three"],
     "preview.every": 2,
     "preview.format": "gif",
     "preview.sampling_steps": 3,
@@ -98,7 +100,7 @@ def refusal(config: TrainConfig) -> str | None:
         check_task(config, TINY)
         check_used(config, cards=1)
         if isinstance(config.dataset, LatentsDataset):
-            config.dataset.check(latents_model(TINY, Checkpoint(config.pretrained), config.loss))
+            config.dataset.check(latents_model(config, TINY, Checkpoint(config.pretrained)))
     except (ConfigError, DatasetError) as error:
         return str(error)
     return None
@@ -259,6 +261,7 @@ def test_the_compute_type_reaches_what_is_trained(eager, kind, tmp_path, monkeyp
     """In every task, by the setting; the masters stay float32."""
     seen = []
     monkeypatch.setattr(build_training, "Preview", lambda *args: seen.append(args))
+    monkeypatch.setattr(build_training, "prepared_images", lambda *args: args)
     for level, expected in (("O0", "Float32"), ("O2", "Float16")):
         config = replace(kind.config, output_dir=str(tmp_path))
         trainer, plan = load_trainer(config, EnvironmentConfig(1, "CPU", level), TINY, TrainState(), None)
@@ -273,6 +276,7 @@ def test_previews_have_their_settings(eager, inputs, tmp_path, monkeypatch):
     """All of them but the interval, which is the loop's."""
     seen = []
     monkeypatch.setattr(build_training, "Preview", lambda *args: seen.append(args[1:]))
+    monkeypatch.setattr(build_training, "prepared_images", lambda *args: args)
     data = VideoDataset(str(inputs / "videos/videos.csv"), "", 3, 2, 8, 8)
     preview = PreviewConfig(images=["image.png"], format="gif", sampling_steps=3, seed=4)
     config = TrainConfig(
@@ -280,7 +284,7 @@ def test_previews_have_their_settings(eager, inputs, tmp_path, monkeypatch):
     )
     load_trainer(config, EnvironmentConfig(1, "CPU"), TINY, TrainState(), None)
     images, folder, form, sampling = seen[0]
-    assert (images, folder, form) == (["image.png"], tmp_path / "run/previews", "gif")
+    assert (images, folder, form) == ((["image.png"], 8, 8), tmp_path / "run/previews", "gif")
     assert sampling == {"num_frames": 3, "height": 8, "width": 8, "seed": 4, "sampling_steps": 3}
 
 
@@ -290,9 +294,9 @@ def test_previews_have_their_settings(eager, inputs, tmp_path, monkeypatch):
         ("loss.kl_weight", 0.1, {}, "train.loss.kl_weight is 0.1, but it is for the task autoencoder, not for "
          "image_to_video; leave it at 1e-06"),
         ("temporal_only", False, {"lora": LoRAConfig(rank=2)}, "train.temporal_only is False, but it chooses between "
-         "the layers of the task image_to_video, where it trains no adapters (lora.rank); leave it at True"),
+         "layers, and adapters (lora.rank) are trained instead of them; leave it at True"),
         ("preview.format", "gif", {}, "train.preview.format is gif, but there are no previews: give "
-         "train.preview.images; leave it at mp4"),
+         "train.preview.images, or train.preview.prompts for a model that is given text; leave it at mp4"),
         ("shard_optimizer", True, {}, "train.shard_optimizer is True, but there is one card, which has all states: it "
          "is for several (scripts/train_ascend.sh); leave it at False"),
     ],
@@ -308,7 +312,7 @@ def test_what_is_said(name, value, options, message):
 
 def test_a_file_may_state_the_defaults_of_every_task():
     """As configs/svd_train.yaml does."""
-    for task in ("image_to_video", "image_model", "image_encoder", "autoencoder", "temporal_decoder"):
+    for task in tasks.TASKS:
         check_used(TrainConfig(None, task=task), cards=1)
 
 
@@ -336,6 +340,7 @@ ARGUMENTS = {
         "speed": [1.0, 1.5],
         "direction": 30.0,
         "varied": 1.0,
+        "looks": ["inverted"],
         "size": 40,
         "fps": 9,
         "source": "nowhere",

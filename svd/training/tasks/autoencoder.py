@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from svd.autoencoder.autoencoder import autoencoder_part
-from svd.config import AutoencoderConfig, ModelConfig
+from svd.config import AutoencoderConfig, LatentModel, ModelConfig
 from svd.data.latents_dataset import LatentsDataset
 from svd.data.pixels import pixels
 from svd.data.video_dataset import Clip
@@ -87,12 +87,14 @@ class AutoencoderTask:
 
     def __init__(self, temporal_only: bool):
         self.temporal_only = temporal_only
+        self.kinds = ("svd",) if temporal_only else ("svd", "image_ldm", "video_ldm")
         self.settings = () if temporal_only else ("loss.kl_weight",)  # a frozen encoder's divergence is a constant
 
-    def check(self, train: TrainConfig, model: ModelConfig) -> None:
-        encoded, decoder = isinstance(train.dataset, LatentsDataset), model.autoencoder.decoder
+    def check(self, train: TrainConfig, model: LatentModel) -> None:
+        encoded, temporal = isinstance(train.dataset, LatentsDataset), model.autoencoder.decoder == "temporal"
         check(not encoded, f"train.task={train.task} learns from videos, not from latents: give another dataset")
-        check(decoder == "temporal", f"train.task={train.task} is for models with autoencoder.decoder: temporal")
+        known = temporal or not isinstance(model, ModelConfig)  # whose image decoder may be the conditioner's
+        check(known, f"train.task={train.task} is for models with autoencoder.decoder: temporal")
 
     def needs(self, train: TrainConfig) -> tuple[str, ...]:
         return tuple(f"{of}autoencoder.{part}" for of in ("", "conditioner.") for part in ("encoder", "decoder"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Optional
+from dataclasses import asdict, dataclass
+from typing import Any, Optional
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
@@ -49,7 +49,13 @@ class Draws:
 
 
 def draw(
-    config: LossConfig, seed: int, samples: list[int], latents: tuple, image: tuple, by_frame: bool = False
+    config: LossConfig,
+    seed: int,
+    samples: list[int],
+    latents: tuple,
+    image: tuple,
+    by_frame: bool = False,
+    sigmas: Optional[np.ndarray] = None,
 ) -> Draws:
     """Draw for each sample from its own generator, independently of its batch.
 
@@ -58,6 +64,7 @@ def draw(
         latents: shape of a clip's latents, [t c h w].
         image: shape of its conditioning frame, [3 H W].
         by_frame: whether each frame of a clip has a noise level of its own.
+        sigmas: the noise levels, all equally likely; log-normal ones if None.
     """
     columns = []
     for sample in samples:
@@ -68,9 +75,14 @@ def draw(
         aug_noise = rng.standard_normal(image, dtype=np.float32)
         if by_frame:  # not by `rng`: from latents, which have it already, no aug_noise is drawn
             sigma = generator(seed, sample, Purpose.FRAMES).standard_normal(latents[0])
+        if sigmas is None:
+            sigma = log_normal(sigma, config.p_mean, config.p_std)
+        else:
+            chosen = generator(seed, sample, Purpose.TIMESTEPS).integers(len(sigmas), size=latents[0])
+            sigma = sigmas[chosen if by_frame else chosen[0]]
         columns.append(
             (
-                log_normal(sigma, config.p_mean, config.p_std),
+                sigma,
                 noise,
                 posterior_noise,
                 log_normal(strength, config.noise_aug_mean, config.noise_aug_std),
@@ -86,28 +98,45 @@ class ClipEncoder:
     """Encodes clips of the training stream for cached latents, as `DenoisingObjective` would.
 
     Args:
-        conditioner, autoencoder: of a pipeline; their encoders are used.
+        conditioner: of a pipeline; its encoders are used.
+        encoder: of the autoencoder.
         config, seed: of the training; they determine the noise on the conditioning frame.
     """
 
-    def __init__(self, conditioner: Conditioner, autoencoder: Autoencoder, config: LossConfig, seed: int):
-        self.conditioner, self.autoencoder, self.config, self.seed = conditioner, autoencoder, config, seed
+    empty_prompt = None
+
+    def __init__(self, conditioner: Conditioner, encoder: nn.Cell, config: LossConfig, seed: int):
+        self.conditioner, self.encoder, self.config, self.seed = conditioner, encoder, config, seed
 
     def __call__(self, clip: Clip, sample: int) -> EncodedClip:
         """Encode the clip of a sample; raises BadItem if the result overflows float16."""
         video = pixels([clip])
-        frames = [self.autoencoder.encoder(Tensor(np.ascontiguousarray(frame))) for frame in video[0, :, None]]
-        moments = np.concatenate([frame.asnumpy() for frame in frames])  # [t 2c h w]
-        t, channels, *size = moments.shape
-        draws = draw(self.config, self.seed, [sample], (t, channels // 2, *size), video.shape[2:])
+        moments = encode_frames(self.encoder, video[0])
+        draws = draw(self.config, self.seed, [sample], latent_shape(moments), video.shape[2:])
         numbers = clip.fps, clip.motion_bucket_id, draws.aug_strength
         cond = self.conditioner(video[:, 0], 1, *numbers, draws.aug_noise)
-        arrays = moments, cond.context.asnumpy()[0], cond.concat.asnumpy()[0, 0]
-        with np.errstate(over="ignore"):
-            arrays = [array.astype(np.float16) for array in arrays]
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise BadItem(clip.path, "its latents are not finite in float16; check the model")
-        return EncodedClip(*arrays, clip.fps, clip.motion_bucket_id, float(draws.aug_strength[0]), clip.path)
+        arrays = {"moments": moments, "context": cond.context.asnumpy()[0], "concat": cond.concat.asnumpy()[0, 0]}
+        return encoded(clip, float(draws.aug_strength[0]), **arrays)
+
+
+def encode_frames(encoder: nn.Cell, video: np.ndarray) -> np.ndarray:
+    """The moments of a clip's latents, one frame at a time: [t 3 h w] in [-1, 1] -> [t 2c h/8 w/8]."""
+    return np.concatenate([encoder(Tensor(np.ascontiguousarray(frame))).asnumpy() for frame in video[:, None]])
+
+
+def latent_shape(moments: np.ndarray) -> tuple[int, ...]:
+    """The shape of the latents with these moments, [t 2c h w] -> (t, c, h, w)."""
+    t, channels, *size = moments.shape
+    return t, channels // 2, *size
+
+
+def encoded(clip: Clip, aug_strength: float = 0.0, **arrays: np.ndarray) -> EncodedClip:
+    """The encoded clip, its arrays in float16 but for integers; raises BadItem if one overflows."""
+    with np.errstate(over="ignore"):
+        arrays = {name: x if x.dtype.kind == "i" else x.astype(np.float16) for name, x in arrays.items()}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise BadItem(clip.path, "its latents are not finite in float16; check the model")
+    return EncodedClip(clip.fps, clip.motion_bucket_id, aug_strength, clip.path, **arrays)
 
 
 class DenoisingObjective:
@@ -136,9 +165,7 @@ class DenoisingObjective:
         self.preconditioning, self.config, self.seed = denoiser.preconditioning, config, seed
         self.trained, self.image_only = trained, image_only
         self.loss = DenoisingLoss(Denoise(denoiser.network), image_only)
-        learned = {id(parameter) for parameter in trained.values()}
-        for parameter in denoiser.network.get_parameters():
-            parameter.requires_grad = id(parameter) in learned
+        freeze_others(denoiser.network, trained)
 
     def inputs(self, clips: list[Clip] | list[EncodedClip], samples: list[int]) -> tuple[Tensor, ...]:
         """The inputs of `loss` for clips and their sample numbers."""
@@ -164,8 +191,8 @@ class DenoisingObjective:
         moments, context, concat = (
             np.stack([getattr(clip, name) for clip in clips]) for name in ("moments", "context", "concat")
         )
-        b, t, channels, *size = moments.shape
-        shape = t, channels // 2, *size
+        b, t = moments.shape[:2]
+        shape = latent_shape(moments[0])
         draws = draw(self.config, self.seed, samples, shape, (0,), self.image_only)  # the image has its noise already
         numbers = [(clip.fps - 1, clip.motion_bucket_id, clip.aug_strength) for clip in clips]
         vector = self.conditioner.embed_numbers(b, *zip(*numbers))
@@ -185,6 +212,13 @@ def _mask(keep: np.ndarray, x: Tensor) -> Tensor:
     return Tensor(keep.astype(np.float32).reshape((-1,) + (1,) * (x.ndim - 1)))
 
 
+def freeze_others(network: nn.Cell, trained: Mapping[str, Parameter]) -> None:
+    """Freeze all parameters of a network but the trained ones."""
+    learned = {id(parameter) for parameter in trained.values()}
+    for parameter in network.get_parameters():
+        parameter.requires_grad = id(parameter) in learned
+
+
 NOISE = ("p_mean", "p_std", "noise_aug_mean", "noise_aug_std", "drop_context", "drop_concat")
 
 
@@ -195,14 +229,12 @@ class VideoTask:
     """
 
     def __init__(self, image_only: bool):
-        self.image_only, self.complete = image_only, not image_only
+        self.kinds, self.image_only, self.complete = ("svd",), image_only, not image_only
         self.settings = (*(f"loss.{name}" for name in NOISE), "preview.images")
         self.settings += () if image_only else ("temporal_only", "lora")
 
     def check(self, train: TrainConfig, model: ModelConfig) -> None:
-        single = isinstance(train.dataset, LatentsDataset) and train.dataset.drawn_frames > 0
-        known = self.image_only or not single
-        check(known, "drawn_frames is for the task image_model: other tasks learn from whole clips")
+        check_frames(train, self.image_only)
 
     def needs(self, train: TrainConfig) -> Optional[tuple[str, ...]]:
         return ("network",) if isinstance(train.dataset, LatentsDataset) else None
@@ -212,19 +244,48 @@ class VideoTask:
         chosen = spatial_parameters(network) if self.image_only else trained_parameters(network, train.temporal_only)
         return {"network": chosen}
 
+    def encoders(self, train: TrainConfig) -> tuple[str, ...]:
+        return "conditioner.image_encoder", "conditioner.autoencoder.encoder", "autoencoder.encoder"
+
+    def cached(self, train: TrainConfig, model: ModelConfig, metadata: Mapping[str, str]) -> dict[str, Any]:
+        noise = {name: getattr(train.loss, name) for name in ("noise_aug_mean", "noise_aug_std")}
+        return {"image_encoder": asdict(model.image_encoder), "loss": noise}
+
+    def clip_encoder(self, plan: Plan) -> ClipEncoder:
+        encoder = plan.networks[autoencoder_part(plan.networks, "encoder")]
+        return ClipEncoder(_conditioner(plan), encoder, plan.train.loss, plan.train.seed)
+
     def build(self, plan: Plan) -> DenoisingObjective:
         train, model, networks = plan.train, plan.model, plan.networks
-        if isinstance(train.dataset, LatentsDataset):
-            image_encoders, encoder = (None, None), lambda moments: moments
-        else:
-            image_encoders = networks["conditioner.image_encoder"], networks["conditioner.autoencoder.encoder"]
-            encoder = networks[autoencoder_part(networks, "encoder")]
-        conditioner = Conditioner(*image_encoders, model.image_encoder.image_size, model.unet.vector_dim)
-        autoencoder = Autoencoder(encoder, None, model.autoencoder)
+        conditioner, autoencoder = _conditioner(plan), training_autoencoder(plan)
         denoiser = Denoiser(networks["network"], PRECONDITIONINGS[model.preconditioning])
         return DenoisingObjective(
             conditioner, autoencoder, denoiser, plan.trained, train.loss, train.seed, self.image_only
         )
+
+
+def _conditioner(plan: Plan) -> Conditioner:
+    """The conditioner, with the encoders that are loaded: for cached latents, none."""
+    names = "conditioner.image_encoder", "conditioner.autoencoder.encoder"
+    return Conditioner(*map(plan.networks.get, names), plan.model.image_encoder.image_size, plan.model.unet.vector_dim)
+
+
+def check_frames(train: TrainConfig, image_only: bool) -> None:
+    """Raise ConfigError for single frames where a task learns from whole clips."""
+    single = isinstance(train.dataset, LatentsDataset) and train.dataset.drawn_frames > 0
+    of_images = "drawn_frames is for the tasks image_model and text_to_image: others learn from whole clips"
+    check(image_only or not single, of_images)
+
+
+def training_autoencoder(plan: Plan) -> Autoencoder:
+    """The autoencoder as objectives need it: without its decoder, and for cached latents given moments, not frames."""
+    cached = isinstance(plan.train.dataset, LatentsDataset)
+    encoder = _moments if cached else plan.networks[autoencoder_part(plan.networks, "encoder")]
+    return Autoencoder(encoder, None, plan.model.autoencoder)
+
+
+def _moments(moments: Tensor) -> Tensor:
+    return moments
 
 
 IMAGE_TO_VIDEO, IMAGE_MODEL = VideoTask(image_only=False), VideoTask(image_only=True)

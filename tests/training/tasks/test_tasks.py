@@ -117,7 +117,11 @@ def test_a_task_may_be_given_by_its_path():
 @pytest.mark.parametrize(
     ("task", "more", "what"),
     [
-        ("image_encoder", ["--train.lora.rank=2"], "it is for the task image_to_video, not for image_encoder"),
+        (
+            "image_encoder",
+            ["--train.lora.rank=2"],
+            "it is for the task image_to_video or text_to_image or text_to_video, not for image_encoder",
+        ),
         (
             "autoencoder",
             ["--train.preview.images=[photo.png]"],
@@ -126,7 +130,7 @@ def test_a_task_may_be_given_by_its_path():
         (
             "nothing",
             [],
-            "train.task must be one of image_to_video, image_model, autoencoder, temporal_decoder, image_enc",
+            "train.task must be one of image_to_video, image_model, text_to_image, text_to_video, autoencoder, tem",
         ),
         ("nowhere.Task", [], "train.task nowhere.Task cannot be found: No module named 'nowhere' (--train.task)"),
         ("svd.training.tasks.video.Task", [], "train.task svd.training.tasks.video.Task cannot be found: "),
