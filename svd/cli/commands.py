@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": Command("svd_tools.digits.evaluate", "measure a model of moving digits", CONTINUES),
     "make-digits": Command("svd_tools.digits.make", "write videos of moving digits", CONTINUES),
     "digits train-judge": Command("svd_tools.digits.train_judge", "train the network that judges digits", CONTINUES),
+    "digits words": Command("svd_tools.digits.words", "measure a model of words to moving digits"),
     "digits publish": Command("svd_tools.digits.publish", "put a trained model of digits where it is shipped"),
     "digits lora-direction": Command("svd_tools.digits.lora_direction", "measure where adapters let digits move"),
 }
