@@ -1,12 +1,14 @@
 """The networks in their Ascend form, checked without an Ascend.
 
-The full-size architecture is compiled whole, for videos of 25 frames at 576 x 1024 with guidance, and its graphs are
-held against what MindSpore and CANN document: the operators, their types and the sizes that they take. Compiling
-needs neither the device nor the memory; what cannot be seen here is whether a kernel does as documented.
+The full-size architecture is compiled whole, for videos of 25 frames at 576 x 1024 with guidance, Stable Diffusion's
+for an image of 768 x 768, and its graphs are held against what MindSpore and CANN document: the operators, their types
+and the sizes that they take. Compiling needs neither the device nor the memory; what cannot be seen here is whether a
+kernel does as documented.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import mindspore as ms
@@ -15,12 +17,17 @@ import pytest
 from device import cpu_only
 from mindir import Graph, Value, export, zeros
 from mindspore import Tensor, nn, ops
+from mindspore.nn.utils import no_init_parameters
 from platforms import documented_platforms
 
-from svd.build import build_networks
-from svd.config import ModelConfig
+from svd.autoencoder.decoder import Decoder
+from svd.autoencoder.encoder import Encoder
+from svd.conditioning.image_encoder import ImageEncoder
+from svd.conditioning.text_encoder import TextEncoder
+from svd.config import ImageLDMConfig, ModelConfig, TextEncoderConfig
 from svd.layers.basic import conv2d
-from svd.layers.transformer import VideoTransformer
+from svd.networks.blocks.image import image_unet
+from svd.networks.blocks.svd import svd_unet
 from svd.operators import ascend
 from svd.placement import place
 
@@ -43,21 +50,39 @@ FRAMES, HEIGHT, WIDTH = 25, 576, 1024
 class Form:
     """A network as it runs on Ascend."""
 
-    prefix: str
-    """Of its parameters in a checkpoint."""
+    build: Callable[[], nn.Cell]
     inputs: tuple[tuple[int, ...], ...]
     """Shapes."""
+    fused: int
+    """Attentions over many tokens."""
     dtype: ms.Type = ms.float16
-    decoder: str = "temporal"
+    integers: bool = False
+    """Whether the input is tokens."""
+    head_dim: int = 64
+    """The largest: attention over no more tokens is not fused."""
 
 
+SVD = ModelConfig()
+IMAGE_DECODER = replace(SVD.autoencoder, decoder="image")
+SD1, VIT_H = ImageLDMConfig(), TextEncoderConfig(width=1024, layers=23, heads=16, activation="gelu", padding="zero")
+SD2 = replace(
+    SD1,
+    unet=replace(SD1.unet, num_heads=None, context_dim=1024, upcast_attention=True, convolution_projection=False),
+    text_encoder=VIT_H,
+)
 FORMS = {
-    "unet": Form("network", ((2, FRAMES, 8, HEIGHT // 8, WIDTH // 8), (2,), (2, 1, 1024), (2, 768))),
+    "unet": Form(
+        lambda: svd_unet(SVD.unet), ((2, FRAMES, 8, HEIGHT // 8, WIDTH // 8), (2,), (2, 1, 1024), (2, 768)), fused=16
+    ),
     # Fourteen frames at a time: SVD's videos are decoded at once where there is memory.
-    "temporal_decoder": Form("autoencoder.decoder", ((1, 14, 4, HEIGHT // 8, WIDTH // 8),)),
-    "image_decoder": Form("autoencoder.decoder", ((14, 4, HEIGHT // 8, WIDTH // 8),), decoder="image"),
-    "image_encoder": Form("conditioner.image_encoder", ((1, 3, 224, 224),)),
-    "encoder": Form("conditioner.autoencoder.encoder", ((1, 3, HEIGHT, WIDTH),), ms.float32),
+    "temporal_decoder": Form(lambda: Decoder(SVD.autoencoder), ((1, 14, 4, HEIGHT // 8, WIDTH // 8),), fused=1),
+    "image_decoder": Form(lambda: Decoder(IMAGE_DECODER), ((14, 4, HEIGHT // 8, WIDTH // 8),), fused=1),
+    "image_encoder": Form(lambda: ImageEncoder(SVD.image_encoder), ((1, 3, 224, 224),), fused=32),
+    "encoder": Form(lambda: Encoder(SVD.autoencoder, quant_conv=True), ((1, 3, HEIGHT, WIDTH),), 0, ms.float32),
+    # Of 16 transformers, each with two attentions, the middle one sees 144 pixels; text is fused in heads of 40.
+    "sd1_unet": Form(lambda: image_unet(SD1), ((2, 1, 4, 96, 96), (2,), (2, 77, 768)), 15 + 5, head_dim=160),
+    "sd2_unet": Form(lambda: image_unet(SD2), ((2, 1, 4, 96, 96), (2,), (2, 77, 1024)), 16 + 16),
+    "text_encoder": Form(lambda: TextEncoder(VIT_H), ((1, 77),), 23, integers=True),
 }
 
 
@@ -69,15 +94,15 @@ def form(request) -> Form:
 @pytest.fixture(scope="module")
 def network(form) -> nn.Cell:
     """Of full size, its parameters without values."""
-    config = ModelConfig()
-    config = replace(config, autoencoder=replace(config.autoencoder, decoder=form.decoder))
-    network = build_networks(config)[form.prefix].set_train(False)
-    return place(network, "Ascend", form.dtype)
+    with no_init_parameters():
+        network = form.build()
+    return place(network.set_train(False), "Ascend", form.dtype)
 
 
 @pytest.fixture(scope="module")
 def graph(form, network, tmp_path_factory) -> Graph:
-    return export(network, [zeros(*shape) for shape in form.inputs], tmp_path_factory.mktemp("graph"))
+    inputs = [zeros(*shape, dtype=ms.int32 if form.integers else ms.float32) for shape in form.inputs]
+    return export(network, inputs, tmp_path_factory.mktemp("graph"))
 
 
 # What is checked: each returns what is wrong, so that tests can see that something would be.
@@ -128,15 +153,15 @@ def beyond_flash_attention(graph: Graph) -> set[str]:
             and heads <= 256
             and head_dim % 16 == 0
             and head_dim <= 512
-            and scale == pytest.approx(head_dim**-0.5)
+            and head_dim == ascend.flash_head_dim(round(scale**-2))  # as wide as the scale says, or padded
         ):
             problems.add(f"{query.shape} {query.dtype} with {n} keys and scale {scale} in {node.scope}")
     return problems
 
 
-def written_out(graph: Graph) -> set[str]:
-    """Softmaxes over more than 64 tokens, and where they are: such scores outgrow the queries that they come from."""
-    return {node.scope for node in graph.of("Softmax") if node.inputs[0].shape[-1] > 64}
+def written_out(graph: Graph, head_dim: int = 64) -> set[str]:
+    """Softmaxes over more tokens than heads have channels, and where they are: such scores outgrow their queries."""
+    return {node.scope for node in graph.of("Softmax") if node.inputs[0].shape[-1] > head_dim}
 
 
 def test_every_operator_is_documented_for_ascend(graph):
@@ -168,15 +193,18 @@ def test_sizes_are_within_what_operators_take(graph):
     assert {value.shape for value in graph.values if np.prod(value.shape, dtype=np.int64) >= 2**31} == set()
 
 
-def test_attention_over_pixels_is_fused(form, network, graph):
-    """Where there are many tokens; attention over frames or a single context token has next to no scores to keep."""
+def test_attention_over_many_tokens_is_fused(form, graph):
+    """Attention over frames or a single context token has next to no scores to keep."""
     fused = [node for node in graph.of("FlashAttentionScore") if node.inputs[1].shape[1] > 64]
-    transformers = [cell for _, cell in network.cells_and_names() if isinstance(cell, VideoTransformer)]
-    expected = {"network": len(transformers), "conditioner.image_encoder": 32, "autoencoder.decoder": 1}
-    assert len(transformers) == (16 if form.prefix == "network" else 0)
-    assert len(fused) == expected.get(form.prefix, 0)
+    assert len(fused) == form.fused
     if form.dtype != ms.float32:  # which the operator does not take
-        assert written_out(graph) == set()
+        assert written_out(graph, form.head_dim) == set()
+
+
+def test_heads_of_40_channels_are_padded_to_48(form, graph):
+    if form is FORMS["sd1_unet"]:
+        heads = {node.inputs[0].shape[2] // node.inputs[10] for node in graph.of("FlashAttentionScore")}
+        assert heads == {48, 80, 256}
 
 
 # That the checks can fail.
