@@ -1,11 +1,12 @@
 """srpkdyy/VideoLDM: the values of tests/golden_family/videoldm_srpkdyy, at the tolerances that the set comes with."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from comparison import assert_close
-from diffusers_names import load_diffusers
+from foreign_weights import diffusers_names, load_foreign
 from mindspore import Tensor
 from mindspore.nn import Cell
 from safetensors.numpy import load_file
@@ -16,6 +17,7 @@ from svd.layers.temporal import FrameConvolutions
 from svd.networks.blocks.image import image_unet
 from svd.networks.blocks.text_attention import TextAttention
 from svd.networks.blocks.video_ldm import video_unet
+from svd_tools.checkpoints.names.text_unet import TEXT_ATTENTION
 
 FOLDER = Path(__file__).parents[1] / "golden_family" / "videoldm_srpkdyy"
 CLIPS, FRAMES = 2, 5
@@ -35,16 +37,7 @@ CONFIG = VideoLDMConfig(
     text_encoder=TextEncoderConfig(width=24, heads=2),
     temporal=TemporalConfig(text_attention=TextAttentionLayers(heads=4)),
 )
-NAMES = [
-    (r"resnets\.(\d+)\.blend\.", r"conv3ds.\1."),
-    (r"resnets\.(\d+)\.temporal\.norms\.0\.", r"conv3ds.\1.block1.0."),
-    (r"resnets\.(\d+)\.temporal\.convs\.0\.", r"conv3ds.\1.block1.2."),
-    (r"resnets\.(\d+)\.temporal\.norms\.1\.", r"conv3ds.\1.block2.0."),
-    (r"resnets\.(\d+)\.temporal\.convs\.1\.", r"conv3ds.\1.block2.2."),
-    (r"attentions\.(\d+)\.blend\.", r"tempo_attns.\1."),
-    (r"attentions\.(\d+)\.temporal\.to_out\.", r"tempo_attns.\1.o_proj."),
-    (r"attentions\.(\d+)\.temporal\.to_([qkv])\.", r"tempo_attns.\1.\2_proj."),
-]
+NAMES = diffusers_names(TEXT_ATTENTION, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -79,22 +72,27 @@ class Blended(Cell):
         return self.blend(x, self.temporal(x, *others))
 
 
-def load_layer(layer: Blended, weights: dict[str, np.ndarray], name: str, kind: str) -> Blended:
+def load_layer(layer: Blended, weights: dict[str, np.ndarray], place: str, name: str) -> Blended:
+    """The weights of this name; in the network, the layer would be at this place, under theirs."""
+
+    def names(ours: str) -> tuple[str, str]:
+        theirs, transform = NAMES(f"down_blocks.0.{place}.0.{ours}")
+        return theirs.split(".0.", 2)[2], transform
+
     prefix = f"{name}."
-    state = {f"{kind}.0.{key.removeprefix(prefix)}": value for key, value in weights.items() if key.startswith(prefix)}
-    place = "resnets" if kind == "conv3ds" else "attentions"
-    return load_diffusers(layer, state, [(r"^", f"{place}.0."), *NAMES], "dummy")
+    state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    return load_foreign(layer, state, names, "dummy")
 
 
 def test_convolutions(mode, values, layer_weights):
-    layer = load_layer(Blended(FrameConvolutions(64, 2, residual=False)), layer_weights, "conv3d", "conv3ds")
+    layer = load_layer(Blended(FrameConvolutions(64, 2, residual=False)), layer_weights, "resnets", "conv3d")
     result = layer(clips(values["layer_x"]))
     assert_close(result.reshape(values["conv3d_out"].shape), values["conv3d_out"], LAYER)
 
 
 def test_attention_of_two_clips(mode, values, layer_weights):
     """Each attends to its own text, for which the reference had to be repaired."""
-    layer = load_layer(Blended(TextAttention(64, 4, 24)), layer_weights, "text_attn", "tempo_attns")
+    layer = load_layer(Blended(TextAttention(64, 4, 24)), layer_weights, "attentions", "text_attn")
     constants = layer.temporal.constants(Tensor(values["layer_text"]), FRAMES)
     result = layer(clips(values["layer_x"]), *constants)
     assert_close(result.reshape(values["text_attn_out"].shape), values["text_attn_out"], LAYER)
@@ -105,14 +103,15 @@ def inputs_of(values: dict[str, np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_network(mode, values, weights):
-    network = load_diffusers(video_unet(CONFIG), weights, NAMES, "dummy")
+    network = load_foreign(video_unet(CONFIG), weights, NAMES, "dummy")
     result = network(*inputs_of(values))
     assert_close(result.reshape(values["unet_out"].shape), values["unet_out"], NETWORK)
 
 
 def test_image_network(eager, values, weights):
     """By itself, and within the video network."""
-    image = load_diffusers(image_unet(CONFIG), weights, [], r"conv3ds|tempo_attns")
-    video = load_diffusers(video_unet(CONFIG), weights, NAMES, "dummy")
+    spatial = {name: value for name, value in weights.items() if not re.search("conv3ds|tempo_attns", name)}
+    image = load_foreign(image_unet(CONFIG), spatial, NAMES)
+    video = load_foreign(video_unet(CONFIG), weights, NAMES, "dummy")
     for result in (image(*inputs_of(values)), video(*inputs_of(values), None, True)):
         assert_close(result.reshape(values["image_out"].shape), values["image_out"], NETWORK)

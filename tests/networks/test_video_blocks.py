@@ -25,6 +25,7 @@ from svd.config import (
 )
 from svd.initialization import initial_value
 from svd.layers.marks import spatial_parameters, temporal_parameters, zero_init_names
+from svd.layers.recompute import recompute_blocks
 from svd.networks.blocks.image import image_unet
 from svd.networks.blocks.video_ldm import video_unet
 from svd.networks.split import Split
@@ -65,6 +66,11 @@ def config_of(kind: str) -> VideoLDMConfig:
 @cache
 def network_of(kind: str, mode: int = 1) -> nn.Cell:
     """One for each mode, so that graphs are compiled once."""
+    return new_network(kind)
+
+
+def new_network(kind: str) -> nn.Cell:
+    """The same every time."""
     network = fill(video_unet(config_of(kind)))
     for parameter in network.get_parameters():
         if parameter.name.endswith(".alpha"):
@@ -162,18 +168,26 @@ def test_video_models_start_as_the_image_model(kind):
         assert_close(run(network), run(network, True), 1e-6)
 
 
-def test_gradients_reach_temporal_layers(network):
-    parameters = ms.ParameterTuple(temporal_parameters(network))
+def gradients_of(network: nn.Cell) -> dict[str, np.ndarray]:
+    """Of the mean square of the result, by the temporal parameters."""
+    parameters = temporal_parameters(network)
     inputs = [Tensor(x) for x in (X, TIMESTEPS, TEXT)]
     vector = Tensor(FPS) if network.vector_embedding is not None else None
 
     def loss() -> Tensor:
         return ops.square(network(*inputs, vector, False, Tensor(OF_TIME))).mean()
 
-    gradients = ms.grad(loss, None, parameters)()
-    assert len(gradients) == len(parameters)
-    for parameter, gradient in zip(parameters, gradients):
-        assert np.abs(gradient.asnumpy()).max() > 0, parameter.name
+    gradients = ms.grad(loss, None, ms.ParameterTuple(parameters))()
+    return {parameter.name: gradient.asnumpy() for parameter, gradient in zip(parameters, gradients, strict=True)}
+
+
+def test_gradients_reach_all_temporal_layers(kind):
+    """And are the same where blocks are computed again on the way back."""
+    gradients, again = gradients_of(network_of(kind)), new_network(kind)
+    recompute_blocks(again)
+    for name, gradient in gradients_of(again).items():
+        assert np.abs(gradient).max() > 0, name
+        assert_close(gradients[name], gradient)
 
 
 def test_frames_far_away_do_not_matter_to_relative_attention(eager):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comparison import assert_close
-from diffusers_names import load_diffusers
+from foreign_weights import diffusers_names, load_foreign
 from mindspore import Tensor
 
 from svd.config import (
@@ -21,6 +21,8 @@ from svd.config import (
     VideoLDMConfig,
 )
 from svd.networks.blocks.video_ldm import video_unet
+from svd_tools.checkpoints.names.text_unet import MODELSCOPE, MOTION_MODULES
+from svd_tools.checkpoints.tables import Table
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -38,18 +40,6 @@ UNET = UNetConfig(
     convolution_projection=True,
 )
 WIDTHS = tuple(mult * UNET.model_channels for mult in UNET.channel_mult)
-MOTION = [(r"attentions\.(\d+)\.temporal\.", r"motion_modules.\1.")]
-MODELSCOPE = [
-    (r"resnets\.(\d+)\.temporal\.norms\.0\.", r"temp_convs.\1.conv1.0."),
-    (r"resnets\.(\d+)\.temporal\.convs\.0\.", r"temp_convs.\1.conv1.2."),
-    (r"resnets\.(\d+)\.temporal\.norms\.1\.", r"temp_convs.\1.conv2.0."),
-    (r"resnets\.(\d+)\.temporal\.convs\.1\.", r"temp_convs.\1.conv2.3."),
-    (r"resnets\.(\d+)\.temporal\.norms\.2\.", r"temp_convs.\1.conv3.0."),
-    (r"resnets\.(\d+)\.temporal\.convs\.2\.", r"temp_convs.\1.conv3.3."),
-    (r"resnets\.(\d+)\.temporal\.norms\.3\.", r"temp_convs.\1.conv4.0."),
-    (r"resnets\.(\d+)\.temporal\.convs\.3\.", r"temp_convs.\1.conv4.3."),
-    (r"attentions\.(\d+)\.temporal\.", r"temp_attentions.\1."),
-]
 
 
 @pytest.fixture
@@ -80,10 +70,10 @@ def run(network: torch.nn.Module, x: np.ndarray, timesteps: np.ndarray, text: np
     return network(x, torch.from_numpy(timesteps), torch.from_numpy(text)).sample.numpy().transpose(0, 2, 1, 3, 4)
 
 
-def ours(temporal: TemporalConfig, reference: torch.nn.Module, names: list[tuple[str, str]], unet=UNET):
+def ours(temporal: TemporalConfig, reference: torch.nn.Module, table: Table, unet: UNetConfig = UNET):
     config = VideoLDMConfig(unet=unet, text_encoder=TextEncoderConfig(width=24, heads=2), temporal=temporal)
-    state = {name: value.numpy() for name, value in reference.state_dict().items()}
-    return load_diffusers(video_unet(config), state, names, r"\.pos_embed\.")
+    weights = {name: value.numpy() for name, value in reference.state_dict().items()}
+    return load_foreign(video_unet(config), weights, diffusers_names(table, config), unused=".pos_embed.")
 
 
 # --- motion modules ---
@@ -157,7 +147,7 @@ def test_combinations_of_their_parts(eager, inputs, version):
 def compare_motion_modules(version: str, inputs: tuple[np.ndarray, ...]) -> None:
     layers = VERSIONS[version]
     reference = motion_unet(layers.middle)
-    network = ours(TemporalConfig(motion_modules=layers), reference, MOTION)
+    network = ours(TemporalConfig(motion_modules=layers), reference, MOTION_MODULES)
     if layers.norm == "frame":
         for block in [*reference.down_blocks, *reference.up_blocks, reference.mid_block]:
             for module in getattr(block, "motion_modules", []):
