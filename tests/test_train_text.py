@@ -13,6 +13,8 @@ from svd.checkpoints.model_file import Checkpoint
 from svd.data.latents_dataset import LatentsDataset
 from svd_tools import encode_latents, initialize
 
+TEMPORAL = re.compile(r"\.(temporal|blend)\.|\.vector_embedding\.")
+
 
 @pytest.fixture(scope="module")
 def text_inputs(tmp_path_factory) -> Path:
@@ -69,12 +71,19 @@ def test_temporal_layers_alone(text_inputs, tmp_path):
     assert names(tmp_path / "run/previews") == {"update_00000003_0_a-three.gif"}
     before, after = load_file(text_inputs / "video.safetensors"), load_file(tmp_path / "run/model.safetensors")
     for name, value in before.items():
-        temporal = re.search(r"\.(temporal|blend)\.|\.vector_embedding\.", name) is not None
-        assert (value.tobytes() != after[name].tobytes()) == temporal, name
+        assert (value.tobytes() != after[name].tobytes()) == (TEMPORAL.search(name) is not None), name
     stopped = text_options(text_inputs, tmp_path / "stopped", "video")
     assert train_here(*stopped, "--train.updates=2").code == 0
     trained(*stopped, "--train.resume=auto")
     assert_same(tensors(checkpoint(tmp_path / "stopped", 3)), tensors(checkpoint(tmp_path / "run", 3)))
+
+
+def test_the_image_model_within_a_video_model(text_inputs, tmp_path):
+    trained(*text_options(text_inputs, tmp_path / "run", "video"), "--train.task=text_to_image")
+    before, after = load_file(text_inputs / "video.safetensors"), load_file(tmp_path / "run/model.safetensors")
+    for name, value in before.items():
+        spatial = name.startswith("network.") and not TEMPORAL.search(name)
+        assert (value.tobytes() != after[name].tobytes()) == spatial, name
 
 
 @pytest.mark.parametrize(
@@ -119,6 +128,11 @@ def test_what_is_cached(latents):
             ["--train.preview.images=[photo.png]"],
             "preview.images is ['photo.png'], but it is for",
         ),
+        (
+            "video",
+            ["--train.task=text_to_image", "--train.lora.rank=2", "--train.lora.modules=[temporal.attn1]", "--dry_run"],
+            "are temporal layers, which single frames do not pass",
+        ),
         ("image", ["--train.task=text_to_video"], "is for models of the kind video_ldm, and this one is image_ldm"),
     ],
 )
@@ -142,7 +156,7 @@ def test_a_video_model_begins_as_its_image_model(text_inputs, tmp_path, capsys):
     assert made.config == MODELS["video"] and made.metadata["tokenizer"] == Checkpoint(image).metadata["tokenizer"]
     assert all(made.read(name).tobytes() == value.tobytes() for name, value in before.items())
     new = made.shapes.keys() - before.keys()
-    assert new and all(re.search(r"\.(temporal|blend)\.|\.vector_embedding\.", name) for name in new)
+    assert new and all(TEMPORAL.search(name) for name in new)
 
     capsys.readouterr()
     for more, message in (

@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from comparison import assert_close
-from diffusers_names import load_diffusers
+from foreign_weights import diffusers_names, load_foreign
 from mindspore import ParameterTuple, nn
 
 from svd.autoencoder.autoencoder import Autoencoder
@@ -16,11 +16,12 @@ from svd.networks.blocks.video_ldm import video_unet
 from svd.training.config import LossConfig
 from svd.training.tasks.text import Captions, TextObjective
 from svd.training.tasks.video import draw
+from svd_tools.checkpoints.names.text_unet import MOTION_MODULES
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from test_video_unets import FRAMES, MOTION, UNET, motion_unet  # noqa: E402 (needs torch)
+from test_video_unets import FRAMES, UNET, motion_unet  # noqa: E402 (needs torch)
 
 MODEL = VideoLDMConfig(
     unet=UNET,
@@ -55,7 +56,8 @@ def test_loss_and_gradients(eager):
 
     reference = motion_unet(middle=False)
     state = {name: value.detach().numpy() for name, value in reference.state_dict().items()}
-    network = load_diffusers(video_unet(MODEL), state, MOTION, r"\.pos_embed\.")
+    names = diffusers_names(MOTION_MODULES, MODEL)
+    network = load_foreign(video_unet(MODEL), state, names, unused=".pos_embed.")
     captions = Captions(None, empty_prompt=np.ones((7, UNET.context_dim), np.float32))
     trained = {parameter.name: parameter for parameter in temporal_parameters(network)}
     config, autoencoder = LossConfig(drop_context=0.5), Autoencoder(lambda moments: moments, None, MODEL.autoencoder)
@@ -75,7 +77,7 @@ def test_loss_and_gradients(eager):
 
     assert_close(loss, expected, TOLERANCE)
     of_torch = {name: p.grad.numpy() for name, p in reference.named_parameters() if "pos_embed" not in name}
-    of_torch = load_diffusers(video_unet(MODEL), of_torch, MOTION).parameters_dict()
+    of_torch = load_foreign(video_unet(MODEL), of_torch, names).parameters_dict()
     largest = max(float(np.abs(of_torch[name].asnumpy()).max()) for name in trained)
     for name, gradient in zip(trained, gradients, strict=True):
         expected = of_torch[name].asnumpy()
