@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comparison import assert_close
-from diffusers_names import load_diffusers
+from foreign_weights import diffusers_names, load_foreign
 from mindspore import Tensor, nn
 from small_text import vocabulary_of
 
@@ -19,6 +19,8 @@ from svd.conditioning.tokenizer import Tokenizer, byte_pair_encoding
 from svd.config import ImageLDMConfig, TextEncoderConfig, UNetConfig
 from svd.networks.blocks.image import image_unet
 from svd.networks.split import Split
+from svd_tools.checkpoints.names.text_encoder import TEXT_ENCODER
+from svd_tools.checkpoints.names.text_unet import IMAGE
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -39,14 +41,6 @@ def randomised(network: torch.nn.Module) -> torch.nn.Module:
 # --- text towers ---
 
 TEXT = TextEncoderConfig(vocabulary=99, tokens=11, width=32, layers=3, heads=2)
-TEXT_NAMES = [
-    (r"^(token|position)_embedding$", r"embeddings.\1_embedding.weight"),
-    (r"^layers\.(\d+)\.norm", r"encoder.layers.\1.layer_norm"),
-    (r"^layers\.(\d+)\.attn\.to_([qkv])\.", r"encoder.layers.\1.self_attn.\2_proj."),
-    (r"^layers\.(\d+)\.attn\.to_out\.", r"encoder.layers.\1.self_attn.out_proj."),
-    (r"^layers\.", "encoder.layers."),
-    (r"^norm_out\.", "final_layer_norm."),
-]
 
 
 def torch_text_encoder(config: TextEncoderConfig, layers: int) -> torch.nn.Module:
@@ -73,9 +67,10 @@ def test_text_encoder(mode, activation, last_layers):
     """All layers, as Stable Diffusion 1 uses them, or all but the last, as 2, with the final normalisation."""
     config = replace(TEXT, activation=activation)
     reference = torch_text_encoder(config, config.layers + last_layers)
-    state = {name.removeprefix("text_model."): value.numpy() for name, value in reference.state_dict().items()}
+    weights = {name.removeprefix("text_model."): value.numpy() for name, value in reference.state_dict().items()}
+    weights = {f"text_model.{name}": value for name, value in weights.items()}
     unused = rf"position_ids|layers\.{config.layers}\."
-    ours = load_diffusers(TextEncoder(config), state, TEXT_NAMES, ignored=unused)
+    ours = load_foreign(TextEncoder(config), weights, diffusers_names(TEXT_ENCODER, config), unused)
     tokens = RNG.integers(0, config.vocabulary, (2, config.tokens)).astype(np.int32)
     with torch.no_grad():
         of_layers = reference(torch.from_numpy(tokens).long(), output_hidden_states=True).hidden_states
@@ -132,8 +127,9 @@ def torch_unet(unet: UNetConfig) -> torch.nn.Module:
 
 
 def our_unet(unet: UNetConfig, reference: torch.nn.Module) -> nn.Cell:
-    network = image_unet(ImageLDMConfig(unet=unet, text_encoder=TextEncoderConfig(width=unet.context_dim, heads=2)))
-    return load_diffusers(network, {name: value.numpy() for name, value in reference.state_dict().items()}, [])
+    config = ImageLDMConfig(unet=unet, text_encoder=TextEncoderConfig(width=unet.context_dim, heads=2))
+    weights = {name: value.numpy() for name, value in reference.state_dict().items()}
+    return load_foreign(image_unet(config), weights, diffusers_names(IMAGE, config))
 
 
 @pytest.mark.parametrize("name", UNETS)

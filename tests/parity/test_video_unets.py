@@ -73,7 +73,7 @@ def run(network: torch.nn.Module, x: np.ndarray, timesteps: np.ndarray, text: np
 def ours(temporal: TemporalConfig, reference: torch.nn.Module, table: Table, unet: UNetConfig = UNET):
     config = VideoLDMConfig(unet=unet, text_encoder=TextEncoderConfig(width=24, heads=2), temporal=temporal)
     weights = {name: value.numpy() for name, value in reference.state_dict().items()}
-    return load_foreign(video_unet(config), weights, diffusers_names(table, config), unused=".pos_embed.")
+    return load_foreign(video_unet(config), weights, diffusers_names(table, config), unused=r"\.pos_embed\.")
 
 
 # --- motion modules ---
