@@ -16,10 +16,11 @@ from svd.checkpoints.lora import LoRA, merging, read_loras
 from svd.checkpoints.model_file import Checkpoint
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.compile_cache import CompileCache
-from svd.config import Model, dump_config, load_config
+from svd.config import Model, VideoLDMConfig, dump_config, load_config
 from svd.graphs import keep_latest
 from svd.models import model_of
 from svd.models.part import Part
+from svd.personalization import take_decoder, take_spatial
 from svd.pipelines.image_to_video import ImageToVideo
 from svd.pipelines.text_to_video import TextToVideo
 from svd.placement import compute_dtype, place
@@ -64,6 +65,8 @@ def load_pipeline(
     lora: None | str | Path | Sequence[str | Path] = None,
     lora_scale: float | Sequence[float] = 1.0,
     compile_cache: Optional[str | Path] = None,
+    spatial: Optional[str | Path] = None,
+    decoder: Optional[str | Path] = None,
 ) -> ImageToVideo | TextToVideo:
     """Build the pipeline of a model, of any kind, and load its weights.
 
@@ -78,6 +81,9 @@ def load_pipeline(
             another program's; they are merged into the weights.
         lora_scale: scale of the adapters, or a scale for each file; 0 gives the base model, bit for bit.
         compile_cache: folder in which compiled graphs are kept for later processes, if any.
+        spatial: the checkpoint of another image model, such as a personalised one, of which spatial layers and text
+            encoder are taken in place of the video model's own.
+        decoder: a checkpoint of Stable Video Diffusion, whose temporal decoder decodes in place of the model's own.
 
     Raises:
         RuntimeSetupError: versions are not supported, or the device is not available.
@@ -90,7 +96,10 @@ def load_pipeline(
         config = load_config(config)
     file = open_checkpoint(checkpoint)
     config = config or file.config
-    networks = load_networks(config, file, device, amp_level, loras=read_loras(lora, lora_scale))
+    if decoder is not None:
+        config = take_decoder(config, file, Checkpoint(decoder))
+    image = None if spatial is None else Checkpoint(spatial)
+    networks = load_networks(config, file, device, amp_level, loras=read_loras(lora, lora_scale), spatial=image)
     pipe = model_of(config).pipeline(config, networks, lambda: runtime.free_memory(device), file.metadata)
     cells = {**networks, **pipe.denoiser.graphs}
     cache = compile_cache and CompileCache(compile_cache, dump_config(config), device, amp_level)
@@ -142,24 +151,33 @@ def load_networks(
     amp_level: AmpLevel,
     wanted: Optional[Collection[str]] = None,
     loras: Sequence[tuple[LoRA, float]] = (),
+    spatial: Optional[Checkpoint] = None,
 ) -> dict[str, nn.Cell]:
     """Load networks onto a device that is set up, by the prefixes of their parameters.
 
     Args:
         wanted: which ones, by their prefixes; all of them if None.
         loras: adapters to merge into the weights, and their scales.
+        spatial: the image model whose spatial layers and text encoder are loaded; if the temporal layers see text, the
+            checkpoint's own text encoder is loaded for them, too, as `temporal_text_encoder`.
 
     Raises:
         CheckpointError: the checkpoint, or a LoRA, is of another model, or has a value that cannot be used.
     """
-    networks = stored_networks(config, checkpoint)
+    networks, of_time = stored_networks(config, checkpoint), {}
+    if spatial is not None:
+        if isinstance(config, VideoLDMConfig) and config.temporal.sees_text:
+            with no_init_parameters():
+                of_time = {"text_encoder": _parts(config)["text_encoder"].build()}
+            fill_networks(config, of_time, checkpoint, device, amp_level)  # before another's weights are in its place
+        take_spatial(config, checkpoint, networks["network"], spatial)
     if loras:
         shapes = _shapes(networks)
         for lora, _ in loras:
             lora.check(config, shapes, str(checkpoint.path))
     networks = {prefix: network for prefix, network in networks.items() if wanted is None or prefix in wanted}
     fill_networks(config, networks, checkpoint, device, amp_level, changed=merging(loras))
-    return networks
+    return networks | {f"temporal_{prefix}": network for prefix, network in of_time.items()}
 
 
 def fill_networks(

@@ -16,7 +16,7 @@ STAGES = (
     {"layers"},
     {"networks", "autoencoder", "conditioning", "placement", "compile_cache", "graphs"},
     {"pipelines", "training", "metrics"},
-    {"models"},
+    {"models", "personalization"},
     {"build"},
     {"build_training"},
     {"cli"},

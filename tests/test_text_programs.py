@@ -66,9 +66,10 @@ def cli(eager, models, kept, monkeypatch, capsys, tmp_path):
     load_pipeline = build.load_pipeline
 
     def load(config, checkpoint, *args, **options):
-        if checkpoint not in kept:
-            kept[checkpoint] = load_pipeline(config, checkpoint, *args, **options)
-        pipe = copy(kept[checkpoint])
+        key = (checkpoint, *(str(options.get(name)) for name in ("lora", "lora_scale", "spatial", "decoder")))
+        if key not in kept:
+            kept[key] = load_pipeline(config, checkpoint, *args, **options)
+        pipe = copy(kept[key])
         pipe.config, pipe.bars = config, Bars()
         return pipe
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -37,7 +37,8 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} {foreign}")
         header = read_header(self.path)
         check_gapless(self.path, header)
-        self.metadata, self.shapes = header.metadata, header.shapes
+        self.metadata, self.shapes = header.metadata, dict(header.shapes)
+        self._taken: dict[str, Checkpoint] = {}
         self._tensors = header.tensors
         # Pages are read on use, and copied only on write.
         self._data = np.memmap(self.path, np.uint8, mode="c")
@@ -59,8 +60,18 @@ class Checkpoint:
         """Names of the stored tensors of a network."""
         return {name for name in self.shapes if name.startswith(f"{prefix}.")}
 
+    def take(self, other: Checkpoint, names: Iterable[str]) -> None:
+        """Read these tensors from another file from now on; those that it does not have are missing then."""
+        for name in names:
+            self._taken[name] = other
+            self.shapes.pop(name, None)
+            if name in other.shapes:
+                self.shapes[name] = other.shapes[name]
+
     def read(self, name: str) -> np.ndarray:
         """The values of a tensor; float32 and float16 are mapped copy-on-write."""
+        if name in self._taken:
+            return self._taken[name].read(name)
         stored = self._tensors[name]
         if stored.dtype not in _MAPPED:
             return lazy_tensor(self.path, name, stored).read()
@@ -110,8 +121,8 @@ class Checkpoint:
         """
         self.check(networks)
         for name, parameter in _parameters(networks).items():
-            array = self.read(name)
-            parameter.set_data(_tensor(self.path, name, changed(name, array) if changed else array, parameter.dtype))
+            array, path = self.read(name), self._taken.get(name, self).path
+            parameter.set_data(_tensor(path, name, changed(name, array) if changed else array, parameter.dtype))
 
     def _check_ours(self) -> None:
         """Raise CheckpointError, which says what to do, for names of other programs."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 import numpy as np
 from jsonargparse import ArgumentParser, Namespace
@@ -84,9 +84,10 @@ def _write_png(path: Path, image: np.ndarray) -> None:
         Image.fromarray(image).save(aside)
 
 
-def describe(mode: int, checkpoint: str | Path, lora: Optional[str]) -> dict[str, str]:
+def describe(mode: int, checkpoint: str | Path, lora: None | str | list[str]) -> dict[str, str]:
     """Facts about a run beside its options, the same for all its results."""
-    adapters = {"lora sha256": sha256(lora)} if lora else {}
+    files = [lora] if isinstance(lora, str) else lora
+    adapters = {"lora sha256": " ".join(map(sha256, files))} if files else {}
     return {
         "svd": __version__,
         **runtime.describe(mode),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Optional
+from typing import Any, Optional
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -35,15 +35,30 @@ def build_parser(program: str, description: str, kind: type[ImageLDMConfig]) -> 
     options.add_compile_cache(parser)
     example = "configs/video_ldm/animatediff_v3.yaml" if videos else "configs/stable_diffusion/v1_5.yaml"
     options.add_model(parser, "Weights, as `svd convert` writes them.", group="model", example=example)
+    _add_weights(parser, videos)
     options.add_sampling(parser, () if videos else OF_VIDEOS, "sampling", TextSamplingConfig)
     return parser
+
+
+def _add_weights(parser: ArgumentParser, videos: bool) -> None:
+    """Add the options for weights of other files."""
+    add = parser.add_argument
+    add("--model.lora", nargs="+", type=str, help="Adapters (LoRA) to merge into the weights, one file or several, as "
+        "`svd convert` makes them of other programs', or `svd train` writes them.")  # fmt: skip
+    add("--model.lora_scale", nargs="+", type=float, default=[1.0], help="How much of what the adapters add: one "
+        "number, or one for each file; 0 leaves the model as it is.")  # fmt: skip
+    if videos:
+        add("--model.spatial", type=Optional[str], help="Another image model, such as a personalised one, in this "
+            "project's layout: its spatial layers and text encoder replace the model's own.")  # fmt: skip
+        add("--model.decoder", type=Optional[str], help="Stable Video Diffusion, in this project's layout: its "
+            "temporal decoder decodes the video, in place of the decoder of images.")  # fmt: skip
 
 
 def run(parser: ArgumentParser, args: Namespace, kind: type[ImageLDMConfig]) -> None:
     """The work of the command line."""
     if not args.model.checkpoint:
         raise ConfigError("--model.checkpoint is missing: the weights, as `svd convert` writes them")
-    prompts = read_prompts(args)
+    prompts, others = read_prompts(args), other_weights(args)
     options.check_compile_cache(args)
     check_outputs(args)
     model = options.resolve_model(args.model, kind)
@@ -55,9 +70,9 @@ def run(parser: ArgumentParser, args: Namespace, kind: type[ImageLDMConfig]) -> 
 
     start = time.perf_counter()
     choices = {"device_target": args.device_target, "mode": args.mode, "amp_level": args.model.amp_level}
-    pipe = load_pipeline(model, args.model.checkpoint, **choices, compile_cache=args.compile_cache)
+    pipe = load_pipeline(model, args.model.checkpoint, **choices, compile_cache=args.compile_cache, **others)
     log(f"loaded {args.model.checkpoint} in {time.perf_counter() - start:.1f} s")
-    facts = describe(args.mode, args.model.checkpoint, None)
+    facts = describe(args.mode, args.model.checkpoint, args.model.lora)
     for prompt in prompts:
         start = time.perf_counter()
         result = pipe(prompt, args.negative_prompt, settings=sampling, seed=args.seed)
@@ -68,6 +83,15 @@ def run(parser: ArgumentParser, args: Namespace, kind: type[ImageLDMConfig]) -> 
         log(f"{printable(stem_of(prompt))}: {what} in {time.perf_counter() - start:.1f} s")
         for path in written:
             print(path)
+
+
+def other_weights(args: Namespace) -> dict[str, Any]:
+    """The arguments of `load_pipeline` for weights of other files, those that are given; raises ConfigError."""
+    scales = args.model.lora_scale
+    if not args.model.lora and scales != [1.0]:
+        raise ConfigError("--model.lora_scale is for the adapters of --model.lora, and none are given")
+    given = {name: args.model.get(name) for name in ("lora", "spatial", "decoder") if args.model.get(name)}
+    return given | ({"lora_scale": scales[0] if len(scales) == 1 else scales} if args.model.lora else {})
 
 
 def read_prompts(args: Namespace) -> list[str]:

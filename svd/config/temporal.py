@@ -104,6 +104,11 @@ class TemporalConfig:
         """The settings of the kind that was chosen; VideoLDM's own if none was."""
         return next((value for value in vars(self).values() if value is not None), VideoLDMLayers())
 
+    @property
+    def sees_text(self) -> bool:
+        """Whether temporal layers attend to the text."""
+        return self.text_attention is not None or getattr(self.layers, "text", False)
+
     def check_channels(self, levels: list[int]) -> None:
         """Raise ConfigError if the heads do not divide the channels of a level."""
         layers = self.layers

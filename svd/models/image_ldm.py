@@ -62,4 +62,5 @@ def build_conditioner(
 ) -> TextConditioner:
     """Raises TokenizerError as `pipeline`."""
     tokenizer = Tokenizer.of_checkpoint(metadata, config.text_encoder)
-    return TextConditioner(networks["text_encoder"], tokenizer, fps_dim=config.fps_dim)
+    of_time = networks.get("temporal_text_encoder")
+    return TextConditioner(networks["text_encoder"], tokenizer, of_time, config.fps_dim)
