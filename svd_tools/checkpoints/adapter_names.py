@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Optional
 
-from svd.config import ModelConfig
+from svd.config import ImageLDMConfig, Model
+from svd_tools.checkpoints.layout import kind_of
 from svd_tools.checkpoints.layouts import LAYOUTS
 from svd_tools.checkpoints.tables import Shape
 
@@ -67,7 +68,7 @@ def beyond_products(names: Iterable[str]) -> list[str]:
     return [name for name in names if _OTHER.fullmatch(name)]
 
 
-def known_layers(config: ModelConfig, shapes: Mapping[str, Shape]) -> dict[str, str]:
+def known_layers(config: Model, shapes: Mapping[str, Shape]) -> dict[str, str]:
     """Our names of a model's layers by all names, with underscores, that other programs have for them.
 
     Args:
@@ -84,16 +85,17 @@ def known_layers(config: ModelConfig, shapes: Mapping[str, Shape]) -> dict[str, 
     return found
 
 
-def _foreign(config: ModelConfig, name: str) -> set[str]:
-    """The names of a weight's layer in all layouts that can express the model."""
+def _foreign(config: Model, name: str) -> set[str]:
+    """The names of a weight's layer in all layouts that store it; spatial layers have those of image models, too."""
     part, inside = name.split(".", 1)
-    places = [layout.places.get(part) for layout in LAYOUTS]
+    kinds = {kind_of(config)} | ({ImageLDMConfig} if isinstance(config, ImageLDMConfig) else set())
+    places = [layout.places.get(part) for layout in LAYOUTS if kinds.intersection(layout.kinds)]
     found = set()
     for place in (place for place in places if place is not None):
         try:
             translated = place.table.translate(inside, place.column, config)
         except LookupError:
-            continue  # a layout of another model
+            continue  # a temporal layer, in a layout of image models
         if translated is not None and translated[1] in _RESHAPED:
             found.add(translated[0].removesuffix(".weight").replace(".", "_"))
     return found

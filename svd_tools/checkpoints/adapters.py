@@ -16,7 +16,7 @@ from svd.checkpoints.formats import LORA_DOWN, LORA_UP, TRAINED_FORMAT
 from svd.checkpoints.lora import describe_alphas
 from svd.checkpoints.tensor_files import LazyTensor, finite, write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.config import ModelConfig, dump_config
+from svd.config import Model, dump_config
 from svd.console import first_few, printable
 from svd_tools.checkpoints.adapter_files import Settings, read_settings
 from svd_tools.checkpoints.adapter_names import base, beyond_products, known_layers, parse
@@ -84,9 +84,7 @@ class Fitted:
     """Layers and tensors that the model does not have."""
 
 
-def convert_adapters(
-    source: Path, tensors: Tensors, model: ModelConfig, target: Path, dtype: str, report: bool
-) -> Path:
+def convert_adapters(source: Path, tensors: Tensors, model: Model, target: Path, dtype: str, report: bool) -> Path:
     """Convert a file of adapters, print what did not fit, and return the path written.
 
     Raises:
@@ -110,7 +108,7 @@ def convert_adapters(
     return target
 
 
-def fit(source: str, tensors: Tensors, model: ModelConfig, shapes: Mapping[str, Shape]) -> Fitted:
+def fit(source: str, tensors: Tensors, model: Model, shapes: Mapping[str, Shape]) -> Fitted:
     """The adapters of a file by our names of their layers.
 
     Args:
@@ -164,7 +162,7 @@ def gather(source: str, tensors: Tensors) -> tuple[dict[str, Adapter], list[str]
 
 
 def _check_base(
-    source: str, adapters: Mapping[str, Adapter], found: Mapping[str, Adapter], model: ModelConfig, shapes: Mapping
+    source: str, adapters: Mapping[str, Adapter], found: Mapping[str, Adapter], model: Model, shapes: Mapping
 ) -> None:
     """Raise CheckpointError if nothing fits, or what has a layer's name does not fit its weights."""
     wrong = [layer for layer, adapter in found.items() if not adapter.fits(shapes[f"{layer}.weight"])]
