@@ -25,6 +25,7 @@ COMMANDS = {
     "image-to-video": Command("svd_tools.image_to_video", "turn images into videos"),
     "text-to-image": Command("svd_tools.text_to_image", "turn text into images"),
     "text-to-video": Command("svd_tools.text_to_video", "turn text into videos"),
+    "sample": Command("svd_tools.sample", "draw videos with a model in pixel space"),
     "train": Command("svd_tools.train", "train a model's temporal layers, or another part of it"),
     "convert": Command("svd_tools.convert", "convert a checkpoint between layouts", NOTHING),
     "export": Command("svd_tools.export", "export what was trained, merged or alone", NOTHING),

@@ -17,8 +17,8 @@ from svd.layers.embeddings import frequencies
 class Conditioning:
     """Conditioning of b clips of t frames."""
 
-    context: Tensor
-    """Context of cross-attention, [b n d]."""
+    context: Optional[Tensor]
+    """Context of cross-attention, [b n d]; None for networks without it."""
     concat: Optional[Tensor] = None
     """Concatenated to the channels of the noisy latents, [b t c h w]."""
     vector: Optional[Tensor] = None

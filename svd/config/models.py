@@ -12,6 +12,7 @@ from svd.config.networks import (
     TextEncoderConfig,
     UNetConfig,
     about_parameters,
+    ladder_parameters,
 )
 from svd.config.pixel_networks import FactorisedAttention, LucidrainsConfig, PixelTemporalConfig, PixelUNetConfig
 from svd.config.pixel_sampling import PixelSamplingConfig
@@ -77,11 +78,14 @@ class LatentModel(Model):
         return self.autoencoder.downsampling * 2 ** (len(self.unet.channel_mult) - 1)
 
     def _check_networks(self, encoder: ImageEncoderConfig | TextEncoderConfig) -> None:
-        parameters = about_parameters(self.unet, self.autoencoder, encoder)
-        check(
-            parameters <= MOST_PARAMETERS,
-            f"networks of {parameters / 1e9:.0f} billion parameters; at most {MOST_PARAMETERS / 1e9:.0f} are built",
-        )
+        _check_number(about_parameters(self.unet, self.autoencoder, encoder))
+
+
+def _check_number(parameters: float) -> None:
+    check(
+        parameters <= MOST_PARAMETERS,
+        f"networks of {parameters / 1e9:.0f} billion parameters; at most {MOST_PARAMETERS / 1e9:.0f} are built",
+    )
 
 
 @dataclass
@@ -236,15 +240,25 @@ class VideoDiffusionConfig(Model):
         if self.lucidrains is not None:
             others = self.unet == PixelUNetConfig() and self.temporal == PixelTemporalConfig(FactorisedAttention())
             check(others, "lucidrains takes the place of unet and temporal: give either")
+        unet, other = self.unet, self.lucidrains
+        sizes = (unet.model_channels, unet.channel_mult, 2 * unet.num_res_blocks + 2)
+        sizes = sizes if other is None else (other.dim, other.dim_mults, 6)
+        _check_number(sum(ladder_parameters(*sizes, 30)))
         reads, text = self.temporal.text_attention is not None, self.unet.context_dim is not None
         check(text or not reads, "temporal.text_attention sees the text alone: give unet.context_dim")
         check(0 < self.timesteps <= 100_000, f"timesteps must be from 1 to 100,000, got {self.timesteps}")
         discrete = self.preconditioning == "cosine_eps"
         check(self.timesteps == 1000 or discrete, f"timesteps are for preconditioning cosine_eps, got {self.timesteps}")
-        check(
-            self.sampling.guidance == 1 or self.conditioned,
-            f"sampling.guidance is for networks that are told something, got {self.sampling.guidance}: give 1",
-        )
+
+    def check_sampling(self, sampling: PixelSamplingConfig) -> None:
+        super().check_sampling(sampling)
+        frames, steps, guidance = sampling.num_frames, sampling.sampling_steps, sampling.guidance
+        check(guidance == 1 or self.conditioned, f"guidance is for models that are told something, got {guidance}")
+        discrete = self.preconditioning == "cosine_eps"
+        check(steps <= self.timesteps or not discrete, f"sampling_steps must be at most {self.timesteps}, got {steps}")
+        if self.temporal.reference and self.lucidrains is None:
+            only = self.temporal.factorised.distance + 1
+            check(frames == only, f"num_frames must be {only} with temporal.factorised.reference, got {frames}")
 
     @property
     def channels(self) -> int:

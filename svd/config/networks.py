@@ -158,12 +158,12 @@ class TextEncoderConfig:
 def about_parameters(unet: UNetConfig, autoencoder: AutoencoderConfig, encoder: ImageEncoderConfig | TextEncoderConfig):
     """The number of parameters within a factor of two, computed without building the networks."""
     return (
-        sum(_ladder(unet.model_channels, unet.channel_mult, 2 * unet.num_res_blocks + 2, 64))
-        + sum(_ladder(autoencoder.channels, autoencoder.channel_mult, 2 * autoencoder.num_res_blocks + 2, 30))
+        sum(ladder_parameters(unet.model_channels, unet.channel_mult, 2 * unet.num_res_blocks + 2, 64))
+        + sum(ladder_parameters(autoencoder.channels, autoencoder.channel_mult, 2 * autoencoder.num_res_blocks + 2, 30))
         + 12 * encoder.layers * encoder.width**2
     )
 
 
-def _ladder(channels: int, mult: list[int], blocks: int, weights: int):
-    """Parameters per level of a network with this many blocks of `weights` * channels^2 per level."""
+def ladder_parameters(channels: int, mult: list[int], blocks: int, weights: int):
+    """About the parameters per level of a network with this many blocks of `weights` * channels^2 per level."""
     return (blocks * weights * (level * channels) ** 2 for level in mult)

@@ -69,8 +69,6 @@ class VideoDiffusion:
             NumericalError: the network returned values that are not finite.
         """
         settings = self.settings(settings, **sampling)
-        if settings.guidance != 1 and not self.config.conditioned:
-            raise ConfigError("guidance is for models that are told something: give 1", setting="guidance")
         if output not in ("uint8", "float"):
             raise ConfigError(f"output must be uint8 or float, got {output!r}")
         if num_samples < 1:
@@ -118,13 +116,11 @@ class VideoDiffusion:
         return Conditioning(tensor) if text else Conditioning(None, vector=tensor)
 
     def levels(self, settings: PixelSamplingConfig) -> np.ndarray:
-        """The noise levels of the sampler, decreasing to 0: float64 [n+1]; raises ConfigError."""
+        """The noise levels of the sampler, decreasing to 0: float64 [n+1]."""
         steps = settings.sampling_steps
         if self.config.preconditioning != "cosine_eps":
             return cosine_sigmas(steps)
         levels = cosine_beta_sigmas(self.config.timesteps)
-        if steps > len(levels):
-            raise ConfigError(f"sampling_steps must be at most {len(levels)}, got {steps}", setting="sampling_steps")
         visited = np.round(np.linspace(len(levels) - 1, 0, steps)).astype(int)
         return np.append(levels[visited], 0.0)
 

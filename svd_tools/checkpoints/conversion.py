@@ -57,6 +57,7 @@ def from_layout(
     others = [name for name in source if name not in expected]
     leftovers = [name for name in others if is_leftover(name, source[name].shape, layout, config)]
     _check(source, expected, set(leftovers))
+    _check_copies(source, layout)
 
     @lru_cache(maxsize=1)  # a fused query-key-value tensor is read three times in a row
     def values(name: str) -> np.ndarray:
@@ -68,6 +69,16 @@ def from_layout(
 
     found = {entry.ours: ours(entry) for entry in entries}
     return Weights(found | identity_convolution(found, shapes), leftovers, entries)
+
+
+def _check_copies(source: Mapping[str, LazyTensor], layout: Layout) -> None:
+    """Raise CheckpointError if a layer is stored several times, with different values."""
+    for pattern, original in layout.copies:
+        for name, tensor in source.items():
+            match = re.fullmatch(pattern, name)
+            stored = source.get(match.expand(original)) if match else None
+            if stored is not None and not np.array_equal(stored.read(), tensor.read()):
+                raise CheckpointError(f"{name} and {match.expand(original)} are one layer, but differ")
 
 
 def _stored(

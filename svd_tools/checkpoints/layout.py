@@ -59,6 +59,8 @@ class Layout:
     ignored: str = NEVER
     """A regular expression for beginnings of names that are no part of the model; `{layers}` is the number of layers of
     its text encoder."""
+    copies: tuple[tuple[str, str], ...] = ()
+    """Regular expressions for names of what is stored again, and the names of what it has to equal."""
     constants: Callable[[Model, Mapping[str, Shape]], dict[str, np.ndarray]] = lambda config, shapes: {}
     """(model, the layout's tensors) -> further ones, which follow from the configuration: written, not read."""
     check: Callable[[Model, bool], None] = lambda config, whole: None

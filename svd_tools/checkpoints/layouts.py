@@ -20,6 +20,7 @@ from svd_tools.checkpoints.names.autoencoder import DECODER, ENCODER
 from svd_tools.checkpoints.names.clip import CLIP
 from svd_tools.checkpoints.names.text_encoder import TEXT_ENCODER
 from svd_tools.checkpoints.names.unet import UNET
+from svd_tools.checkpoints.pixel_layouts import LUCIDRAINS, XDIFFUSION
 from svd_tools.checkpoints.tables import Shape
 
 OURS = "svd"
@@ -274,7 +275,7 @@ _TEXT_ATTENTION_FOLDER = replace(
 
 LAYOUTS = (
     SVD, SGM, DIFFUSERS, OURS_TEXT, OURS_PIXELS, LDM_1, LDM_2, STABLE_DIFFUSION, ANIMATEDIFF, _ANIMATEDIFF_FOLDER,
-    MODELSCOPE, _MODELSCOPE_FOLDER, _TEXT_ATTENTION_FOLDER,
+    MODELSCOPE, _MODELSCOPE_FOLDER, _TEXT_ATTENTION_FOLDER, XDIFFUSION, LUCIDRAINS,
 )  # fmt: skip
 """All of them; a file is of the first that fits among those of its kind."""
 ENDINGS = {layout.name: layout.ending for layout in LAYOUTS if layout.ending}

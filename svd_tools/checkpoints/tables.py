@@ -46,6 +46,10 @@ TRANSFORMS = {
     # [o i] is [o i 1] over frames, and [o i 1 1] over pixels
     "linear_1": Transform(lambda s: (*s, 1), lambda x: x[..., None], lambda x: x[..., 0]),
     "linear_1x1": Transform(lambda s: (*s, 1, 1), lambda x: x[..., None, None], lambda x: x[..., 0, 0]),
+    # layers over frames as layers over clips: [o i 3 3] is [o i 1 3 3], and gains [c] have axes for what they multiply
+    "over_frames": Transform(lambda s: (*s[:2], 1, *s[2:]), lambda x: x[:, :, None], lambda x: x[:, :, 0]),
+    "gain_of_channels": Transform(lambda s: (*s, 1, 1, 1), lambda x: x.reshape(-1, 1, 1, 1), np.ravel),
+    "gain_of_clips": Transform(lambda s: (1, *s, 1, 1, 1), lambda x: x.reshape(1, -1, 1, 1, 1), np.ravel),
     "transpose": Transform(lambda s: s[::-1], lambda x: x.T, lambda x: x.T),
     # Our alpha weighs the spatial branch; theirs, in the decoder, the temporal one:
     # 1 - sigmoid(m) = sigmoid(-m).

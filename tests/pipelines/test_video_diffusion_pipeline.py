@@ -1,5 +1,7 @@
 """The pipeline of models in pixel space: chains of the references, seeds, conditions, refusals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from comparison import CHAIN, assert_close
@@ -78,7 +80,7 @@ def test_conditions_guide(eager, told):
 def test_what_cannot_be_is_refused(eager, pipe, told):
     for options, message in (
         ({"condition": np.ones(4)}, "told nothing"),
-        ({"guidance": 2.0}, "guidance"),
+        ({"guidance": 2.0}, "guidance is for models that are told something"),
         ({"output": "latents"}, "output must be"),
         ({"num_samples": 0}, "num_samples must be positive"),
         ({"height": 9}, "multiples of 2"),
@@ -92,14 +94,17 @@ def test_what_cannot_be_is_refused(eager, pipe, told):
         told(condition=np.ones(3), progress=False)
     with pytest.raises(ConfigError, match="sampling_steps must be at most 4"):
         told(sampling_steps=5, progress=False)
+    reference = replace(VIDEO, temporal=PixelTemporalConfig(FactorisedAttention(distance=3, reference=True)))
+    with pytest.raises(ConfigError, match="num_frames must be 4"):
+        reference.check_sampling(SAMPLING)
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
         ({"unet": UNET, "lucidrains": LucidrainsConfig()}, "takes the place of unet and temporal"),
+        ({"unet": PixelUNetConfig(model_channels=4096)}, "at most 20 are built"),
         ({"timesteps": 100}, "timesteps are for preconditioning cosine_eps"),
-        ({"sampling": PixelSamplingConfig(guidance=2)}, "guidance is for networks that are told something"),
     ],
 )
 def test_models_that_cannot_be_are_refused(settings, message):

@@ -1,0 +1,92 @@
+"""Draw videos, or images, with a model in pixel space (Video Diffusion Models).
+
+svd sample --model.checkpoint=models/video_diffusion.safetensors --num_samples=16
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # signals are handled from here on, also during imports
+    from svd.cli import start
+
+    start("sample")
+
+import math
+import time
+from typing import Optional
+
+import numpy as np
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
+
+from svd import cli
+from svd.cli import options
+from svd.cli.outputs import add_outputs, check_outputs, describe, image_writers, side_file, video_writers, write_results
+from svd.config import ConfigError, PixelSamplingConfig, VideoDiffusionConfig
+from svd.console import log
+
+MOST_SAMPLES = 1024
+"""Of one run."""
+
+
+def build_parser(program: str) -> ArgumentParser:
+    """The command line; the sampling flags are the fields of PixelSamplingConfig."""
+    parser = options.new_parser(program, __doc__, "File of these options; one is written beside the samples.")
+    parser.add_argument("--num_samples", type=PositiveInt, default=1, help="How many to draw; several are shown side "
+        "by side in one video, or (of one frame) in one .png.")  # fmt: skip
+    add_outputs(parser)
+    options.add_device(parser)
+    options.add_compile_cache(parser)
+    example = "configs/video_diffusion/xdiffusion_vdm.yaml"
+    options.add_model(parser, "Weights, as `svd convert` writes them.", group="model", example=example)
+    options.add_sampling(parser, group="sampling", settings=PixelSamplingConfig)
+    return parser
+
+
+def run(parser: ArgumentParser, args: Namespace) -> None:
+    """The work of the command line."""
+    if not args.model.checkpoint:
+        raise ConfigError("--model.checkpoint is missing: the weights, as `svd convert` writes them")
+    if args.num_samples > MOST_SAMPLES:
+        raise ConfigError(f"--num_samples must be at most {MOST_SAMPLES}, got {args.num_samples}")
+    options.check_compile_cache(args)
+    check_outputs(args)
+    model = options.resolve_model(args.model, VideoDiffusionConfig)
+    if model.unet.context_dim is not None:
+        raise ConfigError("the model is given text as embeddings, which Python alone takes: docs/video_diffusion.md")
+    if model.channels not in (1, 3):
+        raise ConfigError(f"frames are written with 1 or 3 channels; those of the model have {model.channels}")
+    sampling = options.resolve_sampling(model, args.sampling)
+    for name in vars(args.sampling):
+        args.sampling[name] = getattr(sampling, name)
+
+    from svd.build import load_pipeline  # MindSpore takes seconds to import
+
+    start = time.perf_counter()
+    choices = {"device_target": args.device_target, "mode": args.mode, "amp_level": args.model.amp_level}
+    pipe = load_pipeline(model, args.model.checkpoint, **choices, compile_cache=args.compile_cache)
+    log(f"loaded {args.model.checkpoint} in {time.perf_counter() - start:.1f} s")
+    start = time.perf_counter()
+    frames = side_by_side(pipe(args.num_samples, settings=sampling, seed=args.seed))
+    writers = image_writers(frames[0]) if len(frames) == 1 else video_writers(args.format, frames, sampling.fps)
+    beside = side_file(parser, args, describe(args.mode, args.model.checkpoint, None))
+    written = write_results(args, "sample", writers, beside)
+    log(f"{args.num_samples} x {len(frames)} frames in {time.perf_counter() - start:.1f} s")
+    for path in written:
+        print(path)
+
+
+def side_by_side(videos: np.ndarray) -> np.ndarray:
+    """uint8 [b t h w c] -> [t H W 3], as nearly square as the number of videos allows; what is left over is black."""
+    b, t, h, w, c = videos.shape
+    columns = math.ceil(math.sqrt(b))
+    rows = math.ceil(b / columns)
+    grid = np.zeros((rows * columns, t, h, w, c), np.uint8)
+    grid[:b] = videos
+    grid = grid.reshape(rows, columns, t, h, w, c).transpose(2, 0, 3, 1, 4, 5)
+    return np.broadcast_to(grid.reshape(t, rows * h, columns * w, c), (t, rows * h, columns * w, 3)).copy()
+
+
+def main(argv: Optional[list[str]] = None, program: str = "sample.py") -> int:
+    """The command line; returns 0, or 2 after one error line on stderr."""
+    parser = build_parser(program)
+    return cli.run(parser, lambda args: run(parser, args), argv)
