@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -15,9 +16,13 @@ import numpy as np
 
 from svd.files import atomic_write
 
-# Imported here, since all ranks wait for the first; a missing package is reported where it is needed.
+# Imported here, since all ranks wait for the first; a missing package is reported where it is needed. It would load
+# PyTorch if that is there, which takes seconds, only to know its tensors.
+_torch = sys.modules.setdefault("torch", None)
 with suppress(Exception):
     import tensorboardX.event_file_writer  # noqa: F401
+if _torch is None:
+    del sys.modules["torch"]
 
 COLUMNS = (
     "update",
