@@ -1,5 +1,10 @@
 """What tests share: both modes, the golden model, the small one, and what the tiny one is trained on."""
 
+import os
+
+# Read when NumPy is imported: its second thread would spin beside every test, and beside the programs that they start.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import svd  # before MindSpore, whose slow convolutions it may have to cure
 
 # isort: split

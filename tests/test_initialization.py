@@ -43,7 +43,7 @@ def test_values_are_those_of_earlier_versions():
     assert not initial_value("network.conv_in.weight", (64, 8, 3, 3), 3, zero=True).any()
 
 
-def test_an_initial_model_is_complete_and_its_video_model_is_its_image_model(tmp_path, capsys):
+def test_an_initial_model_is_complete_and_its_video_model_is_its_image_model(eager, tmp_path, capsys):
     (tmp_path / "model.yaml").write_text(dump_config(SMALL))
     out = tmp_path / "made" / "initial.safetensors"
     command = ["--config", str(tmp_path / "model.yaml"), "--out", str(out), "--seed", "3"]

@@ -66,10 +66,13 @@ def sensible(row: dict) -> bool:
     return not any(refuse(row[a], row[b]) for (a, b), refuse in REFUSED.items() if a in row and b in row)
 
 
-def minutes(row: dict) -> float:
-    """About what a row costs: graphs are compiled, and float16's are many times larger."""
-    of_graph = {"O0": 1, "O2": 6 if row.get("learned") in UNET else 3}
-    return of_graph[row.get("precision", "O0")] * row.get("cards", 1) if row.get("mode") == 0 else 0
+def seconds(row: dict) -> float:
+    """About what a row costs: graphs are compiled, and float16 is slow on CPU, its graphs above all."""
+    row = {"learned": "autoencoder", "precision": "O0", "mode": 1, "cards": 1} | row
+    of_unet, of_others = {("O0", 1): (2.5, 1.5), ("O2", 1): (11, 3), ("O0", 0): (12, 5), ("O2", 0): (50, 12)}[
+        row["precision"], row["mode"]
+    ]
+    return (of_unet if row["learned"] in UNET else of_others) * row["cards"]
 
 
 def covering() -> list[dict]:
@@ -95,8 +98,8 @@ def covering() -> list[dict]:
 
 
 def worth(row: dict, option: str, pairs: set[frozenset]) -> float:
-    """New pairs by the value of this option, less what the row costs."""
-    return sum(frozenset({(option, row[option]), item}) in pairs for item in row.items()) - minutes(row)
+    """New pairs by the value of this option, less what the row costs: five seconds are worth one pair."""
+    return sum(frozenset({(option, row[option]), item}) in pairs for item in row.items()) - 0.2 * seconds(row)
 
 
 def text_row(learned: str, **options) -> dict:

@@ -101,11 +101,10 @@ def test_two_processes_train_as_one(inputs, single, tmp_path):
 
 
 def test_shared_out_and_stopped(inputs, single, tmp_path):
-    """Optimizer states shared out, in graph mode; SIGTERM to the script stops both; one process continues what two
-    began."""
+    """Optimizer states shared out; SIGTERM to the script stops both; one process continues what two began."""
     run = tmp_path / "run"
     shared = [*flags(inputs, run), "--train.shard_optimizer=True", "--train.updates=1000"]
-    child = start_two(tmp_path, *shared, "--environment.mode=0")
+    child = start_two(tmp_path, *shared)
     child.wait_for(" 1/1000 ")
     everyone = [process.pid for process in descendants(child.process.pid)]
     child.process.send_signal(signal.SIGTERM)

@@ -1,7 +1,7 @@
 """The training step in its Ascend form, checked without an Ascend, as `test_export` checks the networks.
 
-The UNet has the kinds of blocks of the full one at all sizes with attention, fewer of them, and a fifth of the
-channels: types, operators and numbers of tokens and frames are those of a clip of 14 frames at 576 x 1024.
+The UNet has the kinds of blocks of the full one at its two largest sizes, fewer of them, and a fifth of the channels:
+types, operators and numbers of tokens and frames are those of a clip of 14 frames at 576 x 1024.
 """
 
 import inspect
@@ -34,9 +34,9 @@ BEHIND = {"MatMulExt": mint.matmul, "SumExt": mint.sum, "SplitWithSize": mint.sp
 """Functions whose documentation stands for operators that have none."""
 CONFIG = UNetConfig(
     model_channels=64,
-    channel_mult=[1, 2, 4],
+    channel_mult=[1, 2],
     num_res_blocks=1,
-    attention_resolutions=[1, 2, 4],
+    attention_resolutions=[1, 2],
     context_dim=64,
     vector_dim=48,
 )
@@ -90,7 +90,7 @@ def test_every_operator_is_documented_for_ascend(graph):
 def test_products_are_of_float16_forth_and_back(graph):
     """The gradients of convolutions and linear layers too, though the weights are float32."""
     products = (*PRODUCTS, "Conv2DBackpropInput", "Conv2DBackpropFilter")
-    assert len(graph.of(*products)) > 300
+    assert len(graph.of(*products)) > 200
     assert of_other_type(graph, products, "float16") == set()
 
 
@@ -100,7 +100,7 @@ def test_nothing_is_of_double_precision(graph):
 
 def test_attention_is_fused_forth_and_back(graph):
     forth, back = graph.of("FlashAttentionScore"), graph.of("FlashAttentionScoreGrad")
-    assert len(forth) == 10 and len(back) >= 9  # before the first trained layer there is nothing to go back to
+    assert len(forth) == 7 and len(back) >= 6  # before the first trained layer there is nothing to go back to
     assert beyond_flash_attention(graph) == set()
     assert written_out(graph) == set()
 

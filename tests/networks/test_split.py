@@ -1,8 +1,11 @@
 """A network in two: what is constant over the noise levels, and the rest."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from comparison import assert_close
+from device import eagerly
 from mindspore import Tensor
 from small_model import SMALL, fill
 
@@ -13,6 +16,8 @@ from svd.networks.blocks.svd import svd_unet
 from svd.networks.split import Constants, Split
 
 RNG = np.random.default_rng(0)
+UNET = replace(SMALL.unet, channel_mult=[1], attention_resolutions=[1])
+"""One level: its constants are those of embeddings and transformers, whatever the levels."""
 
 
 def random(*shape: int) -> Tensor:
@@ -21,12 +26,15 @@ def random(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("image_only", [False, True])
 def test_both_halves_are_the_network(mode, image_only):
-    network = fill(svd_unet(SMALL.unet)).set_train(False)
+    """In pynative mode, as which graphs are known to compute by others."""
+    network = fill(svd_unet(UNET)).set_train(False)
     split, inputs = Split(network), (random(2, 1, 16), random(2, 24))
     prepared = split.prepare(inputs, 3, image_only)
     for noise_level in (0.5, -1.0):
         x, c_noise = random(2, 3, 8, 4, 6), Tensor(np.full(2, noise_level, np.float32))
-        assert_close(split.evaluate(x, c_noise, *prepared), network(x, c_noise, *inputs, image_only), 2e-6)
+        result = split.evaluate(x, c_noise, *prepared)
+        with eagerly():
+            assert_close(result, network(x, c_noise, *inputs, image_only), 5e-6)
 
 
 def test_constants_are_computed_once_for_each_conditioning(mode, monkeypatch):
@@ -38,19 +46,21 @@ def test_constants_are_computed_once_for_each_conditioning(mode, monkeypatch):
         return constants(self, context, *others)
 
     monkeypatch.setattr(Constants, "__call__", spy)
-    network = fill(svd_unet(SMALL.unet)).set_train(False)
+    network = fill(svd_unet(UNET)).set_train(False)
     in_two, whole = Denoiser(network, v_scaling(), Split(network)), Denoiser(network, v_scaling())
     conditionings = [Conditioning(random(2, 1, 16), random(2, 3, 4, 4, 6), random(2, 24)) for _ in range(2)]
     bound = [in_two.bind(conditioning) for conditioning in conditionings]
     for sigma in (5.0, 0.5):
         for denoise, conditioning in zip(bound, conditionings):
             x = random(2, 3, 4, 4, 6)
-            assert_close(denoise(x, sigma), whole(x, sigma, conditioning), 2e-6)
+            result = denoise(x, sigma)
+            with eagerly():
+                assert_close(result, whole(x, sigma, conditioning), 5e-6)
     assert [context is c.context for context, c in zip(calls, conditionings)] == [True, True] and len(calls) == 2
 
 
 def test_another_video_sees_other_weights(eager):
-    network = fill(svd_unet(SMALL.unet)).set_train(False)
+    network = fill(svd_unet(UNET)).set_train(False)
     denoiser = Denoiser(network, v_scaling(), Split(network))
     x, conditioning = random(1, 3, 4, 4, 6), Conditioning(random(1, 1, 16), random(1, 3, 4, 4, 6), random(1, 24))
     before = denoiser(x, 1.0, conditioning).asnumpy()

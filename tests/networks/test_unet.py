@@ -25,28 +25,20 @@ VECTOR = RNG.standard_normal((2, 24)).astype(np.float32)
 ORDER = [2, 0, 1]
 
 
-@pytest.fixture(scope="module")
-def networks() -> dict[int, UNet]:
-    """One for each mode, so that its graphs are compiled once."""
-    return {mode: fill(svd_unet(SMALL.unet)) for mode in (0, 1)}
-
-
-@pytest.fixture
-def network(mode, networks) -> UNet:
-    return networks[mode]
+@pytest.fixture(autouse=True)
+def _eagerly(eager) -> None:
+    """Graph mode computes the same: test_golden, parity/test_diffusers and test_option_pairs_training show it."""
 
 
 @pytest.fixture(scope="module")
-def _results() -> dict[int, np.ndarray]:
-    return {}
+def network() -> UNet:
+    return fill(svd_unet(SMALL.unet))
 
 
 @pytest.fixture
-def result(mode, network, _results) -> np.ndarray:
-    """What both clips give, computed once."""
-    if mode not in _results:
-        _results[mode] = run(network)
-    return _results[mode]
+def result(network) -> np.ndarray:
+    """What both clips give."""
+    return run(network)
 
 
 def run(network: nn.Cell, x=X, c_noise=C_NOISE, context=CONTEXT, vector=VECTOR, image_only=False) -> np.ndarray:
@@ -147,7 +139,7 @@ class ImageBlocks:
         return None if place.attends else PlusContext()
 
 
-def test_a_ladder_of_other_blocks(mode):
+def test_a_ladder_of_other_blocks():
     """As a whole and in two halves; it knows of neither vector nor attention what it was not given."""
     network = fill(UNet(SMALL.unet, ImageBlocks()))
     names = [parameter.name for parameter in network.get_parameters()]

@@ -1,5 +1,7 @@
 """The formulations of the layers' operators against each other, forward and backward, and against their formulas."""
 
+from functools import cache
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from svd.layers.basic import GELU, Conv2d, Geglu, GroupNorm, LayerNorm, Linear, 
 from svd.layers.blend import Blend
 from svd.operators import cpu, portable
 from svd.operators.library import library
-from svd.operators.table import ASCEND, ASCEND_16_BITS, CPU, PORTABLE, operators_for
+from svd.operators.table import ASCEND, ASCEND_16_BITS, CPU, PORTABLE, Operators, operators_for
 from svd.placement import place
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW
@@ -89,20 +91,22 @@ def forward_and_backward(layer: nn.Cell, *inputs: np.ndarray) -> list[Tensor]:
 @pytest.mark.parametrize("operators", FORMULATIONS)
 @pytest.mark.parametrize("case", LAYERS)
 def test_formulations_are_the_same(mode, case, operators):
+    for value, expected in zip(results(mode, case, operators), results(mode, case, PORTABLE), strict=True):
+        assert_close(value, expected)
+
+
+@cache
+def results(mode: int, case: str, operators: Operators) -> list[Tensor]:
+    """Of a layer in the mode that is set, forward and backward."""
     build, shapes = LAYERS[case]
     inputs = [random(*shape) * 2 + 3 * (i == 0) for i, shape in enumerate(shapes)]
-    results = []
-    for used in (PORTABLE, operators):
-        layer = build()
-        for parameter in layer.get_parameters():
-            parameter.set_data(Tensor(random(*parameter.shape) + 0.5))
-        for _, cell in layer.cells_and_names():
-            if hasattr(cell, "set_operators"):
-                cell.set_operators(used)
-        results.append(forward_and_backward(layer, *inputs))
-    assert len(results[0]) == len(results[1])
-    for expected, value in zip(*results):
-        assert_close(value, expected)
+    layer = build()
+    for parameter in layer.get_parameters():
+        parameter.set_data(Tensor(random(*parameter.shape) + 0.5))
+    for _, cell in layer.cells_and_names():
+        if hasattr(cell, "set_operators"):
+            cell.set_operators(operators)
+    return forward_and_backward(layer, *inputs)
 
 
 def test_the_operators_of_devices():

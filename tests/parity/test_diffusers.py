@@ -109,6 +109,13 @@ def run_ours(pair, mode, inputs, image_only=False):
     return pipe.denoiser.network(Tensor(x), Tensor(c_noise), Tensor(context), vector, image_only)
 
 
+# In graph mode the smaller one alone: the other has more of the same, and takes longer to compile.
+@pytest.mark.parametrize(
+    "_mode, pair",
+    [(0, "two_levels"), (1, "two_levels"), (1, "four_levels")],
+    indirect=True,
+    ids=["graph-two_levels", "pynative-two_levels", "pynative-four_levels"],
+)
 def test_unet(mode, pair, unet_inputs):
     result = run_ours(pair, mode, unet_inputs)
     assert_close(result, run(pair.torch.unet, *unet_inputs).sample, OTHER_EPSILON)
@@ -185,7 +192,12 @@ def diffusers_videos(pair: Pair, low: float, high: float, told: tuple):
     return images, noise, aug_noise.numpy(), latents[-1], videos
 
 
-@pytest.mark.parametrize("guidance", [(1.0, 3.0), (1.0, 1.0)], ids=["guided", "conditional"])
+@pytest.mark.parametrize(
+    "_mode, guidance",
+    [(0, (1.0, 3.0)), (1, (1.0, 3.0)), (1, (1.0, 1.0))],
+    indirect=["_mode"],
+    ids=["graph-guided", "pynative-guided", "pynative-conditional"],
+)
 def test_pipeline(mode, pair_of, guidance):
     """Two clips, from images to videos, with other numbers than the defaults."""
     pair = pair_of("two_levels")

@@ -113,7 +113,7 @@ def reference(files) -> Reference:
     return files[0]
 
 
-@pytest.fixture(params=[True, False], ids=["temporal", "all"])
+@pytest.fixture
 def task(request, mode, files) -> DenoisingObjective:
     """Ours, with the temporal layers to train or all of the UNet."""
     _, config, checkpoint = files
@@ -138,6 +138,12 @@ def loss_inputs(task: DenoisingObjective) -> tuple[Tensor, ...]:
     return task.loss_inputs(video, [clip.fps for clip in CLIPS], [clip.motion_bucket_id for clip in CLIPS], DRAWS)
 
 
+@pytest.mark.parametrize(
+    "_mode, task",
+    [(0, False), (1, False), (1, True)],
+    indirect=True,
+    ids=["graph-all", "pynative-all", "pynative-temporal"],
+)
 def test_loss_and_gradients(task, reference):
     """Two clips that differ in everything; one is not given the image's embedding, the other not its latents."""
     inputs = loss_inputs(task)
