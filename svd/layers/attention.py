@@ -99,12 +99,15 @@ class TransformerBlock(nn.Cell):
                 zero_init(last)
 
     def constant(self, context: Tensor) -> Tensor:
-        """Precompute the context of `construct` from [b n d]: itself, or for a single token the output of
-        cross-attention, [b 1 c].
+        """Precompute the context of `construct` from [b n d]: keys and values, [b 2n c], or for a single token the
+        output of cross-attention, [b 1 c].
 
         Over a single token (SVD's image embedding) the softmax is one: queries, keys and norm2 do not matter.
         """
-        return self.attn2.to_out(self.attn2.to_v(context)) if context.shape[1] == 1 else context
+        values = self.attn2.to_v(context)
+        if context.shape[1] == 1:
+            return self.attn2.to_out(values)
+        return ops.cat((self.attn2.to_k(context), values), 1)
 
     def construct(self, x: Tensor, context: Tensor) -> Tensor:
         """x [b g l c], context as `constant` gives it -> [b g l c]"""
@@ -118,6 +121,8 @@ class TransformerBlock(nn.Cell):
             x = self.attn1.to_out.add_to(x, attended, context)
         else:
             x = self.attn1.to_out.add_to(x, attended)
-            x = self.attn2.to_out.add_to(x, self.attn2.attend(self.norm2(x), context))
+            keys, values = ops.chunk(context, 2, 1)
+            attended = self.attn2.attention(self.attn2.to_q(self.norm2(x)), keys, values)
+            x = self.attn2.to_out.add_to(x, attended)
         x = self.ff(x, self.norm3(x))
         return ops.reshape(x, shape)
