@@ -78,12 +78,15 @@ def test_temporal_layers_alone(text_inputs, tmp_path):
     assert_same(tensors(checkpoint(tmp_path / "stopped", 3)), tensors(checkpoint(tmp_path / "run", 3)))
 
 
-def test_the_image_model_within_a_video_model(text_inputs, tmp_path):
-    trained(*text_options(text_inputs, tmp_path / "run", "video"), "--train.task=text_to_image")
-    before, after = load_file(text_inputs / "video.safetensors"), load_file(tmp_path / "run/model.safetensors")
+@pytest.mark.parametrize(("task", "model"), [("text_to_image", "video"), ("autoencoder", "image")])
+def test_other_parts_of_them(text_inputs, tmp_path, task, model):
+    """The spatial layers of a video model; the autoencoder, whose decoder takes single frames."""
+    trained(*text_options(text_inputs, tmp_path / "run", model), f"--train.task={task}")
+    before, after = load_file(text_inputs / f"{model}.safetensors"), load_file(tmp_path / "run/model.safetensors")
+    part = "network." if task == "text_to_image" else "autoencoder."
     for name, value in before.items():
-        spatial = name.startswith("network.") and not TEMPORAL.search(name)
-        assert (value.tobytes() != after[name].tobytes()) == spatial, name
+        learned = name.startswith(part) and not TEMPORAL.search(name)
+        assert (value.tobytes() != after[name].tobytes()) == learned, name
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from svd.data.latents_dataset import LatentsDataset
 from svd.data.pixels import pixels
 from svd.data.video_dataset import Clip
 from svd.errors import check
-from svd.layers.axes import fold_frames
+from svd.layers.axes import fold_frames, per_image
 from svd.layers.marks import spatial_parameters, temporal_parameters
 from svd.seeds import Purpose, generator
 from svd.training.config import TrainConfig
@@ -29,6 +29,7 @@ class ReconstructionLoss(nn.Cell):
     def __init__(self, encoder: nn.Cell, decoder: nn.Cell, kl_weight: float):
         super().__init__(auto_prefix=False)
         self.encoder, self.decoder, self.kl_weight = encoder, decoder, kl_weight
+        self.by_frame = not getattr(decoder, "temporal", True)
 
     def construct(self, video: Tensor, noise: Tensor) -> Tensor:
         """video [b t 3 h w] in [-1, 1], noise of its latents, unit variance [b t c h' w'] -> a float32 scalar"""
@@ -37,7 +38,8 @@ class ReconstructionLoss(nn.Cell):
         log_variance = ops.clamp(log_variance, -30.0, 20.0)
         variance = ops.exp(log_variance)
         divergence = ops.mean(ops.square(mean) + variance - 1.0 - log_variance)
-        decoded = self.decoder(mean + ops.sqrt(variance) * noise)
+        latents = mean + ops.sqrt(variance) * noise
+        decoded = per_image(self.decoder, latents) if self.by_frame else self.decoder(latents)
         return ops.mean(ops.abs(decoded - video)) + 0.5 * self.kl_weight * divergence
 
 
@@ -46,7 +48,7 @@ class ReconstructionObjective:
 
     Args:
         encoder: images [n 3 h w] -> mean and log-variance of latents [n 2c h' w'].
-        decoder: latents [b t c h' w'] -> videos [b t 3 h w].
+        decoder: latents [b t c h' w'] -> videos [b t 3 h w]; of images, [n c h' w'] -> [n 3 h w].
         config: of the autoencoder.
         kl_weight: of the latents' divergence from unit Gaussian noise.
         trained: the parameters to train by their names in a checkpoint; all others are frozen.
