@@ -8,7 +8,7 @@ from typing import Optional
 
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ImageLDMConfig, Model, ModelConfig
-from svd.config.temporal import ModelScopeLayers, MotionModules, TextAttentionLayers
+from svd.config.temporal import ModelScopeLayers, MotionModules, TextAttentionLayers, VideoLDMLayers
 from svd_tools.checkpoints.layout import kind_of
 from svd_tools.checkpoints.layouts import KIND_TITLES
 from svd_tools.checkpoints.tables import Shape
@@ -40,6 +40,11 @@ _KINDS = (
     (_CROSS_ATTENTION, ImageLDMConfig),
 )
 """Names that the kinds of models have in the layouts of others; the first that is found counts."""
+_BESIDE = "; give it as image_model beside temporal layers, or convert it with a config of its own"
+_REMEDIES = {
+    VideoLDMLayers: "; convert it with a config of its own, and begin temporal layers over it with svd initialize"
+}
+"""What to do with an image model where a config has temporal layers: those of VideoLDM are not published."""
 _VERSIONS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}
 """By the channels of the text that cross-attention sees."""
 
@@ -55,9 +60,7 @@ def check_identity(source: str, tensors: Mapping[str, Shape], config: Model) -> 
         raise CheckpointError(f"{source} is {other}: such models are not supported")
     kind, wanted = _kind(tensors), kind_of(config)
     if kind not in (None, wanted):
-        remedy = ""
-        if kind is ImageLDMConfig and wanted is not ModelConfig:
-            remedy = "; give it as image_model beside temporal layers, or convert it with a config of its own"
+        remedy = _REMEDIES.get(wanted, _BESIDE) if kind is ImageLDMConfig and wanted is not ModelConfig else ""
         raise CheckpointError(
             f"{source} is of another kind of model, {KIND_TITLES[kind]}; the config is of {KIND_TITLES[wanted]}{remedy}"
         )

@@ -16,10 +16,10 @@ DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 
 
 def cast_all(tensors: Mapping[str, LazyTensor], dtype: str) -> dict[str, LazyTensor]:
-    """The tensors cast to a type of DTYPES, or unchanged for `keep`."""
+    """The tensors cast to a type of DTYPES, or unchanged for `keep`; integers are never cast."""
     if dtype == "keep":
         return dict(tensors)
-    return {name: cast(name, tensor, DTYPES[dtype]) for name, tensor in tensors.items()}
+    return {n: cast(n, tensor, DTYPES[dtype]) if tensor.dtype.kind == "f" else tensor for n, tensor in tensors.items()}
 
 
 @contextlib.contextmanager

@@ -105,6 +105,8 @@ _CALLS: dict[str, Callable] = {
     "torch.device": _first,
     "torch.torch_version.TorchVersion": _first,
     "_codecs.encode": _first,
+    "numpy.dtype": _first,
+    **dict.fromkeys(("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"), _first),
     **{f"{module}.{name}": _first for module in ("builtins", "__builtin__") for name in ("set", "frozenset")},
 }
 """Callables that a pickle may name, and their replacements."""
@@ -113,6 +115,8 @@ _NAMES = {
     "torch.storage.UntypedStorage": "",
 }
 """Names that a pickle may use, and their values."""
+_KEYS = ("pytorch_lightning.", "lightning.pytorch.")
+"""Modules of classes that are keys in a training's state (in sd-v1-4.ckpt, for one); they are read as their names."""
 
 
 def _is_key(key: Any) -> bool:
@@ -230,12 +234,15 @@ class _Reader:
         self._reduce(None)
 
     def _named(self, name: str) -> None:
-        if name not in _CALLS and name not in _NAMES:
+        value = _CALLS.get(name, _NAMES.get(name, name if name.startswith(_KEYS) else None))
+        if value is None:
             raise Refused(f"it asks for {name[:200]}, which is not part of a tensor")
-        self.stack.append(_CALLS[name] if name in _CALLS else _NAMES[name])
+        self.stack.append(value)
 
     def _reduce(self, _) -> None:
         arguments, call = self.stack.pop(), self.stack.pop()
+        if isinstance(call, str):
+            raise Refused(f"it calls {call[:200]}, which is not part of a tensor")
         if not any(call is known for known in _CALLS.values()):
             raise TypeError(f"{type(call).__name__} is called")
         self.stack.append(call(*arguments))

@@ -131,6 +131,14 @@ def test_projections_of_either_kind_are_read(
     same_tensors(stored(convert(ours, text_configs[model], "--to=sgm")[0]), weights_of(model, "sgm"))
 
 
+def test_types_on_request(single_file, weights_of, text_configs, vocabulary, convert):
+    half, _ = convert(single_file(), text_configs["first"], "--to=sgm", "--dtype=fp16")
+    indices = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+    found = load_file(half)
+    assert np.array_equal(found.pop(indices), np.arange(12)[None])
+    assert {value.dtype for value in found.values()} == {np.dtype(np.float16)}
+
+
 # --- temporal layers and an image model ---
 
 

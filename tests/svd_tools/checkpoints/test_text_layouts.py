@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from svd.build import parameter_shapes
-from svd.checkpoints.tensor_files import LazyTensor
-from svd.config import ImageLDMConfig, TemporalConfig, TextEncoderConfig, UNetConfig, VideoLDMConfig
-from svd.config.temporal import ModelScopeLayers, MotionModules
+from svd.checkpoints.tensor_files import LazyTensor, read_safetensors
+from svd.config import AutoencoderConfig, ImageLDMConfig, TemporalConfig, TextEncoderConfig, UNetConfig, VideoLDMConfig
+from svd.config.temporal import ModelScopeLayers, MotionModules, TextAttentionLayers
 from svd_tools.checkpoints.conversion import from_layout, to_layout
 from svd_tools.checkpoints.layouts import detect_layout, find_layout, layouts_of
 from svd_tools.checkpoints.recognition import recognise
 
+GOLDEN = Path(__file__).parents[2] / "golden_family" / "videoldm_srpkdyy"
 MANIFESTS = Path(__file__).parents[2] / "manifests" / "text_models.json.xz"
 SECOND = {
     "unet": UNetConfig(in_channels=4, context_dim=1024, vector_dim=None),
@@ -139,6 +140,26 @@ def test_names_of_modelscopes_own_file():
     renamed = {re.sub(r"(model\.input_blocks\.\d+)\.0\.op\.", r"\1.op.", name): t for name, t in theirs.items()}
     assert len(renamed.keys() - theirs.keys()) == 6
     assert from_layout(renamed, layout, config, shapes).tensors.keys() == shapes.keys()
+
+
+def test_every_tensor_of_srpkdyys_network_is_placed():
+    """That of the golden set, whose text encoder and autoencoder are those of an image model."""
+    case = json.loads((GOLDEN / "config.json").read_text())["case"]
+    parts = {
+        "unet": UNetConfig(
+            in_channels=4, model_channels=32, channel_mult=[1, 2], num_res_blocks=case["layers"], vector_dim=None,
+            attention_resolutions=[1], num_heads=case["heads"], context_dim=case["ctx"], convolution_projection=True,
+        ),
+        "text_encoder": TextEncoderConfig(width=case["ctx"], layers=1, heads=1),
+        "autoencoder": AutoencoderConfig(channels=32, channel_mult=[1], decoder="image"),
+    }  # fmt: skip
+    temporal = TemporalConfig(text_attention=TextAttentionLayers(heads=case["temporal_heads"]))
+    config = VideoLDMConfig(**parts, temporal=temporal)
+    shapes, image = parameter_shapes(config), parameter_shapes(ImageLDMConfig(**parts))
+    recognised = recognise("x", read_safetensors(GOLDEN / "weights.safetensors"), config, complete=False)
+    weights = from_layout(recognised.tensors, recognised.layout, config, shapes, supplied=image)
+    assert weights.tensors.keys() == {name for name in shapes if name.startswith("network.")}
+    assert weights.leftovers and all(name.endswith(".pos_enc.dummy") for name in weights.leftovers)
 
 
 @pytest.mark.parametrize("model", ["sd15", "sd21"])

@@ -127,6 +127,22 @@ def test_anything_but_tensors_is_refused_and_not_run(tmp_path, module, attribute
     assert not witness.exists()
 
 
+def test_classes_of_lightning_are_keys(tmp_path):
+    """As in sd-v1-4.ckpt; and numbers of NumPy. What calls such a class is refused."""
+    key = name("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")
+    score = (
+        name("numpy.core.multiarray", "scalar") + group(name("numpy", "dtype") + group(text("f8")) + REDUCE) + REDUCE
+    )
+    state = b"}" + key + dictionary(best=score, last=tensor("0", (), ())) + b"s"
+    inner = dictionary(weight=tensor("0", (6,), (1,)))
+    path = archive(tmp_path / "x.ckpt", dictionary(callbacks=state, state_dict=inner), STORAGE)
+    found = list(read_torch(path))
+    assert found[-1] == "state_dict.weight" and found[0].endswith("model_checkpoint.ModelCheckpoint.last")
+    path = archive(tmp_path / "x.ckpt", dictionary(state_dict=inner, evil=key + group() + REDUCE), STORAGE)
+    with pytest.raises(CheckpointError, match="it calls pytorch_lightning"):
+        read_torch(path)
+
+
 def test_attributes_set_by_one_file_do_not_reach_the_next(tmp_path):
     defaults = MARK + b"N" + dictionary(__defaults__=group(integer(1))) + TUPLE
     poisoned = name("torch._utils", "_rebuild_tensor_v2") + defaults + BUILD
