@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Optional
 
-from svd.checkpoints.formats import TOKENIZER
+from svd.checkpoints.formats import MODEL_FORMAT, TOKENIZER
 from svd.checkpoints.tensor_files import LazyTensor
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.config import ImageLDMConfig, Model
+from svd.config import ImageLDMConfig, Model, parse_config
 from svd.console import printable
 from svd_tools.checkpoints.conversion import Weights, from_layout
 from svd_tools.checkpoints.identity import check_motion_base
@@ -20,6 +20,9 @@ from svd_tools.checkpoints.recognition import Choice, recognise
 from svd_tools.checkpoints.sources import Opened
 from svd_tools.checkpoints.tables import Shape
 from svd_tools.checkpoints.vocabulary import WHERE, check_vocabulary, read_vocabulary
+
+_ALIKE = ("convolution_projection", "upcast_attention")
+"""Settings of a UNet that its weights in this project's layout do not depend on."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ def open_source(path: Path, opened: Opened, config: Model, weights: Choice, comp
     """
     recognised = recognise(printable(str(path)), opened.tensors, config, weights, complete)
     layout, tensors = recognised.layout, recognised.tensors
+    _check_own_config(path, opened.metadata, config)
     print(printable(f"{path} is {opened.kind} in {layout.title}: {len(tensors)} tensors"))
     notes = [*opened.notes, *recognised.notes]
     layout.check(config, True)
@@ -52,6 +56,16 @@ def open_source(path: Path, opened: Opened, config: Model, weights: Choice, comp
     for note in notes:
         print(printable(f"NOTE: {note}."))
     return Source(path, config, layout, tensors, opened.metadata)
+
+
+def _check_own_config(path: Path, metadata: Mapping[str, str], config: Model) -> None:
+    """Raise CheckpointError for a file of this project whose configuration has other networks."""
+    if metadata.get("format") != MODEL_FORMAT or "config" not in metadata:
+        return
+    different = parse_config(metadata["config"]).different_networks(config)
+    different = [line for line in different if not any(f".{setting} is" in line for setting in _ALIKE)]
+    if different:
+        raise CheckpointError(f"{path} is of another model than the config: {different[0]}")
 
 
 def image_config(config: Model) -> ImageLDMConfig:

@@ -15,6 +15,7 @@ from svd_tools.checkpoints.tables import Shape
 
 _SPATIAL = r"(?:(?<!temp_)attentions\.\d+|output_blocks\.\d+\.1|input_blocks\.(?!0\.)\d+\.1|middle_block\.1)"
 _CROSS_ATTENTION = rf"{_SPATIAL}\.transformer_blocks\.0\.attn2\.to_k\.weight$"
+_OWN_ATTENTION = r"^network\..*attentions\.\d+\.spatial\.attn2\.to_k\.weight$"
 _FIRST_CONVOLUTION = r"(?:^|\.)input_blocks\.0\.0\.weight$|^(?:unet\.)?conv_in\.weight$"
 _POSITIONS = r"motion_modules\..*\.pe$"
 
@@ -66,7 +67,7 @@ def check_identity(source: str, tensors: Mapping[str, Shape], config: Model) -> 
         )
     if not isinstance(config, ImageLDMConfig):
         return
-    channels, context = _shape(tensors, _FIRST_CONVOLUTION), _shape(tensors, _CROSS_ATTENTION)
+    channels, context = _shape(tensors, _FIRST_CONVOLUTION), _shape(tensors, f"{_CROSS_ATTENTION}|{_OWN_ATTENTION}")
     if len(channels) == 4 and channels[1] != config.unet.in_channels and channels[1] in _BY_CHANNELS:
         what = _BY_CHANNELS[channels[1]]
         raise CheckpointError(f"{source} is {what} ({channels[1]} channels): such models are not supported")

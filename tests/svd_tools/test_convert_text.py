@@ -298,7 +298,19 @@ def test_an_image_model_with_a_config_of_another_kind(single_file, text_configs,
     assert "is of another kind of model, Stable Diffusion; the config is of" in error and "image_model" in error
     assert "Stable Video Diffusion" in refuse(sgm_file, text_configs["first"])
     assert "the config is of Stable Video Diffusion" in refuse(single_file(), config)
-    assert "cross-attention sees 32 channels" in refuse(single_file("second"), text_configs["first"])
+    second = single_file("second")
+    assert "cross-attention sees 32 channels" in refuse(second, text_configs["first"])
+
+
+def test_files_of_this_project_with_another_config(tmp_path, single_file, text_configs, vocabulary, convert, refuse):
+    ours, _ = convert(single_file(), text_configs["first"], f"--tokenizer={vocabulary}")
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(TEXT_CONFIGS["first"].replace("num_heads: 2", "num_heads: 4"))
+    assert "its unet.num_heads is 2, not 4" in refuse(ours, changed, "--to=sgm")
+    assert "it is of another kind" in refuse(ours, text_configs["motion"])
+    changed.write_text(TEXT_CONFIGS["first"].replace("num_heads: 2", "num_heads: 2, convolution_projection: false"))
+    written = load_file(convert(ours, changed, "--to=sgm")[0])
+    assert written["model.diffusion_model.middle_block.1.proj_in.weight"].shape == (64, 64)
 
 
 def test_motion_modules_of_another_version(tmp_path, weights_of, text_configs, single_file, refuse):

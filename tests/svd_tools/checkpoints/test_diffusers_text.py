@@ -1,5 +1,6 @@
 """Folders of models that are given text, with diffusers itself: it loads what is written, and what it saves is read."""
 
+import inspect
 import json
 import shutil
 
@@ -9,7 +10,8 @@ from safetensors.numpy import load_file
 from text_configs import TEXT_CONFIGS, TOKENIZER, random_checkpoint, read_folder, write_folder
 
 from svd.conditioning.tokenizer import Tokenizer
-from svd.config import load_config
+from svd.config import ImageLDMConfig, TextSamplingConfig, load_config
+from svd_tools.checkpoints.layouts import find_layout
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -83,6 +85,16 @@ def check_settings(pipeline, config):
         if name.endswith("attentions.0.transformer_blocks.0.attn1")
     }
     assert heads == ({2} if config.unet.num_heads else {2, 4})
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m"])
+def test_schedulers(sampler):
+    """Every setting is one that diffusers knows."""
+    config = ImageLDMConfig(sampling=TextSamplingConfig(sampler=sampler))
+    settings = find_layout(config, "diffusers").folder.config_files(config)["scheduler/scheduler_config.json"]
+    kind = getattr(diffusers, settings["_class_name"])
+    assert settings.keys() - {"_class_name", "_diffusers_version"} <= inspect.signature(kind).parameters.keys()
+    assert kind.from_config(settings).config.timestep_spacing == "leading"
 
 
 @pytest.mark.parametrize("version", ["v2", "v3"])
