@@ -300,8 +300,8 @@ def find_layout(config: Model, name: str) -> Layout:
     raise CheckpointError(f"{title} has no layout {name}; it is written as {names}", setting="to")
 
 
-def detect_layout(names: Collection[str], layouts: Collection[Layout] = LAYOUTS) -> Optional[Layout]:
-    """The layout that these names are of: the first of which all networks are there, or of which the UNet is."""
+def detect_layout(names: Collection[str], layouts: Collection[Layout]) -> Optional[Layout]:
+    """Which of the layouts these names are of: the first of which all networks are there, or of which the UNet is."""
     found = [layout for layout in layouts if any(name.startswith(layout.mark) for name in names)]
     whole = (layout for layout in found if not missing_networks(layout, names))
     return next(whole, found[0] if found else None)

@@ -11,7 +11,7 @@ from svd.config import AutoencoderConfig, ModelConfig, UNetConfig
 from svd.models.svd import parts
 from svd_tools.checkpoints.conversion import is_leftover, plain_name
 from svd_tools.checkpoints.layout import expand
-from svd_tools.checkpoints.layouts import DIFFUSERS, SGM, SVD, detect_layout, find_layout
+from svd_tools.checkpoints.layouts import DIFFUSERS, SGM, SVD, detect_layout, find_layout, layouts_of
 from svd_tools.checkpoints.tables import TRANSFORMS, Table
 
 FULL = {decoder: ModelConfig(autoencoder=AutoencoderConfig(decoder=decoder)) for decoder in ("temporal", "image")}
@@ -150,10 +150,11 @@ def test_a_name_without_a_row_is_a_mistake():
 
 
 def test_layouts_are_told_by_their_names():
-    assert detect_layout(["a", "model.diffusion_model.out.0.weight"]) is SGM
-    assert detect_layout(["network.conv_in.weight"]) is SVD
-    assert detect_layout(["vae.x", "unet.conv_in.weight"]) is DIFFUSERS
-    assert detect_layout(["transformer.wte.weight"]) is None
+    layouts = layouts_of(FULL["temporal"])
+    assert detect_layout(["a", "model.diffusion_model.out.0.weight"], layouts) is SGM
+    assert detect_layout(["network.conv_in.weight"], layouts) is SVD
+    assert detect_layout(["vae.x", "unet.conv_in.weight"], layouts) is DIFFUSERS
+    assert detect_layout(["transformer.wte.weight"], layouts) is None
 
 
 def test_columns_of_their_own():
