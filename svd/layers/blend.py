@@ -16,7 +16,7 @@ class Clamp(nn.Cell):
     """
 
     def construct(self, x: Tensor) -> Tensor:
-        return ops.clamp(x, 0.0, 1.0)
+        return ops.minimum(ops.maximum(x, 0.0), 1.0)  # ops.clamp is not documented for Ascend
 
     def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
         outward = ops.logical_or(

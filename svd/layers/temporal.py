@@ -47,7 +47,7 @@ class RelativePositions(nn.Cell):
         """-> float32 [1 heads t t], query by key"""
         frames = ops.arange(num_frames)
         distances = ops.expand_dims(frames, 0) - ops.expand_dims(frames, 1)
-        indices = ops.clamp(distances, -self.distance, self.distance) + self.distance
+        indices = ops.minimum(ops.maximum(distances + self.distance, 0), 2 * self.distance)
         bias = ops.gather(self.bias, ops.reshape(indices, (-1,)), 1)
         bias = ops.reshape(bias, (1, self.heads, num_frames, num_frames))
         return bias + ops.mul((ops.abs(distances) > self.distance).astype(ms.float32), MASKED)

@@ -24,10 +24,20 @@ from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
 from svd.conditioning.image_encoder import ImageEncoder
 from svd.conditioning.text_encoder import TextEncoder
-from svd.config import ImageLDMConfig, ModelConfig, TextEncoderConfig
+from svd.config import (
+    ImageLDMConfig,
+    ModelConfig,
+    ModelScopeLayers,
+    MotionModules,
+    TemporalConfig,
+    TextEncoderConfig,
+    VideoLDMConfig,
+    VideoLDMLayers,
+)
 from svd.layers.basic import conv2d
 from svd.networks.blocks.image import image_unet
 from svd.networks.blocks.svd import svd_unet
+from svd.networks.blocks.video_ldm import video_unet
 from svd.operators import ascend
 from svd.placement import place
 
@@ -70,6 +80,19 @@ SD2 = replace(
     unet=replace(SD1.unet, num_heads=None, context_dim=1024, upcast_attention=True, convolution_projection=False),
     text_encoder=VIT_H,
 )
+MOTION = TemporalConfig(motion_modules=MotionModules(joint_resnet_norm=True))
+MODELSCOPE = TemporalConfig(modelscope=ModelScopeLayers())
+VIDEO_LDM = TemporalConfig(
+    video_ldm=VideoLDMLayers(positions="relative", distance=8, text=True, alpha="clamped", fps=True)
+)
+
+
+def build_video(image: ImageLDMConfig, temporal: TemporalConfig) -> nn.Cell:
+    """Of full width, but fewer layers, which would be the same again; seven transformers."""
+    unet = replace(image.unet, channel_mult=[1, 4], num_res_blocks=1, attention_resolutions=[1, 2])
+    return video_unet(VideoLDMConfig(unet=unet, text_encoder=image.text_encoder, temporal=temporal))
+
+
 FORMS = {
     "unet": Form(
         lambda: svd_unet(SVD.unet), ((2, FRAMES, 8, HEIGHT // 8, WIDTH // 8), (2,), (2, 1, 1024), (2, 768)), fused=16
@@ -82,6 +105,14 @@ FORMS = {
     # Of 16 transformers, each with two attentions, the middle one sees 144 pixels; text is fused in heads of 40.
     "sd1_unet": Form(lambda: image_unet(SD1), ((2, 1, 4, 96, 96), (2,), (2, 77, 768)), 15 + 5, head_dim=160),
     "sd2_unet": Form(lambda: image_unet(SD2), ((2, 1, 4, 96, 96), (2,), (2, 77, 1024)), 16 + 16),
+    # Attention over frames sees few of them, but VideoLDM's the text, too.
+    "animatediff_unet": Form(
+        lambda: build_video(SD1, MOTION), ((2, 16, 4, 64, 64), (2,), (2, 77, 768)), 7 + 3, head_dim=160
+    ),
+    "modelscope_unet": Form(lambda: build_video(SD2, MODELSCOPE), ((2, 24, 4, 72, 128), (2,), (2, 77, 1024)), 7 + 7),
+    "video_ldm_unet": Form(
+        lambda: build_video(SD2, VIDEO_LDM), ((2, 16, 4, 96, 96), (2,), (2, 77, 1024), (2, 320)), 7 + 2 * 7
+    ),
     "text_encoder": Form(lambda: TextEncoder(VIT_H), ((1, 77),), 23, integers=True),
 }
 
