@@ -18,7 +18,12 @@ from interleaved import Build, Built
 from jsonargparse import ArgumentParser
 
 Settings = dict[str, dict]
-"""What differs from the defaults of svd.config.ModelConfig, by component."""
+"""What differs from the defaults of svd.config.ModelConfig, or those of another kind, by component."""
+
+NO_VOCABULARY = json.dumps({"vocab": {}, "merges": []})
+"""Of text models, in whose benchmarks there are no prompts."""
+TOKENS = {"svd": 1, "image_ldm": 77}
+"""Of the context of cross-attention, by kind of model."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,13 @@ class Size:
 
     unet: dict
     latents: tuple[int, int, int, int, int]
+    kind: str = "svd"
 
     @property
     def settings(self) -> Settings:
         """A model with this UNet; its other networks are not used."""
+        if self.kind == "image_ldm":
+            return {"kind": self.kind, "unet": self.unet, "text_encoder": {"layers": 1}}
         return {
             "unet": self.unet,
             "image_encoder": {"layers": 1, "output_dim": self.unet["context_dim"]},
@@ -46,7 +54,7 @@ class Size:
             "latents": generator.standard_normal(self.latents),
             "noise": generator.standard_normal(self.latents),
             "sigma": np.exp(1 + 1.6 * generator.standard_normal(clips)),
-            "context": generator.standard_normal((clips, 1, self.unet["context_dim"])),
+            "context": generator.standard_normal((clips, TOKENS[self.kind], self.unet["context_dim"])),
             "concat": np.repeat(concat, frames, axis=1),
             "numbers": np.broadcast_to([6, 127, 0.02], (clips, 3)),
         }
@@ -56,6 +64,7 @@ class Size:
         return "latents {} x {} x {} x {} x {}".format(*self.latents)
 
 
+SD1 = {"in_channels": 4, "num_heads": 8, "context_dim": 768, "vector_dim": None, "convolution_projection": True}
 SIZES = {
     "tiny": Size(
         {"model_channels": 32, "channel_mult": [1], "num_res_blocks": 1, "attention_resolutions": []}
@@ -73,6 +82,12 @@ SIZES = {
         (2, 8, 4, 32, 32),
     ),
     "full": Size({"context_dim": 1024, "vector_dim": 768}, (2, 2, 4, 16, 16)),
+    "tiny_image": Size(
+        {"model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1, "attention_resolutions": [1]} | SD1,
+        (2, 1, 4, 8, 8),
+        "image_ldm",
+    ),
+    "image": Size({"model_channels": 128} | SD1, (2, 1, 4, 32, 32), "image_ldm"),
 }
 
 
@@ -108,7 +123,7 @@ def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> 
     from svd.config import dump_config
     from svd.files import atomic_write
     from svd_tools.checkpoints.conversion import to_layout
-    from svd_tools.checkpoints.layouts import DIFFUSERS
+    from svd_tools.checkpoints.layouts import find_layout
 
     config = model_config(settings)
     shapes = {name: shape for name, shape in parameter_shapes(config).items() if name.startswith(networks)}
@@ -118,9 +133,10 @@ def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> 
         aside.mkdir()
         ours = aside / checkpoint(folder).relative_to(target)
         write_safetensors(ours, tensors, {"format": MODEL_FORMAT, "config": dump_config(config)})
-        theirs = to_layout(read_safetensors(ours), DIFFUSERS, config)
+        layout = find_layout(config, "diffusers")
+        theirs = to_layout(read_safetensors(ours), layout, config)
         path = aside / diffusers_folder(folder).relative_to(target)
-        DIFFUSERS.folder.write(path, theirs, config, progress=lambda count: None)
+        layout.folder.write(path, theirs, config, progress=lambda count: None, tokenizer=NO_VOCABULARY)
 
 
 def _random_tensor(name: str, shape: tuple[int, ...]):

@@ -50,9 +50,10 @@ def run(interleaved, monkeypatch):
     return run
 
 
-def test_bench_unet(run):
-    ((inputs, difference),) = run("bench_unet", "--size=tiny")
-    assert inputs == "latents 2 x 3 x 4 x 4 x 4"
+@pytest.mark.parametrize("size, shape", [("tiny", "2 x 3 x 4 x 4 x 4"), ("tiny_image", "2 x 1 x 4 x 8 x 8")])
+def test_bench_unet(run, size, shape):
+    ((inputs, difference),) = run("bench_unet", f"--size={size}")
+    assert inputs == f"latents {shape}"
     assert 0 < difference < 1e-4  # no difference at all: both sides would be the same
 
 
