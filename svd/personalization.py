@@ -10,7 +10,7 @@ from mindspore import nn
 
 from svd.checkpoints.model_file import Checkpoint
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.config import ConfigError, ImageLDMConfig, LatentModel, VideoLDMConfig
+from svd.config import ConfigError, ImageLDMConfig, LatentModel, Model, VideoLDMConfig
 from svd.layers.marks import spatial_parameters
 
 _IRRELEVANT = ("convolution_projection", "upcast_attention")
@@ -18,7 +18,7 @@ _IRRELEVANT = ("convolution_projection", "upcast_attention")
 _DECODER = "autoencoder.decoder"
 
 
-def take_spatial(config: LatentModel, checkpoint: Checkpoint, network: nn.Cell, other: Checkpoint) -> None:
+def take_spatial(config: Model, checkpoint: Checkpoint, network: nn.Cell, other: Checkpoint) -> None:
     """Let a checkpoint read the spatial layers and the text encoder of another one from now on.
 
     Args:
@@ -41,7 +41,7 @@ def take_spatial(config: LatentModel, checkpoint: Checkpoint, network: nn.Cell, 
     checkpoint.take(other, [*names, *checkpoint.names("text_encoder")])
 
 
-def _different(config: VideoLDMConfig, other: LatentModel) -> list[str]:
+def _different(config: VideoLDMConfig, other: Model) -> list[str]:
     """The differences of another model's spatial layers, and of its latents, a line each."""
     if not isinstance(other, ImageLDMConfig):
         return ["it is no model that is given text"]
@@ -65,15 +65,18 @@ def _different_latents(config: LatentModel, other: LatentModel) -> list[str]:
     ]
 
 
-def take_decoder(config: LatentModel, checkpoint: Checkpoint, other: Checkpoint) -> LatentModel:
+def take_decoder(config: Model, checkpoint: Checkpoint, other: Checkpoint) -> LatentModel:
     """Let a checkpoint read its decoder from another one, that of Stable Video Diffusion, from now on.
 
     Returns:
         The configuration with the temporal decoder.
 
     Raises:
-        CheckpointError: the other one has no temporal decoder, or is of other latents.
+        CheckpointError: the other one has no temporal decoder, or is of other latents, or either is of no latents.
     """
+    for model, path in ((config, checkpoint.path), (other.config, other.path)):
+        if not isinstance(model, LatentModel):
+            raise CheckpointError(f"{path} is of a model in pixel space, which has no decoder", setting="decoder")
     if other.config.autoencoder.decoder != "temporal":
         raise CheckpointError(
             f"{other.path} decodes frame by frame: a temporal decoder is in the checkpoints of Stable Video Diffusion",

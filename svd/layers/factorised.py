@@ -42,15 +42,17 @@ def distance_buckets(distance: int) -> np.ndarray:
     ahead = np.arange(-distance, distance + 1)
     exact = BUCKETS // 4
     # float32, as all implementations: it decides at the borders of buckets
-    ratio = np.log(np.maximum(np.abs(ahead), 1).astype(np.float32) / exact) / np.float32(math.log(distance / exact))
-    far = np.minimum(exact + (ratio * exact).astype(np.int32), 2 * exact - 1)
+    octaves = np.log(np.maximum(np.abs(ahead), exact).astype(np.float32) / exact)
+    largest = np.float32(math.log(max(distance, exact + 1) / exact))
+    far = np.minimum(exact + (octaves / largest * exact).astype(np.int32), 2 * exact - 1)
     return (np.where(np.abs(ahead) < exact, np.abs(ahead), far) + 2 * exact * (ahead > 0)).astype(np.int32)
 
 
 def distances(num_frames: int, largest: int) -> Tensor:
     """Of each key from each query, from 0 for `largest` frames before it or more, int [t t]."""
     frames = ops.arange(num_frames)
-    return ops.clamp(ops.expand_dims(frames, 0) - ops.expand_dims(frames, 1), -largest, largest) + largest
+    ahead = ops.expand_dims(frames, 0) - ops.expand_dims(frames, 1)
+    return ops.minimum(ops.maximum(ahead + largest, 0), 2 * largest)
 
 
 def hidden_keys(independent: Tensor) -> Tensor:

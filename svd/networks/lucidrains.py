@@ -54,7 +54,7 @@ class RMSNorm(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         y = x.astype(ms.float32)
         norm = ops.maximum(ops.sqrt(ops.ReduceSum(True)(ops.square(y), 1)), 1e-12)
-        return (y / norm * (self.root * ops.reshape(self.weight, (1, -1, 1, 1)))).astype(x.dtype)
+        return (y / norm * ops.mul(ops.reshape(self.weight, (1, -1, 1, 1)), self.root)).astype(x.dtype)
 
 
 class Block(nn.Cell):

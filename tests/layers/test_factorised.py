@@ -68,4 +68,7 @@ def test_buckets_are_logarithmic_from_eight_frames_on():
     behind, ahead = buckets[31::-1], buckets[33:]  # of distances 1 to 32
     np.testing.assert_array_equal(behind[:7], range(1, 8))
     np.testing.assert_array_equal(ahead, behind + 16)
+    for distance in (1, 8, 9):
+        few = distance_buckets(distance)
+        np.testing.assert_array_equal(few[distance::-1], [*range(min(distance, 8) + 1), 15][: distance + 1])
     assert buckets[32] == 0 and behind[-1] == 15 and (np.diff(behind) >= 0).all()

@@ -9,7 +9,8 @@ from PIL import Image
 from small_checkpoint import random_tensors, write_checkpoint
 
 import svd
-from svd.config import PixelSamplingConfig, VideoDiffusionConfig
+from svd.checkpoints.tensor_header import CheckpointError
+from svd.config import ConfigError, PixelSamplingConfig, VideoDiffusionConfig
 from svd.config.pixel_networks import FactorisedAttention, PixelTemporalConfig, PixelUNetConfig
 from svd_tools.sample import main, side_by_side
 
@@ -45,6 +46,13 @@ def test_images_are_pictures(eager, tmp_path, capsys):
     assert main([f"--model.checkpoint={path}", f"--output_dir={tmp_path}", "--num_samples=2", *EAGER]) == 0
     picture = capsys.readouterr().out.split()[0]
     assert picture.endswith(".png") and np.asarray(Image.open(picture)).shape == (16, 32, 3)
+
+
+def test_a_model_in_pixels_has_no_decoder_to_replace(eager, checkpoint):
+    with pytest.raises(CheckpointError, match="of a model in pixel space, which has no decoder"):
+        svd.load_pipeline(checkpoint=checkpoint, decoder=checkpoint, device_target="CPU", mode=1)
+    with pytest.raises(ConfigError, match="no temporal layers that could stay"):
+        svd.load_pipeline(checkpoint=checkpoint, spatial=checkpoint, device_target="CPU", mode=1)
 
 
 def test_side_by_side_is_row_by_row():

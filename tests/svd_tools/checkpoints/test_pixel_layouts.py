@@ -21,7 +21,8 @@ from svd.checkpoints.tensor_files import read_safetensors, write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import PixelSamplingConfig, TextAttentionLayers, VideoDiffusionConfig, dump_config, load_config
 from svd.config.pixel_networks import FactorisedAttention, LucidrainsConfig, PixelTemporalConfig, PixelUNetConfig
-from svd.networks.lucidrains import Block
+from svd.layers.factorised import distance_buckets
+from svd.networks.lucidrains import DISTANCE, Block
 from svd.pipelines.video_diffusion import VideoDiffusion
 from svd_tools.checkpoints.layout import expand
 from svd_tools.checkpoints.pixel_layouts import XDIFFUSION
@@ -184,7 +185,9 @@ def test_network_of_lucidrains(mode, load):
 
 
 def test_masks_and_conditions_of_lucidrains(eager, load):
-    golden = values("vdm_lucidrains")
+    golden, frames = values("vdm_lucidrains"), np.arange(40)
+    ahead = np.clip(frames - frames[:, None], -DISTANCE, DISTANCE)
+    np.testing.assert_array_equal(distance_buckets(DISTANCE)[ahead + DISTANCE], golden["relative_bucket"])
     x, time, cond = golden["x"], golden["time"], golden["cond"]
     assert_close(evaluate(load("lucidrains"), x, time), golden["plain_out"], WHOLE)
     for name, clips in (("all", [True, True]), ("first", [True, False])):
