@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import chain, count
-from queue import SimpleQueue
 from threading import Event
 from typing import Any
 
 from svd.data.dataset import BadItem, Dataset, DatasetError, Unavailable
 from svd.data.outage import Outage, RetryPolicy
-from svd.data.workers import ITEM_SECONDS, Worker, WorkerDied, block_interrupts, load_item
+from svd.data.workers import ITEM_SECONDS, WorkerDied, WorkerPool, load_item
 from svd.seeds import Purpose, SampleOrder, generator, samples_of_batch
 
 _POLL_SECONDS = 0.2
@@ -99,12 +98,7 @@ class Loader:
         self._samples = chain.from_iterable(batches)
         self._bad: dict[int, tuple[str, str]] = {}
         self._reported: set[tuple[str, str]] = set()
-        # A thread per worker process: it waits for the process and, if that dies, knows which item it was loading.
-        self._workers = [Worker(dataset, seed, item_seconds) for _ in range(workers)]
-        self._idle: SimpleQueue[Worker] = SimpleQueue()
-        for worker in self._workers:
-            self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(workers, initializer=block_interrupts) if workers else None
+        self._pool = WorkerPool(dataset, seed, workers, item_seconds) if workers else None
         self._pending: deque[tuple[int, Future]] = deque()
         self._in_flight = max(workers * prefetch, batch_size)
         self._outage, self._closing = Outage(retry), Event()
@@ -119,12 +113,8 @@ class Loader:
     def close(self) -> None:
         """Kill the worker processes, whatever they are doing."""
         self._closing.set()
-        for worker in self._workers:
-            worker.kill()
-        for worker in self._workers:
-            worker.close()
-        if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.close()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -142,7 +132,7 @@ class Loader:
 
     def _next_sample(self) -> tuple[int, Any, list[tuple[str, str]]]:
         """The next sample: its number, its item, and (path, reason) to report."""
-        if self._threads is None:
+        if self._pool is None:
             sample = next(self._samples)
             loaded = self._load_sample(sample, self._order.index(sample))
             self._report_outage()
@@ -170,7 +160,7 @@ class Loader:
     def _prefetch(self) -> None:
         while len(self._pending) < self._in_flight:
             sample = next(self._samples)
-            self._pending.append((sample, self._threads.submit(self._load_sample, sample, self._order.index(sample))))
+            self._pending.append((sample, self._pool.submit(self._load_sample, sample, self._order.index(sample))))
 
     def _load_sample(self, sample: int, first: int) -> tuple[Any, list[tuple[str, str]]]:
         """The item of a sample, `first` or its replacement, and (path, reason) of all unusable items on the way."""
@@ -207,7 +197,7 @@ class Loader:
                     self._pause(retries.failed(error))
 
     def _pause(self, seconds: float) -> None:
-        if self._threads is not None:
+        if self._pool is not None:
             if self._closing.wait(seconds):
                 raise DatasetError("the loader is closed")
             return
@@ -217,16 +207,10 @@ class Loader:
             time.sleep(min(left, _POLL_SECONDS))
 
     def _try_item(self, index: int, sample: int) -> Any:
-        if self._threads is None:
+        if self._pool is None:
             return load_item(self._dataset, self._seed, index, sample)
-        worker = self._idle.get()
         try:
-            try:
-                return worker.load(index, sample)
-            except WorkerDied:  # perhaps killed for lack of memory, or by somebody
-                return worker.load(index, sample)
+            return self._pool.load(index, sample)
         except WorkerDied as error:
             reason = f"the processes that loaded it died, twice ({error})"
             raise BadItem(self._dataset.name(index), reason) from error
-        finally:
-            self._idle.put(worker)

@@ -9,8 +9,10 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import process, resource_tracker
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from threading import Event, Lock
 from typing import Any, Optional
 
@@ -161,6 +163,40 @@ class Worker:
         return f"signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
 
 
+class WorkerPool:
+    """Workers, and as many threads: each waits for a process and, if that dies, knows which item it was loading."""
+
+    def __init__(self, dataset: Dataset, seed: int, count: int, limit: float = ITEM_SECONDS):
+        self._workers = [Worker(dataset, seed, limit) for _ in range(count)]
+        self._idle: SimpleQueue[Worker] = SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(count, initializer=_block_interrupts)
+
+    def submit(self, function: Callable, *arguments: Any) -> Future:
+        """Call a function, which may call `load`, in a thread."""
+        return self._threads.submit(function, *arguments)
+
+    def load(self, index: int, sample: int) -> Any:
+        """Load an item in an idle worker, again if its process dies; raises WorkerDied if the second does too."""
+        worker = self._idle.get()
+        try:
+            try:
+                return worker.load(index, sample)
+            except WorkerDied:  # perhaps killed for lack of memory, or by somebody
+                return worker.load(index, sample)
+        finally:
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """Kill the processes, whatever they are doing."""
+        for worker in self._workers:
+            worker.kill()
+        for worker in self._workers:
+            worker.close()
+        self._threads.shutdown(cancel_futures=True)
+
+
 _WAITING_FOR_A_DISK = "it waits for a disk"
 
 
@@ -189,7 +225,7 @@ def _state(pid: int) -> str:
         return ""
 
 
-def block_interrupts() -> None:
+def _block_interrupts() -> None:
     """Shield the processes that this thread will start from Ctrl-C, which the terminal sends to all."""
     resource_tracker.ensure_running()  # multiprocessing would start it later, and then lift the block
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})

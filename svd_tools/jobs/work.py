@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, closing
 from hashlib import blake2b
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from svd.data.dataset import Dataset, DatasetError, Unavailable
-from svd.data.workers import Worker, WorkerDied, block_interrupts
+from svd.data.workers import WorkerDied, WorkerPool
 from svd_tools.jobs.journal import Journal, Row
 
 PAUSES = (1, 2, 4, 8, 15, 30)
@@ -146,38 +145,27 @@ def process_pending(journal: Journal, row_of: RowOf, folder: str, processes: int
     pending (`why` of its row is None). Raises DatasetError if processes cannot be started.
     """
     work = _Paths(row_of, folder)
-    idle: SimpleQueue[Worker] = SimpleQueue()
     done, left = journal.count("why IS NOT NULL"), journal.count("why IS NULL")
     with ExitStack() as stack:
-        # A thread per process: it waits for the process and, if that dies, knows its path.
-        threads = stack.enter_context(ThreadPoolExecutor(processes, initializer=block_interrupts))
-        for _ in range(min(processes, left)):
-            idle.put(stack.enter_context(closing(Worker(work, seed=0))))
+        pool = stack.enter_context(closing(WorkerPool(work, 0, max(1, min(processes, left)))))
         # disable=None: no bar unless the output is a terminal
         bar = stack.enter_context(tqdm(total=done + left, initial=done, unit=unit, disable=None))
         waiting: set[Future] = set()
         for path in journal.pending():
-            waiting.add(threads.submit(_row, idle, path))
+            waiting.add(pool.submit(_row, pool, path))
             if len(waiting) >= 4 * processes:  # bounds memory
                 waiting = _record(journal, waiting, bar)
         while waiting:
             waiting = _record(journal, waiting, bar)
 
 
-def _row(idle: SimpleQueue[Worker], path: str) -> Row:
-    """The row of a path, from an idle worker."""
-    worker = idle.get()
+def _row(pool: WorkerPool, path: str) -> Row:
     try:
-        try:
-            return worker.load(path, 0)
-        except WorkerDied:  # perhaps killed for lack of memory, or by somebody
-            return worker.load(path, 0)
+        return pool.load(path, 0)
     except WorkerDied as error:
         return {"path": path, "why": f"the processes that worked on it died, twice ({error})"}
     except Unavailable:  # its disk does not answer: it stays pending
         return {"path": path, "why": None}
-    finally:
-        idle.put(worker)
 
 
 def _record(journal: Journal, waiting: set[Future], bar: tqdm) -> set[Future]:
