@@ -14,7 +14,7 @@ from svd.checkpoints.formats import TOKENIZER, TRAINED_FORMAT
 from svd.checkpoints.lora import LoRA, read_lora
 from svd.checkpoints.tensor_files import LazyTensor, finite, lazy_tensors, write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError, read_header
-from svd.config import ModelConfig, dump_config, parse_config
+from svd.config import LatentModel, Model, dump_config, parse_config
 from svd.console import first_few
 from svd_tools.checkpoints.assembly import stores_tokenizer
 from svd_tools.checkpoints.conversion import Weights, from_layout, to_layout
@@ -31,7 +31,7 @@ class Trained:
     path: Path
     tensors: dict[str, LazyTensor]
     """By our names; reading one raises CheckpointError if a value is not finite."""
-    config: ModelConfig
+    config: Model
     pretrained: str
     """The checkpoint that the training started from; empty if it is not recorded."""
     lora: Optional[LoRA] = None
@@ -95,7 +95,7 @@ def write_merged(
         raise CheckpointError(f"{pretrained} has no vocabulary: convert it again, with one")
     shapes = _shapes(model)
     weights = from_layout(tensors, find_layout(model, OURS), model, shapes)
-    _check_model(trained, {name: tensor.shape for name, tensor in weights.tensors.items()}, str(pretrained))
+    _check_model(trained, model, {name: tensor.shape for name, tensor in weights.tensors.items()}, str(pretrained))
     changed = trained.tensors
     if trained.lora is not None:
         names = trained.lora.weights
@@ -112,14 +112,19 @@ def _adapted(lora: LoRA, name: str, weight: LazyTensor, scale: float) -> LazyTen
     return finite(name, added)
 
 
-def _merged_config(trained: Trained, pretrained: Path, before: ModelConfig) -> ModelConfig:
+def _merged_config(trained: Trained, pretrained: Path, before: Model) -> Model:
     """The training's configuration, which may differ in preconditioning, sampling and decoder; the rest has to agree.
 
-    The decoder is that of the pretrained checkpoint: the training did not need it.
+    The decoder is that of the pretrained checkpoint: the training did not need it. Adapters of an image model may be
+    merged into a video model that has its layers: it stays what it was.
     """
-    autoencoder = dataclasses.replace(trained.config.autoencoder, decoder=before.autoencoder.decoder)
+    if trained.lora is not None and type(before) is not type(trained.config):
+        return before
     if different := trained.config.different_networks(before):
         raise CheckpointError(f"{trained.path} is of another model than {pretrained}: {different[0]}")
+    if not isinstance(before, LatentModel):
+        return trained.config
+    autoencoder = dataclasses.replace(trained.config.autoencoder, decoder=before.autoencoder.decoder)
     return dataclasses.replace(trained.config, autoencoder=autoencoder)
 
 
@@ -132,7 +137,7 @@ def write_trained(trained: Trained, target: Path, to: str = OURS, dtype: str = "
             f"can be exported to {layout.title}"
         )
     layout.check(trained.config, False)
-    _check_model(trained, _shapes(trained.config), "its own config says")
+    _check_model(trained, trained.config, _shapes(trained.config), "its own config says")
     metadata = {"format": "pt"}
     if to == OURS:  # without the path of the pretrained checkpoint, which means nothing elsewhere
         metadata = {"format": TRAINED_FORMAT, "config": dump_config(trained.config)}
@@ -153,16 +158,16 @@ def write_trained(trained: Trained, target: Path, to: str = OURS, dtype: str = "
     print(f"wrote {len(outputs)} tensors in {layout.title}:\n{target}")
 
 
-def _shapes(config: ModelConfig) -> dict[str, Shape]:
+def _shapes(config: Model) -> dict[str, Shape]:
     from svd.build import parameter_shapes  # MindSpore takes seconds to import, which --help and errors do not wait for
 
     return parameter_shapes(config)
 
 
-def _check_model(trained: Trained, known: Mapping[str, Shape], where: str) -> None:
+def _check_model(trained: Trained, model: Model, known: Mapping[str, Shape], where: str) -> None:
     """Raise CheckpointError for trained tensors that are missing in the model, or of another shape."""
     if trained.lora is not None:
-        trained.lora.check(trained.config, known, where)
+        trained.lora.check(model, known, where)
         return
     wrong = [
         f"{name} {list(tensor.shape)}" + (f" instead of {list(known[name])}" if name in known else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from small_text_model import SMALL_IMAGE, SMALL_VIDEO
+from small_text_model import SMALL_IMAGE, SMALL_VIDEO, write_text_checkpoint
 
 from svd.build import parameter_shapes
 from svd.checkpoints.lora import LoRA, merging, read_lora
@@ -242,7 +242,9 @@ def test_a_folder_for_each_network(converted, shapes, tmp_path):
     assert_merged(lora, [*ATTENTION, *TEXT_ATTENTION], shapes, scaled)
 
 
-def test_settings_in_the_metadata_of_diffusers(config, shapes, tmp_path):
+def test_settings_in_the_metadata_of_diffusers(shapes, tmp_path):
+    """For the model of a converted checkpoint, in place of a config."""
+    config = write_text_checkpoint(tmp_path / "model.safetensors", SMALL_IMAGE)
     tensors = {name: v for layer in ATTENTION for name, v in STYLES["diffusers"][1](layer).items()}
     settings = json.dumps({f"unet.{key}": value for key, value in PEFT.items()})
     save_file(tensors, tmp_path / "pytorch_lora_weights.safetensors", {"lora_adapter_metadata": settings})

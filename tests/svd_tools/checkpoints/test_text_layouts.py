@@ -13,6 +13,7 @@ from svd.build import parameter_shapes
 from svd.checkpoints.tensor_files import LazyTensor, read_safetensors
 from svd.config import AutoencoderConfig, ImageLDMConfig, TemporalConfig, TextEncoderConfig, UNetConfig, VideoLDMConfig
 from svd.config.temporal import ModelScopeLayers, MotionModules, TextAttentionLayers
+from svd_tools.checkpoints.adapter_names import known_layers
 from svd_tools.checkpoints.conversion import from_layout, to_layout
 from svd_tools.checkpoints.layouts import detect_layout, find_layout, layouts_of
 from svd_tools.checkpoints.recognition import recognise
@@ -194,3 +195,22 @@ def test_old_and_new_names_of_diffusers():
     weights = from_layout(lazy(source), find_layout(config, "diffusers"), config, shapes)
     assert weights.tensors.keys() == shapes.keys()
     assert weights.leftovers == ["text_encoder.text_model.embeddings.position_ids"]
+
+
+@pytest.mark.parametrize("model, layout", list(PUBLISHED)[:6])
+def test_every_layer_is_found_by_names_of_adapters(model, layout):
+    """kohya's scripts write underscores for the dots of diffusers' names, others for those of single files."""
+    shapes, config = shapes_of(model), CONFIGS[model]
+    layers, found = known_layers(config, shapes), set()
+    prefixes = ("model.diffusion_model.", "cond_stage_model.transformer.", "unet.", "text_encoder.")
+    skipped = re.compile(r"first_stage_model|vae\.|cond_stage_model\.model\.|.*(embedding|embeddings\.\w+)\.weight")
+    for name, shape in published(model, layout).items():
+        if not name.endswith(".weight") or len(shape) < 2 or skipped.match(name):
+            continue
+        stem = name.removesuffix(".weight")
+        front = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        layer = layers[stem.removeprefix(front).replace(".", "_")]
+        ours = shapes[f"{layer}.weight"]
+        assert ours[0] == shape[0] and np.prod(ours) == np.prod(shape) and layer not in found, name
+        found.add(layer)
+    assert len(found) > 150
