@@ -19,6 +19,7 @@ from svd.console import first_few
 from svd_tools.checkpoints.assembly import stores_tokenizer
 from svd_tools.checkpoints.conversion import Weights, from_layout, to_layout
 from svd_tools.checkpoints.converter import write_model
+from svd_tools.checkpoints.layout import expand
 from svd_tools.checkpoints.layouts import OURS, find_layout
 from svd_tools.checkpoints.output import cast_all, writing
 from svd_tools.checkpoints.tables import Shape
@@ -150,6 +151,9 @@ def write_trained(trained: Trained, target: Path, to: str = OURS, dtype: str = "
             raise CheckpointError(
                 f"{others[0]} is no tensor of the UNet: without --trained_only it can be exported to {layout.title}"
             )
+    stored = {entry.ours for entry in expand(layout, trained.config, trained.tensors)}
+    if unplaced := [name for name in trained.tensors if name not in stored]:
+        raise CheckpointError(f"there is no place for {first_few(unplaced)} in {layout.title}")
     outputs = cast_all(to_layout(trained.tensors, layout, trained.config), dtype)
     if layout.folder:
         outputs = {name.removeprefix(layout.mark): tensor for name, tensor in outputs.items()}

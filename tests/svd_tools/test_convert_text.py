@@ -18,7 +18,10 @@ from text_configs import (
 )
 
 from svd.build import parameter_shapes
-from svd.config import load_config, parse_config
+from svd.checkpoints.formats import TRAINED_FORMAT
+from svd.checkpoints.tensor_header import CheckpointError
+from svd.config import dump_config, load_config, parse_config
+from svd_tools.checkpoints.trained import read_trained, write_merged, write_trained
 
 MODULES = "temporal: {motion_modules: {heads: 4, max_frames: 6, middle: true}}\n"
 CONSTANT = ("position_ids", ".pe")
@@ -228,6 +231,28 @@ def test_the_folder_of_modelscopes_three_files(tmp_path, weights_of, text_config
     assert {n: v.shape for n, v in found.items()} == parameter_shapes(load_config(text_configs["modelscope"]))
     back, _ = convert(ours, text_configs["modelscope"], "--to=diffusers")
     same_tensors(load_file(convert(back, text_configs["modelscope"], "--overwrite")[0]), found)
+
+
+def test_trained_motion_modules_are_exported(tmp_path, weights_of, text_configs, convert, same_tensors):
+    """Alone, as a file of AnimateDiff's, and in the model that they began with, with its vocabulary."""
+    ours, _ = convert(write_folder(tmp_path / "model", weights_of("motion", "diffusers")), text_configs["motion"])
+    stored_config = dump_config(load_config(text_configs["motion"]))
+    metadata = {"format": TRAINED_FORMAT, "config": stored_config, "pretrained": str(ours)}
+    before = load_file(ours)
+    trained = {name: -value for name, value in before.items() if ".temporal." in name}
+    save_file(trained, tmp_path / "trained.safetensors", metadata)
+    opened = read_trained(tmp_path / "trained.safetensors")
+    write_trained(opened, tmp_path / "modules.safetensors", "animatediff")
+    write_merged(opened, ours, tmp_path / "merged", "diffusers")
+    assert (tmp_path / "merged" / "tokenizer" / "vocab.json").is_file()
+    merged, _ = convert(tmp_path / "merged", text_configs["motion"])
+    same_tensors(merged, before | trained)
+    arguments = [f"--image_model={write_folder(tmp_path / 'image', motion_parts(weights_of, 'diffusers')[1])}"]
+    same_tensors(convert(tmp_path / "modules.safetensors", text_configs["motion"], *arguments)[0], before | trained)
+    spatial = {"network.conv_in.weight": before["network.conv_in.weight"]}
+    save_file(trained | spatial, tmp_path / "trained.safetensors", metadata)
+    with pytest.raises(CheckpointError, match="no place for network.conv_in.weight"):
+        write_trained(read_trained(tmp_path / "trained.safetensors"), tmp_path / "x.safetensors", "animatediff")
 
 
 # --- vocabularies ---
