@@ -11,10 +11,10 @@ from mindspore import nn
 from svd.checkpoints.model_file import Checkpoint
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ConfigError, ImageLDMConfig, LatentModel, Model, VideoLDMConfig
+from svd.config.models import different_settings
+from svd.config.networks import NOT_OF_WEIGHTS
 from svd.layers.marks import spatial_parameters
 
-_IRRELEVANT = ("convolution_projection", "upcast_attention")
-"""Settings that the meaning of weights does not depend on."""
 _DECODER = "autoencoder.decoder"
 
 
@@ -45,24 +45,15 @@ def _different(config: VideoLDMConfig, other: Model) -> list[str]:
     """The differences of another model's spatial layers, and of its latents, a line each."""
     if not isinstance(other, ImageLDMConfig):
         return ["it is no model that is given text"]
-    different = [
-        f"its {section}.{key} is {value}, not {vars(getattr(config, section))[key]}"
-        for section in ("unet", "text_encoder")
-        for key, value in vars(getattr(other, section)).items()
-        if value != vars(getattr(config, section))[key] and key not in _IRRELEVANT
-    ]
+    different = different_settings("unet", other.unet, config.unet, NOT_OF_WEIGHTS)
+    different += different_settings("text_encoder", other.text_encoder, config.text_encoder)
     if other.preconditioning != config.preconditioning:
         different.append(f"its preconditioning is {other.preconditioning}, not {config.preconditioning}")
     return different + _different_latents(config, other)
 
 
 def _different_latents(config: LatentModel, other: LatentModel) -> list[str]:
-    mine = vars(config.autoencoder)
-    return [
-        f"its autoencoder.{key} is {value}, not {mine[key]}"
-        for key, value in vars(other.autoencoder).items()
-        if value != mine[key] and key != "decoder"
-    ]
+    return different_settings("autoencoder", other.autoencoder, config.autoencoder, ("decoder",))
 
 
 def take_decoder(config: Model, checkpoint: Checkpoint, other: Checkpoint) -> LatentModel:

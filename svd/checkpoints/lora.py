@@ -16,15 +16,15 @@ from svd.checkpoints.foreign import describe_adapters, is_adapter_folder
 from svd.checkpoints.formats import LORA_DOWN, LORA_UP
 from svd.checkpoints.model_file import Checkpoint
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.config import ConfigError, ModelConfig
+from svd.config import ConfigError, Model
+from svd.config.models import different_settings
+from svd.config.networks import NOT_OF_WEIGHTS
 from svd.records import RecordError, parse_json, record
 
 _METADATA = "lora"
 _DOWN, _UP = f".{LORA_DOWN}", f".{LORA_UP}"
 _SECTIONS = {"network": "unet", "text_encoder": "text_encoder"}
 """Sections of the configuration that adapters depend on, by the part that they change."""
-_IRRELEVANT = ("convolution_projection", "upcast_attention")
-"""Settings that the meaning of weights does not depend on."""
 
 
 def describe_lora(rank: int, alpha: float, modules: list[str]) -> dict[str, str]:
@@ -62,7 +62,7 @@ class LoRA:
     """What `describe_lora` or `describe_alphas` gave."""
     alphas: dict[str, float]
     """By the names of the layers."""
-    config: ModelConfig
+    config: Model
     """The model that they were trained or converted for."""
     tensors: dict[str, np.ndarray]
     """NAME.lora_down [r ...] and NAME.lora_up [o r] of the layers whose weights are NAME.weight, [o ...]."""
@@ -72,12 +72,13 @@ class LoRA:
         """Names of the weights that the adapters change."""
         return [f"{layer}.weight" for layer in self.alphas]
 
-    def check(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    def check(self, config: Model, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
         """Raise CheckpointError unless the adapters fit a model of this configuration and these shapes."""
         different = []
         for part, section in _SECTIONS.items():
             if any(layer.startswith(f"{part}.") for layer in self.alphas):
-                different += _different(self.config, config, section)
+                mine, other = getattr(self.config, section), getattr(config, section, None) or object
+                different += different_settings(section, mine, other, NOT_OF_WEIGHTS)
         for layer in self.alphas:
             weight, shape = f"{layer}.weight", (len(self.tensors[layer + _UP]), *self.tensors[layer + _DOWN].shape[1:])
             if shapes.get(weight) != shape:
@@ -94,16 +95,6 @@ class LoRA:
         down, up = self.tensors[layer + _DOWN], self.tensors[layer + _UP]
         change = (up @ down.reshape(len(down), -1)).reshape(weight.shape)
         return weight.astype(np.float32) + np.float32(scale * self.alphas[layer] / len(down)) * change
-
-
-def _different(ours: ModelConfig, theirs: ModelConfig, section: str) -> list[str]:
-    """The differences of a section of two configurations, a line each."""
-    mine, other = vars(getattr(ours, section)), vars(getattr(theirs, section, None) or object)
-    return [
-        f"its {section}.{key} is {value}, not {other.get(key)}"
-        for key, value in mine.items()
-        if value != other.get(key) and key not in _IRRELEVANT
-    ]
 
 
 def merging(loras: Sequence[tuple[LoRA, float]]) -> Optional[Callable[[str, np.ndarray], np.ndarray]]:

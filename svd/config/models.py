@@ -34,10 +34,8 @@ class Model:
     purpose: ClassVar[str]
     """What it does, for messages."""
 
-    @property
-    def size_multiple(self) -> int:
-        """The number of pixels that height and width of a video must be multiples of."""
-        raise NotImplementedError
+    size_multiple: int
+    """The number of pixels that height and width of a video must be multiples of."""
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ConfigError for a size that the networks cannot downsample evenly."""
@@ -63,11 +61,18 @@ class Model:
             if ours is None or theirs is None:
                 different += [] if ours is theirs else [f"its {part} is {ours}, not {theirs}"]
                 continue
-            theirs = vars(theirs)
-            for key, value in vars(ours).items():
-                if value != theirs[key] and (part, key) != ("autoencoder", "decoder"):
-                    different.append(f"its {part}.{key} is {value}, not {theirs[key]}")
+            different += different_settings(part, ours, theirs, but=("decoder",) if part == "autoencoder" else ())
         return different
+
+
+def different_settings(section: str, ours: object, theirs: object, but: tuple[str, ...] = ()) -> list[str]:
+    """The settings of a section that differ from another one's, `but` some, a line each."""
+    other = vars(theirs)
+    return [
+        f"its {section}.{key} is {value}, not {other.get(key)}"
+        for key, value in vars(ours).items()
+        if value != other.get(key) and key not in but
+    ]
 
 
 class LatentModel(Model):

@@ -8,6 +8,8 @@ from typing import Literal, Optional
 from svd.config.checks import check_levels, check_most, check_positive
 from svd.errors import check
 
+NOT_OF_WEIGHTS = ("convolution_projection", "upcast_attention")
+"""Settings of a UNet that the meaning of its weights does not depend on."""
 MOST_TOKENS = 2**16
 """Patches of an image."""
 
@@ -155,7 +157,9 @@ class TextEncoderConfig:
         )
 
 
-def about_parameters(unet: UNetConfig, autoencoder: AutoencoderConfig, encoder: ImageEncoderConfig | TextEncoderConfig):
+def about_parameters(
+    unet: UNetConfig, autoencoder: AutoencoderConfig, encoder: ImageEncoderConfig | TextEncoderConfig
+) -> float:
     """The number of parameters within a factor of two, computed without building the networks."""
     return (
         sum(ladder_parameters(unet.model_channels, unet.channel_mult, 2 * unet.num_res_blocks + 2, 64))

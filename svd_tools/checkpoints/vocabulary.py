@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from svd.checkpoints.tensor_header import CheckpointError
@@ -72,10 +71,12 @@ def _read_tokenizer(path: Path) -> tuple[dict, list[str]]:
 
 def _read_merges(path: Path, config: TextEncoderConfig) -> tuple[dict[str, int], list[str]]:
     """Vocabulary and merges of OpenAI's list: the bytes, the bytes at the end of a word, merges, start and end."""
-    symbols = list(_symbols())
-    merges = _lines(path)[: max(0, config.vocabulary - 2 * len(symbols) - 2)]
-    tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *("".join(merge.split(" ")) for merge in merges)]
-    return {token: i for i, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}, merges
+    from svd.conditioning.tokenizer import END, END_OF_WORD, START, symbols
+
+    single = list(symbols())
+    merges = _lines(path)[: max(0, config.vocabulary - 2 * len(single) - 2)]
+    tokens = [*single, *(symbol + END_OF_WORD for symbol in single), *("".join(merge.split(" ")) for merge in merges)]
+    return {token: i for i, token in enumerate([*tokens, START, END])}, merges
 
 
 def _lines(path: Path) -> list[str]:
@@ -89,10 +90,3 @@ def _lines(path: Path) -> list[str]:
     if len(content) > LARGEST_VOCABULARY:
         raise CheckpointError(f"{path} is larger than any vocabulary", setting="tokenizer")
     return lines[1:] if _VERSION in lines[0] else lines
-
-
-def _symbols() -> Iterator[str]:
-    """The 256 bytes as GPT-2 writes them: printable ones first, the others as characters after 255."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    yield from map(chr, printable)
-    yield from map(chr, range(256, 512 - len(printable)))
