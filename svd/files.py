@@ -9,7 +9,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -23,8 +23,8 @@ LONGEST_NAME = 255
 _HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=3).hexdigest()
 _DAY = 24 * 3600
 
-_unfinished: set[Path] = set()
-"""Temporary files of this process, and empty ones that reserve a name."""
+_unfinished: dict[Path, Callable[[Path], None]] = {}
+"""Temporary files of this process, and empty ones that reserve a name: what removes each."""
 _renaming = threading.Lock()
 
 
@@ -54,7 +54,7 @@ def atomic_write(target: str | Path, need: int = 0) -> Iterator[Path]:
         raise FileError(f"no space for {target}: {need / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
     aside = _aside(target)
     with _renaming:
-        _unfinished.add(aside)
+        _unfinished[aside] = remove
     try:
         yield aside
         for path in aside.rglob("*") if aside.is_dir() else ():
@@ -65,7 +65,7 @@ def atomic_write(target: str | Path, need: int = 0) -> Iterator[Path]:
         fsync(target.parent)
     finally:
         remove(aside)
-        _unfinished.discard(aside)
+        _unfinished.pop(aside, None)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -94,13 +94,13 @@ def free_name(folder: str | Path, stem: str, suffixes: list[str]) -> Iterator[st
             if not any(os.path.lexists(path) for path in paths):
                 with _renaming:
                     paths[0].touch(exist_ok=False)
-                    _unfinished.add(paths[0])
+                    _unfinished[paths[0]] = _remove_empty
                 break
     try:
         yield name
     finally:
         _remove_empty(paths[0])
-        _unfinished.discard(paths[0])
+        _unfinished.pop(paths[0], None)
 
 
 def shortened(name: str, most: int) -> str:
@@ -147,17 +147,9 @@ def remove(path: Path) -> None:
 def discard_unfinished() -> None:
     """Remove the temporary files of this process, which has to exit right after."""
     _renaming.acquire()  # for good: nothing is renamed to its target from here on
-    for path in list(_unfinished):
+    for path, discard in _unfinished.copy().items():
         with suppress(OSError):
-            if path.name.endswith(_ending(path)):
-                remove(path)
-            else:
-                _remove_empty(path)
-
-
-def _ending(path: Path) -> str:
-    """The ending of this process's temporary names, for a target of the same suffix."""
-    return f".{_HOST}-{os.getpid()}.tmp{path.suffix if path.suffix != '.tmp' else ''}"
+            discard(path)
 
 
 def _aside(target: Path) -> Path:
