@@ -16,6 +16,9 @@ MAX_METADATA = 2**20
 ORIENTATION_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 """Keywords of the texts that may state the orientation."""
 
+_METADATA = (b"eXIf", b"iCCP", b"tEXt", b"zTXt", b"iTXt")
+"""Types of the chunks beside the picture that may be kept."""
+
 
 def strip_metadata(file: BinaryIO, limit: int) -> bytes:
     """The PNG file with pixels, palette, transparency, colour profile and orientation alone, each metadatum once.
@@ -40,7 +43,7 @@ def strip_metadata(file: BinaryIO, limit: int) -> bytes:
                 raise ValueError(f"more than {limit // 2**20} MB of picture data")
             body = file.read(length + 4)  # with its checksum; Pillow reports truncation
         if not picture:
-            name, sound = _METADATA[kind](body[:-4])
+            name, sound = _examined(kind, body[:-4])
             if name in seen or not (sound or kind == b"iCCP"):
                 continue
             seen.add(name)
@@ -49,38 +52,20 @@ def strip_metadata(file: BinaryIO, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _exif(data: bytes) -> tuple[bytes, bool]:
-    return b"eXIf", True
-
-
-def _profile(data: bytes) -> tuple[bytes, bool]:
-    return b"iCCP", _inflates(data.partition(b"\0")[2][1:])
-
-
-def _text(data: bytes) -> tuple[bytes, bool]:
-    name = data.partition(b"\0")[0]
-    return name, name in ORIENTATION_TEXTS
-
-
-def _deflated_text(data: bytes) -> tuple[bytes, bool]:
+def _examined(kind: bytes, data: bytes) -> tuple[bytes, bool]:
+    """What a chunk of _METADATA says something about, and whether it is wanted and intact."""
     name, _, content = data.partition(b"\0")
-    return name, name in ORIENTATION_TEXTS and _inflates(content[1:])  # after the compression method
-
-
-def _international_text(data: bytes) -> tuple[bytes, bool]:
-    name, _, rest = data.partition(b"\0")
-    content = rest[2:].split(b"\0", 2)[-1]  # after two flags, a language and a translated keyword
-    return name, name in ORIENTATION_TEXTS and (rest[:1] != b"\1" or _inflates(content))
-
-
-_METADATA = {
-    b"eXIf": _exif,
-    b"iCCP": _profile,
-    b"tEXt": _text,
-    b"zTXt": _deflated_text,
-    b"iTXt": _international_text,
-}
-"""By the type of a chunk: a function of its data that returns its key, and whether it is wanted and intact."""
+    if kind == b"eXIf":
+        return kind, True
+    if kind == b"iCCP":
+        return kind, _inflates(content[1:])  # after the compression method
+    if name not in ORIENTATION_TEXTS:
+        return name, False
+    if kind == b"zTXt":
+        return name, _inflates(content[1:])
+    if kind == b"iTXt" and content[:1] == b"\1":  # deflated, after two flags, a language and a translated keyword
+        return name, _inflates(content[2:].split(b"\0", 2)[-1])
+    return name, True
 
 
 def _inflates(content: bytes) -> bool:
