@@ -1,17 +1,23 @@
-"""The interface of a training data set, and its errors: of the data set, of one item for good, or for the moment."""
+"""The interface of a training data set, its errors (of all of it, of an item for good or for now), and helpers."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from svd.errors import UserError
+from svd.errors import UserError, check
 
 
 class DatasetError(UserError, ValueError):
     """The data set as a whole cannot be used; the message says in one line what is wrong and what to do."""
+
+
+check_data = partial(check, error=DatasetError)
+"""Raise DatasetError with a message unless a condition holds."""
 
 
 class _ItemError(Exception):
@@ -43,6 +49,18 @@ def clip_place(rng: np.random.Generator) -> float:
     Cached latents depend on that order: they are found by this number again.
     """
     return rng.random()
+
+
+class PackedStrings:
+    """A sequence of strings in one buffer: there may be millions, and every worker process has its own copy."""
+
+    def __init__(self, strings: Iterable[str]):
+        encoded = [string.encode() for string in strings]
+        self._ends = np.cumsum([0, *map(len, encoded)])
+        self._bytes = b"".join(encoded)
+
+    def __getitem__(self, index: int) -> str:
+        return self._bytes[self._ends[index] : self._ends[index + 1]].decode()
 
 
 class Dataset(ABC):

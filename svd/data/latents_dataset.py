@@ -14,9 +14,8 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from svd.console import one_line
-from svd.data.dataset import BadItem, Dataset, DatasetError, clip_place
+from svd.data.dataset import BadItem, Dataset, DatasetError, PackedStrings, clip_place
 from svd.data.item_file import open_item
-from svd.data.strings import PackedStrings
 from svd.records import RecordError, differing, read_json, record
 
 SETTINGS, INDEX, SHARDS = "settings.json", "index", "latents"

@@ -9,10 +9,9 @@ from typing import Optional
 import cv2
 import numpy as np
 
-from svd.data.dataset import Dataset, DatasetError
+from svd.data.dataset import Dataset, check_data
 from svd.data.handwriting import SIDE, Look, Part, handwriting, styled, varied
 from svd.data.video_dataset import Clip
-from svd.errors import check
 from svd.seeds import Purpose, generator
 
 FASTEST = 4.0
@@ -89,26 +88,18 @@ class MovingDigits(Dataset):
         seed: int = 0,
     ):
         for name, value in (("clips", clips), ("frames", frames), ("fps", fps)):
-            check(value >= 1, f"{name} must be positive, got {value}", DatasetError)
-        check(
-            bool(digits) and min(digits) >= 1,
-            f"digits must be numbers of digits, 1 or more, got {digits}",
-            DatasetError,
-        )
-        check(
-            len(speed) == 2 and 0 <= speed[0] <= speed[1] > 0,
-            f"speed must be the slowest and fastest, got {speed}",
-            DatasetError,
-        )
-        check(bool(looks), "looks must not be empty", DatasetError)
-        check(0 <= varied <= 1, f"varied is a share from 0 to 1, got {varied}", DatasetError)
-        check(size > SIDE, f"size must be more than a digit's {SIDE} pixels, got {size}", DatasetError)
-        check(
+            check_data(value >= 1, f"{name} must be positive, got {value}")
+        check_data(min(digits, default=0) >= 1, f"digits must be numbers of digits, 1 or more, got {digits}")
+        in_order = len(speed) == 2 and 0 <= speed[0] <= speed[1] > 0
+        check_data(in_order, f"speed must be the slowest and fastest, got {speed}")
+        check_data(bool(looks), "looks must not be empty")
+        check_data(0 <= varied <= 1, f"varied is a share from 0 to 1, got {varied}")
+        check_data(size > SIDE, f"size must be more than a digit's {SIDE} pixels, got {size}")
+        check_data(
             direction is None or speed[1] * (frames - 1) <= size - SIDE,
             f"direction: at {speed[1]} pixels per frame, {frames} frames take a digit further than to the edge",
-            DatasetError,
         )
-        check(seed >= 0, f"seed must not be negative, got {seed}", DatasetError)
+        check_data(seed >= 0, f"seed must not be negative, got {seed}")
         self.frames, self.height, self.width = frames, size, size
         self._clips, self._digits, self._speed, self._fps = clips, digits, speed, fps
         self._direction, self._varied, self._looks = direction, varied, looks

@@ -10,11 +10,9 @@ from typing import Optional
 import cv2
 import numpy as np
 
-from svd.data.dataset import BadItem, Dataset, DatasetError, clip_place
-from svd.data.strings import PackedStrings
+from svd.data.dataset import BadItem, Dataset, PackedStrings, check_data, clip_place
 from svd.data.video_reader import open_video
 from svd.data.video_table import WANTED, read_table, spellings
-from svd.errors import check
 
 MOST_FOLDERS = 1000
 """Limit of the folders that are checked at construction, which takes seconds on a slow disk."""
@@ -35,6 +33,12 @@ class Clip:
     path: str
     note: Optional[str] = None
     caption: str = ""
+
+
+def pixels(clips: list[Clip]) -> np.ndarray:
+    """The frames of b clips as the video that networks take: [-1, 1], float32 [b t 3 h w]."""
+    video = np.stack([clip.frames for clip in clips]).transpose(0, 1, 4, 2, 3)
+    return video.astype(np.float32) / 127.5 - 1
 
 
 class VideoDataset(Dataset):
@@ -68,26 +72,19 @@ class VideoDataset(Dataset):
         horizontal_flip: bool = False,
     ):
         for name, value, most in (("step", step, 10_000), ("height", height, 8192), ("width", width, 8192)):
-            check(value >= 1, f"{name} must be positive, got {value}", DatasetError)
-            check(value <= most, f"{name} must be {most} at most, got {value}", DatasetError)
-        check(frames >= 2, f"frames must be at least 2 (a video), got {frames}", DatasetError)
-        check(frames <= 1024, f"frames must be 1024 at most, got {frames}", DatasetError)
-        check(metadata != "", f"metadata is missing; give {WANTED}", DatasetError)
+            check_data(value >= 1, f"{name} must be positive, got {value}")
+            check_data(value <= most, f"{name} must be {most} at most, got {value}")
+        check_data(frames >= 2, f"frames must be at least 2 (a video), got {frames}")
+        check_data(frames <= 1024, f"frames must be 1024 at most, got {frames}")
+        check_data(metadata != "", f"metadata is missing; give {WANTED}")
         table = read_table(metadata)
         self.frames, self.height, self.width = frames, height, width
         self._step, self._span = step, (frames - 1) * step + 1
         longest = int(table.lengths.max())
-        check(
-            longest >= self._span,
-            f"{metadata}: every video is too short: {self._needed()}, and the longest has {longest}; "
-            "lower frames or step",
-            DatasetError,
-        )
-        check(
-            not data_dir or os.path.isdir(data_dir),
-            f"data_dir {data_dir}: no such folder; check the path",
-            DatasetError,
-        )
+        short = f"every video is too short: {self._needed()}, and the longest has {longest}; lower frames or step"
+        check_data(longest >= self._span, f"{metadata}: {short}")
+        found = not data_dir or os.path.isdir(data_dir)
+        check_data(found, f"data_dir {data_dir}: no such folder; check the path")
         self._shape = (frames, step, height, width)
         self._horizontal_flip = horizontal_flip
         self._folder = os.path.abspath(data_dir or os.path.dirname(metadata))

@@ -11,7 +11,7 @@ from svd.conditioning.clip_preprocess import clip_preprocess
 from svd.config import ModelConfig
 from svd.data.handwriting import CLASSES
 from svd.data.moving_digits import DigitsClip, MovingDigits
-from svd.data.pixels import pixels
+from svd.data.video_dataset import pixels
 from svd.errors import check
 from svd.training.config import TrainConfig
 from svd.training.tasks import Plan

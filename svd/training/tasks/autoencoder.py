@@ -10,8 +10,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from svd.autoencoder.autoencoder import autoencoder_part
 from svd.config import AutoencoderConfig, LatentModel, ModelConfig
 from svd.data.latents_dataset import LatentsDataset
-from svd.data.pixels import pixels
-from svd.data.video_dataset import Clip
+from svd.data.video_dataset import Clip, pixels
 from svd.errors import check
 from svd.layers.axes import fold_frames, per_image
 from svd.layers.marks import spatial_parameters, temporal_parameters

@@ -18,8 +18,7 @@ from svd.conditioning.text_conditioner import encode
 from svd.conditioning.tokenizer import Tokenizer
 from svd.config import ImageLDMConfig
 from svd.data.latents_dataset import EncodedClip, LatentsDataset
-from svd.data.pixels import pixels
-from svd.data.video_dataset import Clip
+from svd.data.video_dataset import Clip, pixels
 from svd.diffusion.denoiser import Denoise
 from svd.diffusion.loss import DenoisingLoss, loss_coefficients
 from svd.diffusion.preconditioning import DISCRETE_PRECONDITIONINGS

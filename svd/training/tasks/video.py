@@ -15,8 +15,7 @@ from svd.conditioning.conditioning import Conditioning
 from svd.config import ModelConfig
 from svd.data.dataset import BadItem
 from svd.data.latents_dataset import EncodedClip, LatentsDataset
-from svd.data.pixels import pixels
-from svd.data.video_dataset import Clip
+from svd.data.video_dataset import Clip, pixels
 from svd.diffusion.denoiser import Denoise, Denoiser
 from svd.diffusion.loss import DenoisingLoss, log_normal, loss_coefficients
 from svd.diffusion.preconditioning import PRECONDITIONINGS
