@@ -108,24 +108,19 @@ class CsvRows:
         self._decimal_comma = delimiter == ";"  # Excel's choice in locales with a decimal comma
         places = self._places(header)
         reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
-        while True:
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                where = f"line {above + reader.line_num}: {error}"
-                raise DatasetError(f"{self._path}: not a CSV file ({where}); {self._remedy}") from error
-            if len(row) < len(header):
+        try:
+            for row in reader:
+                line = above + reader.line_num
+                if any(row[len(header) :]):
+                    remedy = "put paths with a comma in quotes"
+                    raise DatasetError(f"{self._path}: line {line} has more fields than the header; {remedy}")
                 row += [""] * (len(header) - len(row))
-            elif any(row[len(header) :]):
-                raise DatasetError(
-                    f"{self._path}: line {above + reader.line_num} has more fields than the header; put paths with a "
-                    "comma in quotes"
-                )
-            cells = [row[place].strip() if place is not None else "" for place in places]
-            if any(cells) and cells[0] != _DOS_END:
-                yield above + reader.line_num, cells
+                cells = [row[place].strip() if place is not None else "" for place in places]
+                if any(cells) and cells[0] != _DOS_END:
+                    yield line, cells
+        except csv.Error as error:
+            where = f"line {above + reader.line_num}: {error}"
+            raise DatasetError(f"{self._path}: not a CSV file ({where}); {self._remedy}") from error
 
     def _header(self, file: TextIO) -> tuple[list[str], str, int]:
         """Names of the columns, the delimiter, and the line number of the header."""

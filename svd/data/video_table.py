@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 import warnings
 from array import array
-from collections.abc import Iterator
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -39,42 +38,28 @@ class VideoTable(NamedTuple):
     fps: np.ndarray
 
 
-class _Violations:
-    """Cells that break the rule of a column."""
-
-    def __init__(self):
-        self.count, self.some = 0, []
-
-    def add(self, line: int, cell: str) -> None:
-        self.count += 1
-        if self.count <= 3:
-            self.some.append(f"{cell!r} in line {line}")
-
-    def __str__(self) -> str:
-        return ", ".join(self.some) + (f" and {self.count - 3} more" if self.count > 3 else "")
-
-
 def read_table(metadata: str) -> VideoTable:
     """Read and check a CSV file; raises DatasetError, and warns of motion buckets outside the trained range."""
     rows = CsvRows(metadata, COLUMNS, ("fps", "caption"), f"give {WANTED}")
     paths: list[str] = []
     captions: list[str] = []
     numbers = {name: array("d") for name in _RULES}
-    wrong = {name: _Violations() for name in ("path", *_RULES)}
+    wrong: dict[str, list[str]] = {name: [] for name in ("path", *_RULES)}
     for line, (path, *cells, caption) in rows:
         paths.append(path)
         captions.append(caption)
         if not path:
-            wrong["path"].add(line, path)
+            wrong["path"].append(f"{path!r} in line {line}")
         for (name, (least, most, _)), cell in zip(_RULES.items(), cells):
             number = rows.number(cell)
             numbers[name].append(number)
             if not least <= number <= most and (cell or name != "fps") or name == "length" and number % 1:
-                wrong[name].add(line, cell)
+                wrong[name].append(f"{cell!r} in line {line}")
     for name, cells in wrong.items():
-        if cells.count:
+        if cells:
             rule = "must not be empty" if name == "path" else _RULES[name][-1]
-            raise DatasetError(f"{metadata}: {name} {rule}; found {cells}")
+            found = ", ".join(cells[:3]) + (f" and {len(cells) - 3} more" if len(cells) > 3 else "")
+            raise DatasetError(f"{metadata}: {name} {rule}; found {found}")
     if not paths:
         raise DatasetError(f"{metadata}: no rows under the header; add one for each video")
     lengths, buckets, fps = (np.frombuffer(column) for column in numbers.values())
@@ -87,12 +72,9 @@ def read_table(metadata: str) -> VideoTable:
     return VideoTable(paths, captions, lengths.astype(np.int64), buckets, fps)
 
 
-def spellings(path: str) -> Iterator[str]:
+def spellings(path: str) -> list[str]:
     """A path as it is written, and as other systems may write it: with slashes, in Unicode forms NFC and NFD."""
-    seen = set()
-    for slashed in (path, path.replace("\\", "/")):
-        for form in (None, "NFC", "NFD"):
-            spelling = unicodedata.normalize(form, slashed) if form else slashed
-            if spelling not in seen:
-                seen.add(spelling)
-                yield spelling
+    found = []
+    for name in (path, path.replace("\\", "/")):
+        found += [name, normalize("NFC", name), normalize("NFD", name)]
+    return list(dict.fromkeys(found))
