@@ -155,11 +155,10 @@ def _transformed(image: Image.Image, data: bytes) -> Image.Image | None:
 
 def _is_identity(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     """Whether a transform is sRGB to sRGB up to rounding, as most are: such pictures stay as they are, bit for bit."""
-    levels = np.linspace(0, 255, 9).round().astype(np.uint8)
     if mode == "L":
-        levels = np.arange(256, dtype=np.uint8)
-        probe = levels[None]
+        probe = np.arange(256, dtype=np.uint8)[None]
     else:
+        levels = np.linspace(0, 255, 9).round().astype(np.uint8)
         probe = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)
     image = Image.fromarray(probe)
     before, after = (np.asarray(x, np.int16) for x in (image.convert("RGB"), ImageCms.applyTransform(image, transform)))

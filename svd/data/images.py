@@ -61,8 +61,7 @@ def find_images(paths: str | Path | list[str | Path]) -> list[Path]:
 
 def _in_folder(folder: Path) -> list[Path]:
     # other programs keep hidden files beside an image, such as macOS' `._cat.png`
-    names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    names = [path for path in names if not _is_own_output(path)]
+    names = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not _is_own_output(path))
     known = suffixes()
     images = [path for path in names if path.suffix.lower() in known and not path.is_dir()]
     others = [path.name + "/" * path.is_dir() for path in names if path not in images]
@@ -104,7 +103,25 @@ def prepared_size(image: Image.Image, height: int, width: int, resize: str, mult
     """The height and width of what `prepare_image` makes of the image; raises ImageError for another `resize`."""
     if resize not in RESIZES:
         raise ImageError(f"resize {resize!r} is unknown; choose crop, pad or fit")
-    return _fitting_size(image, height, width, multiple) if resize == "fit" else (height, width)
+    if resize != "fit":
+        return height, width
+    area = height * width / multiple**2  # from here on, sides are counted in multiples
+    sizes = [
+        (h, w)
+        for h in range(1, ceil(1.1 * area) + 1)
+        for w in range(max(floor(0.9 * area / h), 1), ceil(1.1 * area / h) + 1)
+    ]
+
+    def area_error(size: tuple[int, int]) -> float:
+        return abs(log(size[0] * size[1] / area))
+
+    def shape_error(size: tuple[int, int]) -> float:
+        return abs(log(size[1] / size[0] * image.height / image.width))
+
+    # a tenth more area is a tenth more memory and time; if no size is that near, the nearest area is taken
+    near = [size for size in sizes if area_error(size) < 0.1] or [min(sizes, key=area_error)]
+    h, w = min(near, key=lambda size: (shape_error(size), area_error(size)))
+    return h * multiple, w * multiple
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
@@ -142,24 +159,3 @@ def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
     left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
     box = (left, top, left + box_width, top + box_height)
     return image.resize((width, height), Image.Resampling.LANCZOS, box)
-
-
-def _fitting_size(image: Image.Image, height: int, width: int, multiple: int) -> tuple[int, int]:
-    """The size (height, width) that "fit" chooses: see `prepare_image`."""
-    area = height * width / multiple**2  # from here on, sides are counted in multiples
-    sizes = [
-        (h, w)
-        for h in range(1, ceil(1.1 * area) + 1)
-        for w in range(max(floor(0.9 * area / h), 1), ceil(1.1 * area / h) + 1)
-    ]
-
-    def area_error(size: tuple[int, int]) -> float:
-        return abs(log(size[0] * size[1] / area))
-
-    def shape_error(size: tuple[int, int]) -> float:
-        return abs(log(size[1] / size[0] * image.height / image.width))
-
-    # a tenth more area is a tenth more memory and time; if no size is that near, the nearest area is taken
-    near = [size for size in sizes if area_error(size) < 0.1] or [min(sizes, key=area_error)]
-    h, w = min(near, key=lambda size: (shape_error(size), area_error(size)))
-    return h * multiple, w * multiple
