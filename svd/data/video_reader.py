@@ -6,10 +6,9 @@ interlacing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from itertools import chain, count, islice
-from operator import attrgetter
+from itertools import chain, count, dropwhile, islice
 from typing import BinaryIO, NamedTuple, Optional
 
 import av
@@ -54,15 +53,6 @@ class Cut(NamedTuple):
 
     frames: np.ndarray
     rate: Optional[float]
-
-
-class _Packet(NamedTuple):
-    pts: Optional[int]
-    is_keyframe: bool
-    is_discard: bool
-
-
-_ABOUT = attrgetter(*_Packet._fields)
 
 
 class Video:
@@ -244,9 +234,8 @@ class Video:
         """
         if self._ticks is None:
             self._rewind()
-            # no list of packets, which would keep the file in memory
-            self._ticks = _presentation_ticks([_Packet(*_ABOUT(packet)) for packet in self._packets() if packet.size])
-            self._ticks *= float(self._stream.time_base)
+            ticks = _presentation_ticks(packet for packet in self._packets() if packet.size)
+            self._ticks = ticks * float(self._stream.time_base)
         return self._ticks, 0.5 * float(self._stream.time_base)
 
 
@@ -292,13 +281,14 @@ def _choose(path: str, container: av.container.InputContainer) -> av.VideoStream
     return streams[0]
 
 
-def _presentation_ticks(packets: list[_Packet]) -> np.ndarray:
+def _presentation_ticks(packets: Iterable[av.Packet]) -> np.ndarray:
     """Sorted presentation times of all packets, in ticks; none if they are not known."""
-    first = next((n for n, packet in enumerate(packets) if packet.is_keyframe), len(packets))
-    packets = [packet for packet in packets[first:] if not packet.is_discard]
-    if not packets or any(packet.pts is None for packet in packets):
+    decodable = dropwhile(lambda packet: not packet.is_keyframe, packets)
+    # no list of packets, which would keep the file in memory
+    times = [packet.pts for packet in decodable if not packet.is_discard]
+    if not times or None in times:
         return np.empty(0)
-    ticks = np.array([packet.pts for packet in packets])
+    ticks = np.array(times)
     order = np.argsort(ticks, kind="stable")
     if np.abs(order - np.arange(len(order))).max() > max(EARLIER) or not np.diff(ticks[order]).all():
         return np.empty(0)  # the clock was reset, or two packets make a frame
