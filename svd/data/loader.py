@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from threading import Event
 from typing import Any
 
-from svd.data.dataset import BadItem, Dataset, DatasetError, Unavailable
+from svd.data.dataset import BadItem, Dataset, DatasetError
 from svd.data.outage import Outage, RetryPolicy
 from svd.data.workers import ITEM_SECONDS, WorkerDied, WorkerPool, load_item
 from svd.seeds import Purpose, SampleOrder, generator, samples_of_batch
@@ -169,7 +170,7 @@ class Loader:
             # A known bad item would fail again: skipping it saves time and changes nothing else.
             if index not in self._bad:
                 try:
-                    item = self._load_item(index, sample)
+                    item = self._outage.retry(partial(self._load_item, index, sample), self._pause)
                 except BadItem as error:
                     self._bad[index] = (error.path, error.reason)
                 else:
@@ -185,17 +186,6 @@ class Loader:
         others = generator(self._seed, sample, Purpose.REPLACEMENT).permutation(len(self._dataset))
         yield from (int(index) for index in others if index != first)
 
-    def _load_item(self, index: int, sample: int) -> Any:
-        """Load an item, with retries; raises BadItem, and DatasetError where an outage lasts too long."""
-        with self._outage.waiting() as retries:
-            while True:
-                try:
-                    return self._try_item(index, sample)
-                except Unavailable as error:
-                    if retries.first is None:
-                        self._outage.begin(error)
-                    self._pause(retries.failed(error))
-
     def _pause(self, seconds: float) -> None:
         if self._pool is not None:
             if self._closing.wait(seconds):
@@ -206,7 +196,7 @@ class Loader:
             self._poll()
             time.sleep(min(left, _POLL_SECONDS))
 
-    def _try_item(self, index: int, sample: int) -> Any:
+    def _load_item(self, index: int, sample: int) -> Any:
         if self._pool is None:
             return load_item(self._dataset, self._seed, index, sample)
         try:

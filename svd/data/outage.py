@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from threading import Lock
-from typing import Optional
+from typing import Any
 
 from svd.data.dataset import DatasetError, Unavailable
 
@@ -34,65 +33,53 @@ class Outage:
     def __init__(self, policy: RetryPolicy):
         self._policy = policy
         self._lock, self._waiting, self._since = Lock(), 0, 0.0
-        self._messages: SimpleQueue[str] = SimpleQueue()
+        self._messages: deque[str] = deque()
 
     def messages(self) -> Iterator[str]:
         """Messages that have not been reported yet."""
-        while True:
-            try:
-                yield self._messages.get_nowait()
-            except Empty:
-                return
+        while self._messages:
+            yield self._messages.popleft()
 
-    @contextmanager
-    def waiting(self) -> Iterator[Retries]:
-        """The retries of one item. The outage is over once the last item that is waited for could be read."""
-        retries = Retries(self._policy)
-        given_up = False
+    def retry(self, load: Callable[[], Any], pause: Callable[[float], None]) -> Any:
+        """What `load` returns, called again after a `pause` (of seconds) for as long as it raises Unavailable.
+
+        The outage is over once the last item that is waited for could be read. Raises DatasetError to give up.
+        """
+        began, delay, given_up = None, self._policy.first, False
         try:
-            yield retries
+            while True:
+                try:
+                    return load()
+                except Unavailable as error:
+                    now = time.monotonic()
+                    if began is None:
+                        began = now
+                        self._begin(error)
+                    left = began + self._policy.limit - now
+                    if left <= 0:
+                        raise DatasetError(
+                            f"{error.path} could not be read for {self._policy}: {error.reason}; mend that, or leave "
+                            "it out of the data, and continue"
+                        ) from error
+                pause(min(delay, left))
+                delay = min(2 * delay, self._policy.longest)
         except DatasetError:
             given_up = True
             raise
         finally:
-            if retries.first is not None:
+            if began is not None:
                 self._end(given_up)
 
-    def begin(self, error: Unavailable) -> None:
-        """Record the first failure of an item."""
+    def _begin(self, error: Unavailable) -> None:
         with self._lock:
             self._waiting += 1
             if self._waiting == 1:
                 self._since = time.monotonic()
-                self._messages.put(
-                    f"warning: {error.path} cannot be read now: {error.reason}; trying again, for {self._policy} "
-                    "at most"
-                )
+                what = f"{error.path} cannot be read now: {error.reason}"
+                self._messages.append(f"warning: {what}; trying again, for {self._policy} at most")
 
     def _end(self, given_up: bool) -> None:
         with self._lock:
             self._waiting -= 1
             if self._waiting == 0 and not given_up:
-                self._messages.put(f"the data can be read again, after {time.monotonic() - self._since:.1f} s")
-
-
-class Retries:
-    """The retries of one item: time of the first failure (monotonic clock), and the current pause."""
-
-    def __init__(self, policy: RetryPolicy):
-        self._policy, self._pause = policy, policy.first
-        self.first: Optional[float] = None
-
-    def failed(self, error: Unavailable) -> float:
-        """Record a failure; returns the seconds until the next retry, or raises DatasetError to give up."""
-        now = time.monotonic()
-        if self.first is None:
-            self.first = now
-        left = self.first + self._policy.limit - now
-        if left <= 0:
-            raise DatasetError(
-                f"{error.path} could not be read for {self._policy}: {error.reason}; mend that, or leave it out of "
-                "the data, and continue"
-            ) from error
-        pause, self._pause = min(self._pause, left), min(2 * self._pause, self._policy.longest)
-        return pause
+                self._messages.append(f"the data can be read again, after {time.monotonic() - self._since:.1f} s")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Optional
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -16,7 +17,7 @@ import pytest
 
 from svd.data.dataset import BadItem, Dataset, DatasetError, Unavailable
 from svd.data.loader import Loader, Stopped
-from svd.data.outage import RetryPolicy
+from svd.data.outage import Outage, RetryPolicy
 
 ROOT = Path(__file__).parents[2]
 
@@ -281,10 +282,9 @@ def test_what_cannot_be_read_for_long_is_given_up(workers):
 
 
 def test_pauses_grow():
-    from svd.data.outage import Outage
-
-    with Outage(RetryPolicy(1, 5, 300)).waiting() as trials:
-        assert [trials.failed(AWAY["away"]) for _ in range(5)] == [1, 2, 4, 5, 5]
+    load, pauses = Mock(side_effect=[AWAY["away"]] * 5 + ["item"]), []
+    assert Outage(RetryPolicy(1, 5, 300)).retry(load, pauses.append) == "item"
+    assert pauses == [1, 2, 4, 5, 5]
 
 
 class Hanging(Numbers):
