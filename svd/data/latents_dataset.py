@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from glob import escape, glob
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from svd.console import one_line
 from svd.data.dataset import BadItem, Dataset, DatasetError, PackedStrings, clip_place
 from svd.data.item_file import open_item
-from svd.records import RecordError, differing, read_json, record
+from svd.records import RecordError, differing, read_json
 
 SETTINGS, INDEX, SHARDS = "settings.json", "index", "latents"
 """Contents of a folder of latents: the settings they depend on, and two folders."""
@@ -25,6 +25,8 @@ EMPTY_PROMPT = "empty_prompt.safetensors"
 NUMBERS = ("entry", "place", "fps", "motion_bucket_id", "aug_strength")
 COLUMNS = ("row", "sample", "path", "why", "file", *NUMBERS)
 """Of the CSV files in the index: which clip of which video, why it is missing (or empty), and where it is stored."""
+_CLIPS = {"frames": 100_000, "height": 2**16, "width": 2**16, "videos": 2**40, "passes": 2**20}
+"""The settings of clips that are needed here, and the most that each can be."""
 TENSORS = ("moments", "context", "concat", "tokens")
 _MAKE = "make it with svd_tools/encode_latents.py"
 
@@ -78,11 +80,11 @@ class LatentsDataset(Dataset):
         self.captioned, self.has_tokens = "text_encoder" in self.settings["model"], "tokens" in self._shapes
         embedded = self.captioned and not self.has_tokens
         self.empty_prompt = _read_empty_prompt(folder, self._shapes["context"]) if embedded else None
-        self.frames, self.height, self.width = clips.frames, clips.height, clips.width
+        self.frames, self.height, self.width = clips["frames"], clips["height"], clips["width"]
         if not 0 <= drawn_frames <= self.frames:
             raise DatasetError(f"drawn_frames must be 0 to {self.frames}, as many as clips have; got {drawn_frames}")
         self.drawn_frames = drawn_frames
-        table = _read_index(folder, clips.videos, clips.passes)
+        table = _read_index(folder, clips["videos"], clips["passes"])
         videos = table.drop_duplicates("row")
         self._paths = PackedStrings(videos["path"])
         usable = table[table["why"] == ""]
@@ -158,71 +160,6 @@ def _open_shard(path: str, changed: int) -> safe_open:
     return safe_open(path, framework="np")
 
 
-@dataclass
-class _Settings:
-    """Settings that a folder of latents depends on."""
-
-    clips: dict
-    model: dict
-
-
-@dataclass
-class _Clips:
-    """The settings of the clips that are needed here."""
-
-    frames: int
-    height: int
-    width: int
-    videos: int
-    passes: int
-
-    def __post_init__(self):
-        for name, most in (
-            ("frames", 100_000),
-            ("height", 2**16),
-            ("width", 2**16),
-            ("videos", 2**40),
-            ("passes", 2**20),
-        ):
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} has to be 1 to {most}, not {getattr(self, name)}")
-
-
-@dataclass
-class _Autoencoder:
-    """The settings of the autoencoder that are needed here: latent channels, and its levels."""
-
-    latent_channels: int
-    channel_mult: list[int]
-
-    def __post_init__(self):
-        if not (0 < self.latent_channels <= 2**16 and 0 < len(self.channel_mult) <= 16):
-            raise ValueError("an autoencoder has 1 to 65,536 channels of latents and 1 to 16 levels")
-
-
-@dataclass
-class _ImageEncoder:
-    """The setting of the image encoder that is needed here: the size of an embedding."""
-
-    output_dim: int
-
-    def __post_init__(self):
-        if not 0 < self.output_dim <= 2**16:
-            raise ValueError(f"an embedding has 1 to 65,536 numbers, not {self.output_dim}")
-
-
-@dataclass
-class _TextEncoder:
-    """The settings of the text encoder that are needed here: tokens of a prompt, and channels of each."""
-
-    tokens: int
-    width: int
-
-    def __post_init__(self):
-        if not (0 < self.tokens <= 2**16 and 0 < self.width <= 2**16):
-            raise ValueError(f"a prompt has 1 to 65,536 tokens of as many channels, not {self.tokens} of {self.width}")
-
-
 def read_settings(folder: str) -> dict[str, Any]:
     """The settings that a folder of latents depends on: clips and model; raises DatasetError if it is none."""
     path = os.path.join(folder, SETTINGS)
@@ -236,30 +173,37 @@ def read_settings(folder: str) -> dict[str, Any]:
         raise DatasetError(f"{path}: damaged ({one_line(error)}); {_MAKE}") from error
 
 
-def _clips_and_shapes(settings: Any, where: str) -> tuple[_Clips, dict[str, tuple[int, ...]]]:
-    """The settings of the clips, and the shapes of the tensors; raises RecordError."""
-    settings = record(_Settings, settings, where)
-    clips = _subset(_Clips, settings.clips, f"{where}: clips")
-    autoencoder = _subset(_Autoencoder, settings.model.get("autoencoder"), f"{where}: model.autoencoder")
-    channels, downsampling = autoencoder.latent_channels, 2 ** (len(autoencoder.channel_mult) - 1)
-    size = clips.height // downsampling, clips.width // downsampling
-    shapes = {"moments": (clips.frames, 2 * channels, *size)}
-    if "text_encoder" in settings.model:
-        text = _subset(_TextEncoder, settings.model["text_encoder"], f"{where}: model.text_encoder")
-        embedded = settings.model.get("captions") != "tokens"
-        return clips, shapes | ({"context": (text.tokens, text.width)} if embedded else {"tokens": (text.tokens,)})
-    encoder = _subset(_ImageEncoder, settings.model.get("image_encoder"), f"{where}: model.image_encoder")
-    return clips, shapes | {"context": (1, encoder.output_dim), "concat": (channels, *size)}
+def _clips_and_shapes(settings: Any, where: str) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """The settings of the clips in _CLIPS, and the shapes of the tensors; raises RecordError."""
+    if not isinstance(settings, Mapping) or settings.keys() != {"clips", "model"}:
+        raise RecordError(f"{where} has to be a mapping of clips and model alone")
+    clips = {name: _number(settings, f"clips.{name}", where, most) for name, most in _CLIPS.items()}
+    channels, model = _number(settings, "model.autoencoder.latent_channels", where), settings["model"]
+    levels = model["autoencoder"].get("channel_mult")
+    if not isinstance(levels, list) or not 1 <= len(levels) <= 16:
+        raise RecordError(f"{where}: model.autoencoder.channel_mult has to be a list of 1 to 16 levels")
+    size = [clips[side] // 2 ** (len(levels) - 1) for side in ("height", "width")]
+    shapes = {"moments": (clips["frames"], 2 * channels, *size)}
+    if "text_encoder" in model:
+        tokens, width = (_number(settings, f"model.text_encoder.{name}", where) for name in ("tokens", "width"))
+        embedded = model.get("captions") != "tokens"
+        return clips, shapes | ({"context": (tokens, width)} if embedded else {"tokens": (tokens,)})
+    width = _number(settings, "model.image_encoder.output_dim", where)
+    return clips, shapes | {"context": (1, width), "concat": (channels, *size)}
 
 
-Record = TypeVar("Record")
-
-
-def _subset(kind: type[Record], data: Any, where: str) -> Record:
-    """A record of a subset of the fields in `data`."""
-    if isinstance(data, Mapping):
-        data = {field.name: data[field.name] for field in fields(kind) if field.name in data}
-    return record(kind, data, where)
+def _number(settings: Any, name: str, where: str, most: int = 2**16) -> int:
+    """The number, 1 to `most`, with a name such as model.text_encoder.width; raises RecordError."""
+    value, parts = settings, name.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(value, Mapping):
+            raise RecordError(f"{where}: {'.'.join(parts[:depth])} has to be a mapping, not {value!r:.40}")
+        value = value.get(part)
+    if type(value) is not int:
+        raise RecordError(f"{where}: {name} has to be of type int, not {value!r:.40}")
+    if not 1 <= value <= most:
+        raise RecordError(f"{where}: {name} has to be 1 to {most}, not {value}")
+    return value
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
