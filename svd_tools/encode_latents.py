@@ -13,6 +13,7 @@ if __name__ == "__main__":  # signals are handled from here on, also during impo
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
@@ -121,28 +122,23 @@ def parse_key(key: str) -> tuple[int, int]:
     return int(row), int(sample)
 
 
-class ClipOf:
-    """Loads the clip of a key in a worker process: a row with `clip`, or with `why` it cannot be used.
+def load_clip(dataset: VideoDataset, seed: int, key: str, _: str = "") -> Row:
+    """Load the clip of a key, in a worker process: a row with `clip`, or with `why` it cannot be used.
 
     `why` is None if it cannot be read at the moment.
     """
-
-    def __init__(self, dataset: VideoDataset, seed: int):
-        self._dataset, self._seed = dataset, seed
-
-    def __call__(self, key: str, _: str = "") -> Row:
-        self._dataset.enter_worker()
-        row, sample = parse_key(key)
-        try:
-            # with a new generator per attempt
-            clip = with_retries(lambda: self._dataset.load(row, generator(self._seed, sample, Purpose.DATA)))
-            return {"path": key, "why": "", "clip": clip}
-        except BadItem as error:
-            return {"path": key, "why": error.reason}
-        except Unavailable:
-            return {"path": key, "why": None}
-        except Exception as error:  # one video in a million must not end the job
-            return {"path": key, "why": " ".join(f"{type(error).__name__}: {error}".split())}
+    dataset.enter_worker()
+    row, sample = parse_key(key)
+    try:
+        # with a new generator per attempt
+        clip = with_retries(lambda: dataset.load(row, generator(seed, sample, Purpose.DATA)))
+        return {"path": key, "why": "", "clip": clip}
+    except BadItem as error:
+        return {"path": key, "why": error.reason}
+    except Unavailable:
+        return {"path": key, "why": None}
+    except Exception as error:  # one video in a million must not end the job
+        return {"path": key, "why": " ".join(f"{type(error).__name__}: {error}".split())}
 
 
 class LatentsWriter:
@@ -177,30 +173,31 @@ class LatentsWriter:
 
     def __call__(self, batch: pd.DataFrame) -> pd.DataFrame:
         name = blake2b("".join(batch["key"]).encode(), digest_size=16).hexdigest() + ".safetensors"
-        clip_of, clips, rows = ClipOf(self.plan.dataset, self.plan.train.seed), [], []
+        clips, rows = [], []
         for key in batch["key"]:
-            row, encoded = self.encode(clip_of(key))
+            row, encoded = self.encode(load_clip(self.plan.dataset, self.plan.train.seed, key))
+            place = {"file": ""}
             if encoded is not None:
-                row |= {"file": name, "entry": len(clips)}
+                place = {"file": name, "entry": len(clips)}
                 clips.append(encoded)
-            rows.append(self.plan.index_row(row))
+            rows.append(self.plan.index_row(row | place))
         if clips:
             self.write(name, clips)
         return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, np.float64))
 
     def encode(self, row: Row) -> tuple[Row, Optional[EncodedClip]]:
-        """A row of `ClipOf` with numbers in place of the clip, and the encoded clip, or None."""
-        key, nothing = row["path"], {"file": "", **dict.fromkeys(NUMBERS)}
+        """A row of `load_clip` with numbers in place of the clip, and the encoded clip, or None."""
         if "clip" not in row:
-            return {"path": key, "why": row["why"], **nothing}, None
+            return row, None
+        key = row["path"]
         _, sample = parse_key(key)
         try:
             clip = self._encode(row["clip"], sample)
         except BadItem as error:
-            return {"path": key, "why": error.reason, **nothing}, None
+            return {"path": key, "why": error.reason}, None
         place = clip_place(generator(self.plan.train.seed, sample, Purpose.DATA))
-        numbers = (clip.fps, clip.motion_bucket_id, clip.aug_strength)
-        return {"path": key, "why": "", **nothing, **dict(zip(NUMBERS[1:], (place, *numbers)))}, clip
+        numbers = place, clip.fps, clip.motion_bucket_id, clip.aug_strength
+        return {"path": key, "why": "", **dict(zip(NUMBERS[1:], numbers))}, clip
 
     def write(self, name: str, clips: list[EncodedClip]) -> None:
         """Write a file of clips: the arrays of entry e are `e.moments`, ..."""
@@ -263,7 +260,8 @@ def encode_videos(plan: Plan) -> None:
         journal.register(((key, "") for key in plan.clip_keys()), plan.options.retry_failed)
         journal.forget_lost()
         try:
-            process_pending(journal, ClipOf(plan.dataset, plan.train.seed), "", max(plan.train.workers, 1), "clip")
+            load = partial(load_clip, plan.dataset, plan.train.seed)
+            process_pending(journal, load, "", max(plan.train.workers, 1), "clip")
         finally:
             journal.flush()
         check_all_done(journal, "clips")
