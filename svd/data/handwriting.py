@@ -12,7 +12,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from svd.data.dataset import DatasetError
+from svd.data.dataset import DatasetError, check_data
 
 SIDE = 28
 """Pixels of a digit's height and width, as in MNIST."""
@@ -32,8 +32,7 @@ def handwriting(source: str, part: Part) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DatasetError: scikit-learn is not installed, or the folder has no MNIST.
     """
-    if part not in ("train", "test"):
-        raise DatasetError(f"part must be train or test, got {part!r}")
+    check_data(part in ("train", "test"), f"part must be train or test, got {part!r}")
     return _bundled(part) if source == "sklearn" else _mnist(source, part)
 
 

@@ -12,7 +12,7 @@ from itertools import chain, count
 from threading import Event
 from typing import Any
 
-from svd.data.dataset import BadItem, Dataset, DatasetError
+from svd.data.dataset import BadItem, Dataset, DatasetError, check_data
 from svd.data.outage import Outage, RetryPolicy
 from svd.data.workers import ITEM_SECONDS, WorkerDied, WorkerPool, load_item
 from svd.seeds import Purpose, SampleOrder, generator, samples_of_batch
@@ -85,12 +85,9 @@ class Loader:
             ("workers", workers, 0),
             ("prefetch", prefetch, 1),
         ):
-            if value < least:
-                raise DatasetError(f"{name} must be at least {least}, got {value}")
-        if not 0 <= rank < ranks:
-            raise DatasetError(f"rank must be from 0 to {ranks - 1} (of {ranks} ranks), got {rank}")
-        if len(dataset) == 0:
-            raise DatasetError("the data has no items; give at least one")
+            check_data(value >= least, f"{name} must be at least {least}, got {value}")
+        check_data(0 <= rank < ranks, f"rank must be from 0 to {ranks - 1} (of {ranks} ranks), got {rank}")
+        check_data(len(dataset) > 0, "the data has no items; give at least one")
         self._dataset = dataset
         self._seed = seed
         self._batch_size = batch_size
