@@ -245,7 +245,7 @@ def test_a_config_that_is_no_text(tmp_path):
             for name in ("height", "width", "fps", "sampling_steps", "sigma_min", "sigma_max", "rho")
             for value in (0, -1)
         ],
-        (SamplingConfig, {"sigma_max": float("inf")}, "sigma_max must be positive, got inf"),
+        (SamplingConfig, {"sigma_max": float("inf")}, "sigma_max must be at most 1e.06, got inf"),
         (SamplingConfig, {"rho": float("nan")}, "rho must be positive, got nan"),
         (SamplingConfig, {"motion_bucket_id": -1}, "motion_bucket_id must not be negative, got -1"),
         (SamplingConfig, {"noise_aug_strength": -0.1}, "noise_aug_strength must not be negative, got -0.1"),

@@ -2,5 +2,3 @@
 
 from svd.cli.commands import start
 from svd.cli.program import begin, flag_of, is_user_error, run
-
-__all__ = ["begin", "flag_of", "is_user_error", "run", "start"]

@@ -5,6 +5,7 @@ Limits are far above all practical values, and far below what would exhaust any 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import inf
 from typing import Any
 
@@ -40,6 +41,26 @@ def check_levels(name: str, channels: int, channel_mult: list[int]) -> None:
             f"{name}: the {level * channels} channels of a level are not a multiple of 32 (of the groups they are "
             "normalised in)",
         )
+
+
+def check_unet_levels(unet: Any) -> None:
+    """`check_levels` of a UNet, and raise ConfigError unless the levels that have attention exist."""
+    check_levels("unet", unet.model_channels, unet.channel_mult)
+    factors, chosen = [2**i for i in range(len(unet.channel_mult))], unet.attention_resolutions
+    message = f"unet.attention_resolutions must be among the levels' factors {factors}, got {chosen}"
+    check(set(chosen) <= set(factors), message)
+
+
+def check_heads(name: str, divisor: int, channels: Iterable[int]) -> None:
+    """Raise ConfigError unless attention heads, or the channels of one, divide these channels of levels."""
+    for count in channels:
+        check(count % divisor == 0, f"{name} {divisor} does not divide a level's {count} channels")
+
+
+def check_divides(component: Any, section: str, divisor: str, of: str) -> None:
+    """Raise ConfigError unless one setting of a component divides another."""
+    part, whole = getattr(component, divisor), getattr(component, of)
+    check(whole % part == 0, f"{section}.{divisor} {part} does not divide {section}.{of} {whole}")
 
 
 def _shown(value: Any) -> str:

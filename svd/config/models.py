@@ -15,11 +15,8 @@ from svd.config.networks import (
     ladder_parameters,
 )
 from svd.config.pixel_networks import FactorisedAttention, LucidrainsConfig, PixelTemporalConfig, PixelUNetConfig
-from svd.config.pixel_sampling import PixelSamplingConfig
-from svd.config.sampling import SamplingConfig, TrainedRange
-from svd.config.schedule import ScheduleConfig
+from svd.config.sampling import PixelSamplingConfig, SamplingConfig, ScheduleConfig, TextSamplingConfig, TrainedRange
 from svd.config.temporal import TemporalConfig, VideoLDMLayers
-from svd.config.text_sampling import TextSamplingConfig
 from svd.errors import ConfigError, check
 
 MOST_PARAMETERS = 20e9
@@ -120,10 +117,7 @@ class ModelConfig(LatentModel):
             f"unet.out_channels must be autoencoder.latent_channels {latents} and unet.in_channels twice that",
         )
         vector = self.unet.vector_dim
-        check(
-            vector is not None and vector % 6 == 0,
-            f"unet.vector_dim must be a multiple of 6, got {vector}",
-        )
+        check(vector is not None and vector % 6 == 0, f"unet.vector_dim must be a multiple of 6, got {vector}")
         for name in ("upcast_attention", "convolution_projection"):
             check(not getattr(self.unet, name), f"unet.{name} is for models that are given text: leave it at false")
         self._check_networks(self.image_encoder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
-from svd.config.checks import check_levels, check_most, check_positive
+from svd.config.checks import check_divides, check_heads, check_levels, check_most, check_positive, check_unet_levels
 from svd.errors import check
 
 NOT_OF_WEIGHTS = ("convolution_projection", "upcast_attention")
@@ -49,17 +49,10 @@ class UNetConfig:
         check_most(self, "unet", in_channels=512, out_channels=256, model_channels=8192, channel_mult=64)
         check_most(self, "unet", num_res_blocks=16, num_head_channels=8192, context_dim=16384, vector_dim=65536)
         check_most(self, "unet", num_heads=1024)
-        check_levels("unet", self.model_channels, self.channel_mult)
-        levels = [2**i for i in range(len(self.channel_mult))]
-        check(
-            set(self.attention_resolutions) <= set(levels),
-            f"unet.attention_resolutions must be among the levels' factors {levels}, got {self.attention_resolutions}",
-        )
+        check_unet_levels(self)
         by_heads = self.num_heads is not None
         name, divisor = ("num_heads", self.num_heads) if by_heads else ("num_head_channels", self.num_head_channels)
-        for mult in self.channel_mult:
-            channels = mult * self.model_channels
-            check(channels % divisor == 0, f"unet.{name} {divisor} does not divide a level's {channels} channels")
+        check_heads(f"unet.{name}", divisor, [mult * self.model_channels for mult in self.channel_mult])
 
     def heads(self, channels: int) -> int:
         """Attention heads of a layer of so many channels."""
@@ -116,14 +109,8 @@ class ImageEncoderConfig:
         check_positive(self, "image_encoder")
         check_most(self, "image_encoder", width=16384, layers=256, heads=1024, patch_size=4096, image_size=4096)
         check_most(self, "image_encoder", output_dim=16384)
-        check(
-            self.width % self.heads == 0,
-            f"image_encoder.heads {self.heads} does not divide image_encoder.width {self.width}",
-        )
-        check(
-            self.image_size % self.patch_size == 0,
-            f"image_encoder.patch_size {self.patch_size} does not divide image_encoder.image_size {self.image_size}",
-        )
+        check_divides(self, "image_encoder", "heads", of="width")
+        check_divides(self, "image_encoder", "patch_size", of="image_size")
         patches = (self.image_size // self.patch_size) ** 2
         check(patches <= MOST_TOKENS, f"image_encoder: an image of {patches} patches; at most {MOST_TOKENS} are seen")
 
@@ -151,10 +138,7 @@ class TextEncoderConfig:
         check_positive(self, "text_encoder")
         check_most(self, "text_encoder", vocabulary=2**20, tokens=4096, width=16384, layers=256, heads=1024)
         check(self.tokens >= 3, f"text_encoder.tokens must be at least 3, got {self.tokens}")
-        check(
-            self.width % self.heads == 0,
-            f"text_encoder.heads {self.heads} does not divide text_encoder.width {self.width}",
-        )
+        check_divides(self, "text_encoder", "heads", of="width")
 
 
 def about_parameters(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
-from svd.config.checks import check_levels, check_most, check_positive
+from svd.config.checks import check_heads, check_most, check_positive, check_unet_levels
 from svd.config.temporal import TextAttentionLayers
 from svd.errors import check
 
@@ -40,19 +40,10 @@ class PixelUNetConfig:
         check_positive(self, "unet")
         check_most(self, "unet", channels=256, model_channels=8192, channel_mult=64, num_res_blocks=16)
         check_most(self, "unet", num_head_channels=8192, embedding_networks=16, context_dim=16384)
-        check_levels("unet", self.model_channels, self.channel_mult)
-        levels = [2**i for i in range(len(self.channel_mult))]
-        check(
-            set(self.attention_resolutions) <= set(levels),
-            f"unet.attention_resolutions must be among the levels' factors {levels}, got {self.attention_resolutions}",
-        )
-        for factor, mult in zip(levels, self.channel_mult):
-            attends = factor in self.attention_resolutions or factor == levels[-1]
-            channels = mult * self.model_channels
-            check(
-                not attends or channels % self.num_head_channels == 0,
-                f"unet.num_head_channels {self.num_head_channels} does not divide a level's {channels} channels",
-            )
+        check_unet_levels(self)
+        attended = {*self.attention_resolutions, 2 ** (len(self.channel_mult) - 1)}
+        channels = [mult * self.model_channels for i, mult in enumerate(self.channel_mult) if 2**i in attended]
+        check_heads("unet.num_head_channels", self.num_head_channels, channels)
 
 
 @dataclass

@@ -1,12 +1,13 @@
-"""Sampling settings, and the ranges that a model was trained on."""
+"""Settings of sampling and of noise schedules, and the ranges that a model was trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal, Optional
+from typing import Any, Literal, Optional
 
-from svd.config.checks import check_most
+from svd.config.checks import check_most, check_positive
 from svd.errors import check
 
 
@@ -79,23 +80,15 @@ class SamplingConfig:
         if isinstance(self.guidance, (int, float)):
             self.guidance = [float(self.guidance)] * 2
         check(self.num_frames >= 2, f"num_frames must be at least 2 (a video), got {self.num_frames}")
-        for name in ("height", "width", "fps", "sampling_steps", "sigma_min", "sigma_max", "rho"):
-            check(0 < getattr(self, name) < inf, f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("motion_bucket_id", "noise_aug_strength", "churn"):
-            check(0 <= getattr(self, name) < inf, f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("decode_chunk_size", "decode_tile_size", "decode_memory_gb"):
-            value = getattr(self, name)
-            check(value is None or value > 0, f"{name} must be positive, got {value}")
-        overlap = self.decode_overlap
-        check(overlap is None or overlap >= 0, f"decode_overlap must not be negative, got {overlap}")
         check(
             len(self.guidance) == 2,
             f"guidance takes two numbers, the smallest and the largest scale, got {self.guidance}",
         )
-        check_most(self, "", num_frames=1024, height=8192, width=8192, fps=1000, motion_bucket_id=10_000)
-        check_most(self, "", noise_aug_strength=100, sampling_steps=10_000, churn=100_000, guidance=1000, sigma_max=1e6)
-        check_most(self, "", rho=1000, decode_chunk_size=1024, decode_overlap=1024, decode_tile_size=8192)
-        check_most(self, "", decode_memory_gb=1e6)
+        _check_video(self)
+        _check_decoding(self)
+        _check_bounds(self, positive=["sigma_min", "sigma_max", "rho"])
+        _check_bounds(self, not_negative=["motion_bucket_id", "noise_aug_strength", "churn"])
+        check_most(self, "", motion_bucket_id=10_000, noise_aug_strength=100, churn=100_000, sigma_max=1e6, rho=1000)
         interval = self.guidance_interval
         check(
             len(interval) == 2 and 0 <= interval[0] < interval[1],
@@ -105,12 +98,152 @@ class SamplingConfig:
             self.churn == 0 or self.sampler != "dpmpp_2m",
             f"churn is for the samplers euler and heun, got {self.sampler}: give churn 0 with it",
         )
-        check(
-            overlap is None or self.decode_chunk_size is None or overlap < self.decode_chunk_size,
-            f"decode_overlap {overlap} must be smaller than decode_chunk_size {self.decode_chunk_size}",
-        )
-        check(
-            self.decode_chunk_size is None or self.decode_memory_gb is None,
-            "decode_memory_gb is what decode_chunk_size is chosen from: give one of them",
-        )
         check(self.sigma_min < self.sigma_max, f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
+
+
+@dataclass
+class TextSamplingConfig:
+    """How an image or a video is drawn from text; each field is also an argument of the pipeline, and a flag."""
+
+    num_frames: int = 1
+    """Frames of the video; an image has one."""
+    height: int = 512
+    """Pixels of the height."""
+    width: int = 512
+    """Pixels of the width."""
+    fps: int = 8
+    """Frames per second: written to the file, and given to networks that are conditioned on it."""
+    sampling_steps: int = 50
+    """Steps of the sampler."""
+    sampler: Literal["ddim", "euler", "dpmpp_2m"] = "ddim"
+    """Solver; ddim is the reference."""
+    eta: float = 0.0
+    """How much of DDPM's noise ddim adds after each step, from 0 (none) to 1 (arXiv 2010.02502, equation 16)."""
+    spacing: Literal["leading", "trailing", "linspace"] = "leading"
+    """Which timesteps are visited: equally spaced from the first, from the last, or from the first to the last."""
+    offset: int = 1
+    """Added to the timesteps of leading spacing."""
+    guidance: float = 7.5
+    """Scale of classifier-free guidance; 1 leaves it out."""
+    guidance_rescale: float = 0.0
+    """How far the guided prediction is brought back to the deviation of the conditional one, 0 to 1 (arXiv 2305.08891,
+    section 3.4)."""
+    window: Optional[int] = None
+    """Frames that the network sees at a time, for videos longer than it was trained on; all of them if not given."""
+    window_overlap: Optional[int] = None
+    """Frames that neighbouring windows share; a quarter of a window if not given."""
+    decode_chunk_size: Optional[int] = None
+    """Frames decoded at a time; chosen from decode_memory_gb when it is not given."""
+    decode_overlap: Optional[int] = None
+    """Frames that neighbouring chunks share and cross-fade over; a third of a chunk when it is not given."""
+    decode_tile_size: Optional[int] = None
+    """Pixels of the square tiles that frames are decoded in, overlapping by a quarter; not tiled when not given."""
+    decode_memory_gb: Optional[float] = None
+    """Memory limit (10^9 bytes) for decoding; half of what is free when it is not given."""
+
+    def __post_init__(self):
+        _check_bounds(self, positive=["window"], shares=["eta", "guidance_rescale"])
+        _check_bounds(self, not_negative=["offset", "guidance", "window_overlap"])
+        _check_video(self)
+        _check_decoding(self)
+        check_most(self, "", offset=1000, window=1024)
+        check(self.eta == 0 or self.sampler == "ddim", f"eta is for the sampler ddim, got {self.sampler}: give eta 0")
+        check(
+            self.window_overlap is None or (self.window is not None and self.window_overlap < self.window),
+            f"window_overlap {self.window_overlap} must be smaller than window {self.window}",
+        )
+
+
+@dataclass
+class PixelSamplingConfig:
+    """How a video is drawn; each field is also an argument of the pipeline, and a flag of its program."""
+
+    num_frames: int = 16
+    """Frames of the video; an image has one."""
+    height: int = 64
+    """Pixels of the height."""
+    width: int = 64
+    """Pixels of the width."""
+    fps: int = 8
+    """Frames per second, written to the file."""
+    sampling_steps: int = 256
+    """Steps of the sampler."""
+    gamma: float = 0.1
+    """How the variance of the sampler's noise is interpolated between its bounds, the lower one (0) and the upper one
+    (1; arXiv 2204.03458, equation 4)."""
+    langevin: float = 0.0
+    """Size of a Langevin step after each step of the sampler, which calls the network again; 0 for none. The paper has
+    0.1."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; 1 leaves it out."""
+    bound: Literal["clip", "dynamic", "none"] = "clip"
+    """How predicted videos are kept within [-1, 1]: clipped, by dynamic thresholding (arXiv 2205.11487), or not at
+    all."""
+    quantile: float = 0.9
+    """Of dynamic thresholding: of the absolute values of a video, the one that is brought to 1."""
+
+    def __post_init__(self):
+        _check_bounds(self, not_negative=["langevin", "guidance"], shares=["gamma", "quantile"])
+        _check_video(self, side=4096)
+        check_most(self, "", langevin=2)
+        check(
+            self.quantile == 0.9 or self.bound == "dynamic",
+            f"quantile is for bound: dynamic, got {self.bound}: leave it at 0.9",
+        )
+
+
+@dataclass
+class ScheduleConfig:
+    """A schedule of beta_1 ... beta_n (DDPM, arXiv 2006.11239); the defaults are Stable Diffusion's."""
+
+    betas: Literal["scaled_linear", "linear"] = "scaled_linear"
+    """`linear` from beta_start to beta_end (AnimateDiff); `scaled_linear`: their roots are (Stable Diffusion)."""
+    beta_start: float = 0.00085
+    """The first."""
+    beta_end: float = 0.012
+    """The last."""
+    timesteps: int = 1000
+    """How many there are."""
+    zero_terminal_snr: bool = False
+    """Whether they are rescaled so that nothing is left of the data at the last one (arXiv 2305.08891); for models
+    that predict v, and sampled with trailing spacing."""
+
+    def __post_init__(self):
+        check_positive(self, "schedule")
+        check_most(self, "schedule", timesteps=100_000, beta_end=0.999)
+        check(
+            self.beta_start < self.beta_end,
+            f"schedule.beta_start {self.beta_start} must be below schedule.beta_end {self.beta_end}",
+        )
+
+
+def _check_video(sampling: Any, side: int = 8192) -> None:
+    """Raise ConfigError for settings of all kinds of models that are out of bounds."""
+    _check_bounds(sampling, positive=["num_frames", "height", "width", "fps", "sampling_steps"])
+    check_most(sampling, "", num_frames=1024, height=side, width=side, fps=1000, sampling_steps=10_000, guidance=1000)
+
+
+def _check_decoding(sampling: SamplingConfig | TextSamplingConfig) -> None:
+    """Raise ConfigError for settings of the decoder that are out of bounds, or contradict one another."""
+    size, overlap, memory = sampling.decode_chunk_size, sampling.decode_overlap, sampling.decode_memory_gb
+    _check_bounds(sampling, positive=["decode_chunk_size", "decode_tile_size", "decode_memory_gb"])
+    _check_bounds(sampling, not_negative=["decode_overlap"])
+    check_most(sampling, "", decode_chunk_size=1024, decode_overlap=1024, decode_tile_size=8192, decode_memory_gb=1e6)
+    if size is not None:
+        smaller = overlap is None or overlap < size
+        check(smaller, f"decode_overlap {overlap} must be smaller than decode_chunk_size {size}")
+        check(memory is None, "decode_memory_gb is what decode_chunk_size is chosen from: give one of them")
+
+
+def _check_bounds(
+    sampling: Any, positive: Sequence[str] = (), not_negative: Sequence[str] = (), shares: Sequence[str] = ()
+) -> None:
+    """Raise ConfigError unless the settings of these names are positive, not negative, or from 0 to 1, if given."""
+    for names, within, bounds in (
+        (positive, lambda value: value > 0, "must be positive"),
+        (not_negative, lambda value: value >= 0, "must not be negative"),
+        (shares, lambda value: 0 <= value <= 1, "must be from 0 to 1"),
+    ):
+        for name in names:
+            value = getattr(sampling, name)
+            check(value is None or within(value), f"{name} {bounds}, got {value}")

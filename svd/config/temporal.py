@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Optional
 
-from svd.config.checks import check_most, check_positive
+from svd.config.checks import check_heads, check_most, check_positive
 from svd.errors import check
 
 
@@ -119,5 +119,4 @@ class TemporalConfig:
         else:
             kind = "motion_modules" if isinstance(layers, MotionModules) else "text_attention"
             name, divisor = f"{kind}.heads", layers.heads
-        for channels in levels:
-            check(channels % divisor == 0, f"temporal.{name} {divisor} does not divide a level's {channels} channels")
+        check_heads(f"temporal.{name}", divisor, levels)
