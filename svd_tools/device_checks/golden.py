@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,7 @@ from svd.layers.basic import Linear
 from svd.pipelines.image_to_video import ImageToVideo
 from svd.resources import own_file
 from svd_tools.checkpoints.converter import convert
-from svd_tools.device_checks.outcome import (
-    AMP_LEVELS,
-    CHAIN,
-    NETWORK,
-    Outcome,
-    Settings,
-    limit_16_bits,
-    relative_error,
-)
+from svd_tools.device_checks.outcome import AMP_LEVELS, CHAIN, NETWORK, Outcome, Settings, limit_16_bits, relative_error
 
 FOLDER = own_file("tests/golden")
 Values = Mapping[str, np.ndarray]
@@ -42,8 +35,8 @@ class Comparison:
 
     compute: Callable[[ImageToVideo, Values], list[tuple]]
     """(result, reference) of each part of the result."""
-    networks: Callable[[ImageToVideo], list[nn.Cell]]
-    """Those that take part in it."""
+    networks: tuple[str, ...]
+    """Those that take part in it, as attributes of the pipeline."""
     chain: bool = False
     quick: bool = True
     """Whether a quick check in 16 bits has it too, which CPUs are slow at."""
@@ -121,53 +114,36 @@ def _whole(pipe: ImageToVideo, golden: Values) -> list[tuple]:
     return [(video.transpose(0, 3, 1, 2), golden["video"])]
 
 
-def _network_of(pipe: ImageToVideo) -> list[nn.Cell]:
-    return [pipe.denoiser.network]
-
-
-def _decoder_of(pipe: ImageToVideo) -> list[nn.Cell]:
-    return [pipe.autoencoder.decoder]
-
-
-def _conditioner_of(pipe: ImageToVideo) -> list[nn.Cell]:
-    return [pipe.conditioner.image_encoder, pipe.conditioner.encoder]
-
-
+IMAGE_ENCODER, ENCODER = "conditioner.image_encoder", "conditioner.encoder"
+UNET, DECODER = "denoiser.network", "autoencoder.decoder"
 COMPARISONS = {
-    "image encoder": Comparison(_image_encoder, lambda pipe: [pipe.conditioner.image_encoder]),
-    "encoder": Comparison(_encoder, lambda pipe: [pipe.conditioner.encoder]),
-    "conditioning": Comparison(_conditioning, _conditioner_of),
-    "UNet": Comparison(_unet, _network_of),
-    "denoiser, two clips": Comparison(_denoiser, _network_of, quick=False),
-    "sampling, 4 steps with guidance": Comparison(_sampler, _network_of, chain=True, quick=False),
-    "temporal decoder": Comparison(_decoder, _decoder_of),
-    "video of the reference's latents": Comparison(_video, _decoder_of, chain=True, quick=False),
-    "whole pipeline": Comparison(
-        _whole,
-        lambda pipe: [*_conditioner_of(pipe), *_network_of(pipe), *_decoder_of(pipe)],
-        chain=True,
-        quick=False,
-    ),
+    "image encoder": Comparison(_image_encoder, (IMAGE_ENCODER,)),
+    "encoder": Comparison(_encoder, (ENCODER,)),
+    "conditioning": Comparison(_conditioning, (IMAGE_ENCODER, ENCODER)),
+    "UNet": Comparison(_unet, (UNET,)),
+    "denoiser, two clips": Comparison(_denoiser, (UNET,), quick=False),
+    "sampling, 4 steps with guidance": Comparison(_sampler, (UNET,), chain=True, quick=False),
+    "temporal decoder": Comparison(_decoder, (DECODER,)),
+    "video of the reference's latents": Comparison(_video, (DECODER,), chain=True, quick=False),
+    "whole pipeline": Comparison(_whole, (IMAGE_ENCODER, ENCODER, UNET, DECODER), chain=True, quick=False),
 }
 
 
 def limit(networks: list[nn.Cell], chain: bool = False) -> float:
     """How far off the result of these networks may be, by the type that they compute in."""
-    dtypes = [str(layer.weight.dtype).lower() for network in networks for layer in _layers(network)]
+    cells = [cell for network in networks for _, cell in network.cells_and_names()]
+    dtypes = [str(cell.weight.dtype).lower() for cell in cells if isinstance(cell, (nn.Conv2d, Linear))]
     low = [dtype for dtype in dtypes if dtype != "float32"]
     if not low:
         return CHAIN if chain else NETWORK
     return limit_16_bits(low[0], len(low), chain)
 
 
-def _layers(network: nn.Cell) -> list[nn.Cell]:
-    return [cell for _, cell in network.cells_and_names() if isinstance(cell, (nn.Conv2d, Linear))]
-
-
 def compare(pipe: ImageToVideo, golden: Values, comparison: Comparison) -> Outcome:
     """The largest difference of a comparison, and its limit."""
     difference = max(relative_error(*pair) for pair in comparison.compute(pipe, golden))
-    return Outcome(difference, limit(comparison.networks(pipe), comparison.chain))
+    networks = [attrgetter(path)(pipe) for path in comparison.networks]
+    return Outcome(difference, limit(networks, comparison.chain))
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ def run_group(settings: Settings, time_limit: float, report: Callable[[str, Opti
 def _run_process(settings: Settings, time_limit: float, report, found: Found) -> bool:
     """Run one process and collect its events; returns whether the group is done."""
     current, start = "", time.perf_counter()
-    with tempfile.TemporaryFile() as printed, _Worker(settings, printed) as (process, events):
+    with tempfile.TemporaryFile() as printed, _worker(settings, printed) as (process, events):
         for event in _events(events, time_limit):
             if "refused" in event:
                 raise RuntimeSetupError(event["refused"])
@@ -82,36 +82,33 @@ def _run_process(settings: Settings, time_limit: float, report, found: Found) ->
         if current or len(found.results) == len(settings.done):  # it died in a check, or before the first
             result = Result(settings.group, current or "preparation", settings.precision, "failed")
             result.seconds = time.perf_counter() - start
-            result.error = f"{why}\n{_tail(_read(printed))}".strip()
+            printed.seek(0)
+            result.error = f"{why}\n{_tail(printed.read().decode(errors='replace'))}".strip()
             found.results.append(result)
             report(current, result)
         return found.results[-1].check == "preparation"
 
 
-class _Worker:
-    """A worker process with the pipe of its events; it and its children are killed at the end, whatever happens."""
-
-    def __init__(self, settings: Settings, printed):
-        reader, writer = os.pipe()
-        root = str(Path(svd.__file__).parents[1])
-        path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "svd_tools.device_checks.worker", str(writer), json.dumps(vars(settings))],
-            stdin=subprocess.DEVNULL,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            pass_fds=[writer],
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        os.close(writer)
-        self._reader = reader
-
-    def __enter__(self) -> tuple[subprocess.Popen, int]:
-        return self._process, self._reader
-
-    def __exit__(self, *_) -> None:
-        kill(self._process)
-        os.close(self._reader)
+@contextlib.contextmanager
+def _worker(settings: Settings, printed) -> Iterator[tuple[subprocess.Popen, int]]:
+    """A worker process and the pipe of its events; it and its children are killed at the end, whatever happens."""
+    reader, writer = os.pipe()
+    root = str(Path(svd.__file__).parents[1])
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "svd_tools.device_checks.worker", str(writer), json.dumps(vars(settings))],
+        stdin=subprocess.DEVNULL,
+        stdout=printed,
+        stderr=subprocess.STDOUT,
+        pass_fds=[writer],
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    os.close(writer)
+    try:
+        yield process, reader
+    finally:
+        kill(process)
+        os.close(reader)
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -150,11 +147,6 @@ def _why(process: subprocess.Popen, time_limit: float, seconds: float) -> str:
         name = signal.Signals(-code).name
         return f"ended by {name}{', perhaps for lack of memory' if name == 'SIGKILL' else ''}"
     return f"ended with exit code {code}" if code else ""
-
-
-def _read(printed) -> str:
-    printed.seek(0)
-    return printed.read().decode(errors="replace")
 
 
 def _tail(text: str) -> str:
