@@ -11,7 +11,6 @@ if __name__ == "__main__":  # signals are handled from here on, also during impo
 
     start("image-to-video")
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import Optional
@@ -68,10 +67,7 @@ def resolve(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
         raise ConfigError("--SVD.lora_scale is for the adapters of --SVD.lora, and none are given")
     options.check_compile_cache(args)
     model = options.resolve_model(args.SVD, ModelConfig)
-    sampling = options.resolve_sampling(model, args.SVD)
-    for name, value in dataclasses.asdict(sampling).items():
-        args.SVD[name] = value
-    return model, sampling
+    return model, options.resolve_sampling(model, args.SVD)
 
 
 def usable_images(paths: list[Path], named: set[Path]) -> tuple[list[Path], Image.Image, list[Path]]:
@@ -118,14 +114,7 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
     # A bad image is reported before minutes of loading and compiling; images are decoded one at a time.
     paths, first, damaged = usable_images(find_images(args.image), set(map(Path, args.image)))
     noise = read_noise(args.noise, noise_shapes(model, sampling, first, args.resize)) if args.noise else {}
-
-    from svd.build import load_pipeline  # MindSpore takes seconds to import
-
-    start = time.perf_counter()
-    lora = args.SVD.lora, args.SVD.lora_scale
-    choices = (args.device_target, args.mode, args.SVD.amp_level, *lora, args.compile_cache)
-    pipe = load_pipeline(model, args.SVD.checkpoint, *choices)
-    log(f"loaded {args.SVD.checkpoint} in {time.perf_counter() - start:.1f} s")
+    pipe = options.load(args, args.SVD, model, lora=args.SVD.lora, lora_scale=args.SVD.lora_scale)
     facts = describe(args.mode, args.SVD.checkpoint, args.SVD.lora)
     for path in paths:
         start = time.perf_counter()
@@ -140,8 +129,7 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
         writers = video_writers(args.format, frames, args.SVD.fps)
         written = write_results(args, path.stem, writers, beside)
         log(f"{path}: {len(frames)} frames in {time.perf_counter() - start:.1f} s")
-        for result in written:
-            print(result)
+        print(*written, sep="\n")
     if damaged:
         some = first_few(damaged, 5)
         raise ImageError(f"{len(damaged)} images could not be used ({some}); the videos of all others are written")

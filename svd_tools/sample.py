@@ -56,23 +56,14 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
     if model.channels not in (1, 3):
         raise ConfigError(f"frames are written with 1 or 3 channels; those of the model have {model.channels}")
     sampling = options.resolve_sampling(model, args.sampling)
-    for name in vars(args.sampling):
-        args.sampling[name] = getattr(sampling, name)
-
-    from svd.build import load_pipeline  # MindSpore takes seconds to import
-
-    start = time.perf_counter()
-    choices = {"device_target": args.device_target, "mode": args.mode, "amp_level": args.model.amp_level}
-    pipe = load_pipeline(model, args.model.checkpoint, **choices, compile_cache=args.compile_cache)
-    log(f"loaded {args.model.checkpoint} in {time.perf_counter() - start:.1f} s")
+    pipe = options.load(args, args.model, model)
     start = time.perf_counter()
     frames = side_by_side(pipe(args.num_samples, settings=sampling, seed=args.seed))
     writers = image_writers(frames[0]) if len(frames) == 1 else video_writers(args.format, frames, sampling.fps)
     beside = side_file(parser, args, describe(args.mode, args.model.checkpoint, None))
     written = write_results(args, "sample", writers, beside)
     log(f"{args.num_samples} x {len(frames)} frames in {time.perf_counter() - start:.1f} s")
-    for path in written:
-        print(path)
+    print(*written, sep="\n")
 
 
 def side_by_side(videos: np.ndarray) -> np.ndarray:

@@ -76,12 +76,12 @@ def kept_pipelines(monkeypatch, kept):
     """`load_pipeline` as it is, but a pipeline that was loaded before is not loaded again."""
     load_pipeline = build.load_pipeline
 
-    def load(config, checkpoint, device_target, mode, amp_level, *lora):
+    def load(config, checkpoint, device_target, mode, amp_level, **others):
         runtime.setup(device_target, mode)
         networks = replace(config, sampling=SMALL.sampling, trained_range=SMALL.trained_range)
-        key = (str(checkpoint), mode, amp_level, *lora, dump_config(networks))
+        key = (str(checkpoint), mode, amp_level, *others.values(), dump_config(networks))
         if key not in kept:
-            kept[key] = load_pipeline(config, checkpoint, device_target, mode, amp_level, *lora)
+            kept[key] = load_pipeline(config, checkpoint, device_target, mode, amp_level, **others)
         pipe = copy(kept[key])
         pipe.config, pipe.bars = config, Bars()
         return pipe
@@ -919,15 +919,15 @@ def broken_pipeline(error: BaseException):
     def pipeline(*_, **__):
         raise error
 
-    return lambda *_: pipeline
+    return lambda *_, **__: pipeline
 
 
 def test_values_that_are_not_finite_are_told_of_with_the_remedy(cli, out, kept_pipelines, monkeypatch):
     """A network that overflows, as float16 may."""
     load = build.load_pipeline
 
-    def load_overflowing(*arguments):
-        pipe = load(*arguments)
+    def load_overflowing(*arguments, **others):
+        pipe = load(*arguments, **others)
         pipe.denoiser = copy(pipe.denoiser)
         pipe.denoiser.bind = lambda conditioning, image_only: lambda x, sigma: x * float("nan")
         return pipe

@@ -232,12 +232,12 @@ def main(monkeypatch, pipes, adapted, capsys):
     """The program, which loads nothing twice; returns the paths that it has printed."""
     load_pipeline = build.load_pipeline
 
-    def load(config, checkpoint, device, mode, amp_level, lora, *others):
+    def load(config, checkpoint, device, mode, amp_level, lora, **others):
         runtime.setup("CPU", mode)
         if lora is None:
             return pipes[mode]  # the checkpoint has the same weights
         if lora not in adapted:
-            adapted[lora] = load_pipeline(config, checkpoint, device, mode, amp_level, lora, *others)
+            adapted[lora] = load_pipeline(config, checkpoint, device, mode, amp_level, lora, **others)
         return adapted[lora]
 
     monkeypatch.setattr(build, "load_pipeline", load)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import fields, replace
 from functools import cache
@@ -16,7 +17,7 @@ from svd.checkpoints.model_file import Checkpoint
 from svd.cli.program import is_user_error
 from svd.config import ConfigError, SamplingConfig, load_config
 from svd.config import Model as AnyModel
-from svd.console import one_line
+from svd.console import log, one_line
 from svd.files import check_folder
 from svd.resources import find_file
 from svd.runtime import AmpLevel, DeviceTarget, Mode
@@ -143,11 +144,32 @@ def resolve_model(given: Namespace, kind: type[Model]) -> Model:
 
 
 def resolve_sampling(model: Model, given: Namespace) -> Any:
-    """The model's sampling settings, and what was given instead; raises ConfigError if they cannot be used."""
-    options = {field.name: given.get(field.name) for field in fields(model.sampling)}
-    sampling = replace(model.sampling, **{name: value for name, value in options.items() if value is not None})
+    """The model's sampling settings, and what was given instead; from then on `given` has all of them that are options.
+
+    Raises ConfigError if they cannot be used.
+    """
+    names = [field.name for field in fields(model.sampling) if field.name in given]
+    sampling = replace(model.sampling, **{name: given[name] for name in names if given[name] is not None})
     model.check_sampling(sampling)
+    for name in names:
+        given[name] = getattr(sampling, name)
     return sampling
+
+
+def load(args: Namespace, given: Namespace, model: Model, **others: Any) -> Any:
+    """The pipeline of a model; prints how long loading took.
+
+    Args:
+        args: the options of `add_device` and `add_compile_cache`.
+        given: those of `add_model`, a group of `args`.
+        others: further arguments of `load_pipeline`.
+    """
+    from svd.build import load_pipeline  # MindSpore takes seconds to import
+
+    start, choices = time.perf_counter(), (args.device_target, args.mode, given.amp_level)
+    pipe = load_pipeline(model, given.checkpoint, *choices, compile_cache=args.compile_cache, **others)
+    log(f"loaded {given.checkpoint} in {time.perf_counter() - start:.1f} s")
+    return pipe
 
 
 def parse(parser: ArgumentParser, argv: Optional[list[str]]) -> Namespace:

@@ -24,10 +24,10 @@ OF_VIDEOS = {"num_frames", "fps", "window", "window_overlap", "decode_chunk_size
 def build_parser(program: str, description: str, kind: type[ImageLDMConfig]) -> ArgumentParser:
     """The command line of a kind of model; the sampling flags are the fields of TextSamplingConfig."""
     videos = kind is VideoLDMConfig
-    what = "video" if videos else "image"
+    what, one = ("video", "a video") if videos else ("image", "an image")
     parser = options.new_parser(program, description, f"File of these options; one is written beside each {what}.")
     add = parser.add_argument
-    add("--prompt", nargs="+", type=str, help=f"What is to be seen: one text, or several, with {_an(what)} for each.")
+    add("--prompt", nargs="+", type=str, help=f"What is to be seen: one text, or several, with {one} for each.")
     add("--prompt_file", type=Optional[str], help="Text file of prompts instead, one a line, in UTF-8.")
     add("--negative_prompt", type=str, default="", help="What is not to be seen: guidance leads away from it.")
     add_outputs(parser, what)
@@ -63,15 +63,7 @@ def run(parser: ArgumentParser, args: Namespace, kind: type[ImageLDMConfig]) -> 
     check_outputs(args)
     model = options.resolve_model(args.model, kind)
     sampling = options.resolve_sampling(model, args.sampling)
-    for name in vars(args.sampling):
-        args.sampling[name] = getattr(sampling, name)
-
-    from svd.build import load_pipeline  # MindSpore takes seconds to import
-
-    start = time.perf_counter()
-    choices = {"device_target": args.device_target, "mode": args.mode, "amp_level": args.model.amp_level}
-    pipe = load_pipeline(model, args.model.checkpoint, **choices, compile_cache=args.compile_cache, **others)
-    log(f"loaded {args.model.checkpoint} in {time.perf_counter() - start:.1f} s")
+    pipe = options.load(args, args.model, model, **others)
     facts = describe(args.mode, args.model.checkpoint, args.model.lora)
     for prompt in prompts:
         start = time.perf_counter()
@@ -81,8 +73,7 @@ def run(parser: ArgumentParser, args: Namespace, kind: type[ImageLDMConfig]) -> 
         written = write_results(args, stem_of(prompt), writers, beside)
         what = f"{len(result)} frames" if pipe.makes_videos else "an image"
         log(f"{printable(stem_of(prompt))}: {what} in {time.perf_counter() - start:.1f} s")
-        for path in written:
-            print(path)
+        print(*written, sep="\n")
 
 
 def other_weights(args: Namespace) -> dict[str, Any]:
@@ -133,7 +124,3 @@ def _lines(path: str) -> list[str]:
     if not 1 <= len(prompts) <= MOST_PROMPTS:
         raise ConfigError(f"{where} has {len(prompts)} prompts; 1 to {MOST_PROMPTS} are taken")
     return prompts
-
-
-def _an(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"

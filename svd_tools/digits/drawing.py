@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
@@ -44,20 +45,11 @@ class VideoMaker:
 
         Batches are written to the folder `kept`, and read if they are there already.
         """
-        n, videos = len(pictures), []
-        with tqdm(total=n, desc=what, unit="video") as bar:
-            for start in range(0, n, self.batch_size):
-                rows = np.minimum(np.arange(start, start + self.batch_size), n - 1)  # the last batch is padded
-                path = kept and kept / f"{start:06d}.npz"
-                if path and path.exists():
-                    videos.append(np.load(path)["videos"])
-                else:
-                    videos.append(self._batch(pictures[rows], buckets[rows], numbers[rows])[: n - start])
-                    if path:
-                        with atomic_write(path, need=videos[-1].nbytes) as aside, open(aside, "wb") as file:
-                            np.savez_compressed(file, videos=videos[-1])
-                bar.update(len(videos[-1]))
-        return np.concatenate(videos)
+
+        def draw(rows: np.ndarray) -> np.ndarray:
+            return self._batch(pictures[rows], buckets[rows], numbers[rows])
+
+        return in_batches(draw, len(pictures), self.batch_size, what, kept)
 
     def _batch(self, pictures: np.ndarray, buckets: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         options = {"settings": self.settings, "image_only": self.image_only, "progress": False}
@@ -65,6 +57,29 @@ class VideoMaker:
         latents = self.pipe(pictures, motion_bucket_id=buckets, seed=seeds, output="latents", **options)
         videos = [self.pipe.decode(clip[None], **options)[0] for clip in latents]
         return np.round(255 * np.stack(videos)).astype(np.uint8)
+
+
+def in_batches(
+    draw: Callable[[np.ndarray], np.ndarray], n: int, batch_size: int, what: str, kept: Optional[Path] = None
+) -> np.ndarray:
+    """The videos of rows 0 to n - 1, uint8 [n t h w 3], which `draw` makes of the rows of a batch.
+
+    Batches have one size, and so share a graph. They are written to the folder `kept`, and read if they are there.
+    """
+    videos = []
+    with tqdm(total=n, desc=what, unit="video") as bar:
+        for start in range(0, n, batch_size):
+            rows = np.minimum(np.arange(start, start + batch_size), n - 1)  # the last batch is padded
+            path = kept and kept / f"{start:06d}.npz"
+            if path and path.exists():
+                videos.append(np.load(path)["videos"])
+            else:
+                videos.append(draw(rows)[: n - start])
+                if path:
+                    with atomic_write(path, need=videos[-1].nbytes) as aside, open(aside, "wb") as file:
+                        np.savez_compressed(file, videos=videos[-1])
+            bar.update(len(videos[-1]))
+    return np.concatenate(videos)
 
 
 def contact_sheet(real: np.ndarray, generated: np.ndarray) -> np.ndarray:

@@ -75,7 +75,7 @@ def resolve(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
     if args.clips < 2:
         raise ConfigError(f"--clips must be 2 or more, got {args.clips}: one has no covariance")
     model = resolve_model(args.SVD, ModelConfig)
-    sampling = resolve_sampling(model, args.SVD)
+    sampling = resolve_sampling(model, args.SVD.clone())  # the report has the options as they were given
     if sampling.height != sampling.width:
         raise ConfigError(f"digits move in a square: give the same --SVD.height and --SVD.width, not {sampling.height} "
                           f"and {sampling.width}")  # fmt: skip
@@ -163,9 +163,7 @@ def show(table: pd.DataFrame, speeds: pd.DataFrame, correlations: dict[str, floa
     print("\nspeed by motion bucket, pixels per frame: clips of 1 by centres, all by the judge")
     print(speeds.T.to_string(float_format="%.2f", na_rep="-"))
     for name, value in correlations.items():
-        print(
-            f"rank correlation of speed and bucket, by the {name.replace('_', ' ', 1).replace('_', ' ')}: {value:.3f}"
-        )
+        print(f"rank correlation of speed and bucket, by the {name.replace('_', ' ')}: {value:.3f}")
 
 
 def main(argv: Optional[list[str]] = None, program: str = "evaluate.py") -> int:

@@ -80,13 +80,11 @@ class JudgeTask:
 
     def inputs(self, lessons: list[Lesson], samples: list[int]) -> tuple[Tensor, ...]:
         """The inputs of `loss` for lessons and their sample numbers."""
-        rows = [
-            self._row(lesson, generator(self.seed, sample, Purpose.LOSS)) for lesson, sample in zip(lessons, samples)
-        ]
+        rows = map(self._row, lessons, samples)
         return tuple(Tensor(np.stack(column).astype(np.float32)) for column in zip(*rows))
 
-    def _row(self, lesson: Lesson, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        parts = []
+    def _row(self, lesson: Lesson, sample: int) -> tuple[np.ndarray, ...]:
+        parts, rng = [], generator(self.seed, sample, Purpose.LOSS)
         for clip in lesson.clips:
             video, centres = altered(clip, rng)
             size = video.shape[-1]

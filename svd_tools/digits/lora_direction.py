@@ -33,13 +33,12 @@ def steps(videos: np.ndarray) -> np.ndarray:
 def build_parser(program: str) -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog=program, description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--checkpoint", default=str(DIGITS / "model.safetensors"), type=str, help="The model that the adapters are of."
-    )
-    parser.add_argument("--lora", required=True, type=str, help="Adapters, as train.py writes them.")
-    parser.add_argument("--scales", nargs="+", default=[0.0, 0.5, 1.0], type=float)
-    parser.add_argument("--videos", default=32, type=int, help="For each scale.")
-    parser.add_argument("--motion_bucket_id", default=100, type=float)
+    add = parser.add_argument
+    add("--checkpoint", default=str(DIGITS / "model.safetensors"), type=str, help="The model that the adapters are of.")
+    add("--lora", required=True, type=str, help="Adapters, as train.py writes them.")
+    add("--scales", nargs="+", default=[0.0, 0.5, 1.0], type=float)
+    add("--videos", default=32, type=int, help="For each scale.")
+    add("--motion_bucket_id", default=100, type=float)
     return parser
 
 

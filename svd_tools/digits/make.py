@@ -8,8 +8,6 @@ The folder gets a file videos.csv, too, which says of every video what it shows 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Callable
@@ -19,13 +17,14 @@ from typing import Any, Optional, get_args
 
 import cv2
 import numpy as np
-from jsonargparse import ArgumentParser
+import pandas as pd
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
 from svd import cli
 from svd.data.dataset import DatasetError
-from svd.data.handwriting import Look, Part
+from svd.data.handwriting import Look
 from svd.data.latents_dataset import differences
 from svd.data.moving_digits import MovingDigits
 from svd.data.videos import write_video
@@ -58,48 +57,34 @@ def build_parser(program: str) -> ArgumentParser:
     return parser
 
 
-def make_digits(
-    out_dir: str | Path,
-    clips: int,
-    frames: int,
-    digits: list[int],
-    speed: list[float],
-    direction: Optional[float],
-    varied: float,
-    looks: list[Look],
-    fps: int,
-    source: str,
-    part: Part,
-    seed: int,
-) -> None:
-    """Write clip_000000.mp4, ... and videos.csv into a folder; the arguments are those of the command line (`--help`).
+def run(args: Namespace) -> None:
+    """Write clip_000000.mp4, ... and videos.csv into a folder.
 
     Raises:
         DatasetError: an argument is wrong, or the handwriting cannot be read.
         VideoError, OSError: the folder cannot be written to.
     """
-    settings, dataset = {"frames": frames, "fps": fps, "source": source}, None
-    if source.endswith(".npy"):
-        clips, frames_of = _published(source, clips, frames)
+    clips, dataset, settings = args.clips, None, {name: args[name] for name in ("frames", "fps", "source")}
+    if args.source.endswith(".npy"):
+        clips, frames_of = _published(args.source, clips, args.frames)
     else:
-        given = {"digits": digits, "speed": speed, "direction": direction, "varied": varied, "part": part, "seed": seed}
-        if looks != ["plain"]:  # earlier versions had no other
-            given["looks"] = looks
-        dataset = MovingDigits(clips, frames, fps=fps, source=source, **given)
-        settings |= given
+        settings |= {name: args[name] for name in ("digits", "speed", "direction", "varied", "part", "seed")}
+        if args.looks != ["plain"]:  # earlier versions had no other
+            settings["looks"] = args.looks
+        dataset = MovingDigits(clips, **settings)
 
         def frames_of(index: int) -> np.ndarray:
             return dataset.load(index).frames
 
-    check_folder(out_dir, "--out_dir")
-    folder = Path(out_dir)
+    check_folder(args.out_dir, "--out_dir")
+    folder = Path(args.out_dir)
     _keep_settings(folder, settings, clips)
     cv2.setNumThreads(1)
 
     def write(index: int) -> None:
         path = folder / _name(index)
         if not path.exists():
-            write_video(path, frames_of(index), fps)
+            write_video(path, frames_of(index), args.fps)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # the videos' encoder is a process of its own
         written = threads.map(write, range(clips))
@@ -112,13 +97,12 @@ def make_digits(
 
 def _write_table(path: Path, dataset: MovingDigits) -> None:
     """Write the CSV file of the videos of a dataset."""
-    rows = [("path", "length", "motion_bucket_id", "fps", "caption")]
+    rows = []
     for index in range(len(dataset)):
         clip = dataset.load(index)
         rows.append((_name(index), len(clip.frames), f"{clip.motion_bucket_id:.6g}", clip.fps, clip.caption))
-    with io.StringIO() as text:
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        write_text(path, text.getvalue())
+    table = pd.DataFrame(rows, columns=["path", "length", "motion_bucket_id", "fps", "caption"])
+    write_text(path, table.to_csv(index=False))
 
 
 def _name(index: int) -> str:
@@ -156,4 +140,4 @@ def _published(path: str, clips: int, frames: int) -> tuple[int, Callable[[int],
 
 def main(argv: Optional[list[str]] = None, program: str = "make_digits.py") -> int:
     """The command line; returns 0, or 2 after one error line on stderr."""
-    return cli.run(build_parser(program), lambda args: make_digits(**vars(args)), argv)
+    return cli.run(build_parser(program), run, argv)

@@ -12,7 +12,6 @@ from typing import Any, Optional
 import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from tqdm import tqdm
 
 from svd import __version__, cli, runtime
 from svd.cli.options import add_device, new_parser
@@ -22,7 +21,7 @@ from svd.data.moving_digits import FAST, SLOW, MovingDigits
 from svd.data.videos import write_video
 from svd.files import check_folder, sha256, write_text
 from svd.resources import DIGITS
-from svd_tools.digits.drawing import grid
+from svd_tools.digits.drawing import grid, in_batches
 from svd_tools.digits.motion import brightness_centres, deviation, speed
 
 SPEEDS = ("slow", "", "fast")
@@ -75,14 +74,12 @@ def run(args: Namespace) -> None:
 
 
 def make(pipe, prompts: list[str], seed: int, batch_size: int) -> np.ndarray:
-    """A video for each prompt, uint8 [n t h w 3]; batches have one size, and so share a graph."""
-    videos = []
-    for start in tqdm(range(0, len(prompts), batch_size), desc="drawing", unit="batch"):
-        rows = np.minimum(np.arange(start, start + batch_size), len(prompts) - 1)  # the last batch is padded
-        seeds = [(seed, int(row)) for row in rows]
-        batch = pipe([prompts[row] for row in rows], seed=seeds, progress=False)
-        videos.append(batch[: len(prompts) - start])
-    return np.concatenate(videos)
+    """A video for each prompt, uint8 [n t h w 3]."""
+
+    def draw(rows: np.ndarray) -> np.ndarray:
+        return pipe([prompts[row] for row in rows], seed=[(seed, int(row)) for row in rows], progress=False)
+
+    return in_batches(draw, len(prompts), batch_size, "drawing")
 
 
 def scores(videos: np.ndarray, judged, clips: list) -> dict[str, Any]:
