@@ -46,30 +46,33 @@ def build_parser(program: str) -> ArgumentParser:
     return parser
 
 
-def check_device(device_target: str, mode: int, out: str, quick: bool, checks: list[str], time_limit: float) -> Report:
-    """Run the checks and write the report after each group; the arguments are those of the command line.
+def run(args: Namespace) -> int:
+    """Run the checks, and write the report after each group; returns 0 if all passed, 1 if something failed.
 
     Raises:
         RuntimeSetupError: the device is not available.
         FileError: the report cannot be written.
     """
-    check_folder(out, "--out")
+    check_folder(args.out, "--out")
     log("versions and device ...")
-    first = run_group(Settings(device_target, mode, "environment"), time_limit, _log_result)
-    facts = first.facts
-    report = Report(facts, {"quick": quick, "checks": " ".join(checks)}, first.results)
+    first = run_group(Settings(args.device_target, args.mode, "environment"), args.time_limit, _log_result)
+    facts, folder = first.facts, Path(args.out)
+    report = Report(facts, {"quick": args.quick, "checks": " ".join(args.checks)}, first.results)
     if "device" in facts:  # if not, it could not be set up
         log("\n".join(f"  {name}: {fact}" for name, fact in facts.items()))
-        for group in checks:
+        for group in args.checks:
             for variant in GROUPS[group]:
-                report.write(Path(out))
-                report.results += _run(Settings(facts["device"], mode, group, variant, quick), time_limit)
+                report.write(folder)
+                settings = Settings(facts["device"], args.mode, group, variant, args.quick)
+                report.results += _results(settings, args.time_limit)
     report.complete = "device" in facts
-    report.write(Path(out))
-    return report
+    report.write(folder)
+    log(report.summary)
+    print(folder / "report.md")
+    return int(not report.complete or any(result.verdict == "failed" for result in report.results))
 
 
-def _run(settings: Settings, time_limit: float) -> list[Result]:
+def _results(settings: Settings, time_limit: float) -> list[Result]:
     """The results of a group, or why it is skipped."""
     log(f"{_title(settings)}{f', {settings.precision}' if settings.precision else ''} ...")
     reason = _skipped(settings)
@@ -102,14 +105,6 @@ def _log_result(check: str, result: Optional[Result]) -> None:
     """Log the result of a check."""
     if result is not None:
         log(f"  {check or result.check}: {line(result)}")
-
-
-def run(args: Namespace) -> int:
-    """The work of the command line; returns 0 if all passed, 1 if something failed."""
-    report = check_device(**vars(args))
-    log(report.summary)
-    print(Path(args.out) / "report.md")
-    return int(not report.complete or any(result.verdict == "failed" for result in report.results))
 
 
 def main(argv: Optional[list[str]] = None, program: str = "check_device.py") -> int:

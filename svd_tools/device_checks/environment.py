@@ -35,7 +35,7 @@ def facts(settings: Settings) -> Iterator[dict[str, str]]:
 
     device = runtime.setup(settings.device, settings.mode)
     yield {"device": device, "mode": f"{settings.mode} ({'pynative' if settings.mode else 'graph'})"}
-    yield _non_empty({"Ascend": _cann, "GPU": _cuda, "CPU": _processor}[device]())
+    yield _non_empty({"Ascend": lambda: {"CANN": cann_version()}, "GPU": _cuda, "CPU": _processor}[device]())
     if device != "CPU":
         yield _non_empty(_card(device))
 
@@ -118,10 +118,6 @@ def cann_version(ascend: Path = ASCEND) -> str:
         if versions:
             found[part] = versions[0]
     return ", ".join(f"{part} {version}" for part, version in found.items())
-
-
-def _cann() -> dict[str, str]:
-    return {"CANN": cann_version()}
 
 
 def _cuda() -> dict[str, str]:
