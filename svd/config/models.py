@@ -176,10 +176,9 @@ class ImageLDMConfig(LatentModel):
         if sampling.spacing == "leading":
             first = (steps - 1) * (most // steps) + sampling.offset
         if not 0 < first < most:
-            message = (
-                f"{steps} steps of {sampling.spacing} spacing with offset {sampling.offset} would begin at timestep"
-            )
-            raise ConfigError(f"{message} {first}, which must be above 0 and below {most}", "sampling_steps")
+            chosen = f"{steps} steps of {sampling.spacing} spacing with offset {sampling.offset}"
+            message = f"{chosen} would begin at timestep {first}, which must be above 0 and below {most}"
+            raise ConfigError(message, "sampling_steps")
 
     def _check_frames(self, sampling: TextSamplingConfig) -> None:
         if sampling.num_frames > 1:

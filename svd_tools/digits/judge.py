@@ -121,9 +121,7 @@ def classes_present(digits: list[tuple[int, ...]]) -> np.ndarray:
 
 def write_judge(path: Path, judge: DigitJudge, size: int, facts: dict[str, Any]) -> None:
     """Write the weights in float16, with facts about the training as JSON in the metadata."""
-    tensors = {
-        f"judge.{parameter.name}": parameter.asnumpy().astype(np.float16) for parameter in judge.get_parameters()
-    }
+    tensors = {f"judge.{p.name}": p.asnumpy().astype(np.float16) for p in judge.get_parameters()}
     save_tensors(path, tensors, {"format": FORMAT, "size": str(size), "facts": json.dumps(facts)})
 
 

@@ -57,9 +57,8 @@ def _axis_error(path: np.ndarray, low: float, high: float) -> float:
     room = high - low
     steps = np.array([1.0, 0.125])  # of p and v, in pixels
     # Beyond the upper wall, p is on its way back: no v has to be negative.
-    points = np.stack(np.meshgrid(np.arange(0, 2 * room, steps[0]), np.arange(0, FASTEST_PATH, steps[1])), -1).reshape(
-        -1, 2
-    )
+    grid = np.meshgrid(np.arange(0, 2 * room, steps[0]), np.arange(0, FASTEST_PATH, steps[1]))
+    points = np.stack(grid, -1).reshape(-1, 2)
     around = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), -1).reshape(-1, 2)
     for _ in range(REFINEMENTS):
         p, v = points.T[..., None]
