@@ -166,7 +166,8 @@ def load(args: Namespace, given: Namespace, model: Model, **others: Any) -> Any:
     """
     from svd.build import load_pipeline  # MindSpore takes seconds to import
 
-    start, choices = time.perf_counter(), (args.device_target, args.mode, given.amp_level)
+    start = time.perf_counter()
+    choices = args.device_target, args.mode, given.amp_level
     pipe = load_pipeline(model, given.checkpoint, *choices, compile_cache=args.compile_cache, **others)
     log(f"loaded {given.checkpoint} in {time.perf_counter() - start:.1f} s")
     return pipe

@@ -238,12 +238,14 @@ def _check_decoding(sampling: SamplingConfig | TextSamplingConfig) -> None:
 def _check_bounds(
     sampling: Any, positive: Sequence[str] = (), not_negative: Sequence[str] = (), shares: Sequence[str] = ()
 ) -> None:
-    """Raise ConfigError unless the settings of these names are positive, not negative, or from 0 to 1, if given."""
+    """Raise ConfigError unless the settings of these names, but for defaults such as None, are positive, not negative,
+    or from 0 to 1.
+    """
     for names, within, bounds in (
         (positive, lambda value: value > 0, "must be positive"),
         (not_negative, lambda value: value >= 0, "must not be negative"),
         (shares, lambda value: 0 <= value <= 1, "must be from 0 to 1"),
     ):
         for name in names:
-            value = getattr(sampling, name)
-            check(value is None or within(value), f"{name} {bounds}, got {value}")
+            value, default = getattr(sampling, name), getattr(type(sampling), name)
+            check(value == default or within(value), f"{name} {bounds}, got {value}")

@@ -111,12 +111,7 @@ class TemporalConfig:
 
     def check_channels(self, levels: list[int]) -> None:
         """Raise ConfigError if the heads do not divide the channels of a level."""
-        layers = self.layers
-        if isinstance(layers, VideoLDMLayers):
-            return  # the heads are those of the image model
-        if isinstance(layers, ModelScopeLayers):
-            name, divisor = "modelscope.num_head_channels", layers.num_head_channels
-        else:
-            kind = "motion_modules" if isinstance(layers, MotionModules) else "text_attention"
-            name, divisor = f"{kind}.heads", layers.heads
-        check_heads(f"temporal.{name}", divisor, levels)
+        for kind, layers in vars(self).items():
+            for name in ("heads", "num_head_channels"):  # VideoLDM's own have neither: the heads of the image model
+                if hasattr(layers, name):
+                    check_heads(f"temporal.{kind}.{name}", getattr(layers, name), levels)

@@ -128,8 +128,6 @@ def _cuda() -> dict[str, str]:
 
 def _first_line(pattern: str, command: list[str]) -> str:
     """The first match of a pattern in a command's output; empty if there is no such command."""
-    if shutil.which(command[0]) is None:
-        return ""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
