@@ -31,23 +31,13 @@ from svd.layers.recompute import recompute_blocks
 import mindspore as ms
 import numpy as np
 
-from scripts.costs.networks import (
-    Clip,
-    Training,
-    encoder_steps,
-    parts,
-    trace_unet,
-    trained_parameters,
-    training_memory,
-)
+from scripts.costs.networks import Clip, Training, build_unet, encoder_steps, parts, trace_unet, training_memory
 from scripts.costs.steps import UPDATE, Step, forward_steps, live_bytes, training_steps
 from svd.config import ModelConfig, UNetConfig
 from svd.diffusion.denoiser import Denoise
 from svd.diffusion.loss import DenoisingLoss, loss_coefficients
 from svd.diffusion.preconditioning import v_scaling
-from svd.networks.blocks.svd import svd_unet
 from svd.networks.unet import UNet
-from svd.placement import place
 from svd.training.config import OptimizerConfig
 from svd.training.optimizer import AdamW, WeightAverage
 from svd.training.step import TrainStep, host_scalar
@@ -57,7 +47,6 @@ PRODUCTS = ("convolutions", "projections", "attention", UPDATE)
 """Kinds of kernels whose bytes remain where all others are fused into them."""
 BOOKKEEPING = {"Load", "UpdateState", "Depend", "MakeTuple", "TupleGetItem", "Reshape", "ExpandDims"}
 """Nodes of a compiled graph that call no kernel."""
-TABLE = "| | kernels | TFLOP | GB moved | s at the peaks | bound by |\n|---|---|---|---|---|---|"
 
 
 @dataclass
@@ -128,7 +117,8 @@ def performance(
 
 def print_costs(title: str, steps: list[Step], card: Card, part_of: dict[str, str]) -> None:
     """A table by kind of operator and by part of the network, and the times."""
-    print(f"### {title}\n\n{TABLE}")
+    print(f"### {title}\n")
+    print("| | kernels | TFLOP | GB moved | s at the peaks | bound by |\n|---|---|---|---|---|---|")
     for key in (lambda step: step.kind, lambda step: part_of.get(step.part, "the rest"), lambda _: "all"):
         groups = defaultdict(list)
         for step in steps:
@@ -283,10 +273,7 @@ def check(frames: int = 8, height: int = 320, width: int = 320, modes: list[Lite
 def measure(mode: int, trained: str, recompute: bool, clip: dict[str, int]) -> None:
     """Take a training step."""
     runtime.setup("CPU", mode)
-    network = place(svd_unet(CHECKED), "CPU", ms.float32)
-    learned = {id(parameter) for parameter in trained_parameters(network, Training(trained))}
-    for parameter in network.get_parameters():
-        parameter.requires_grad = id(parameter) in learned
+    network = build_unet(CHECKED, Training(trained, device="CPU", dtype=ms.float32))
     if recompute:
         recompute_blocks(network)
     step, inputs = train_step(network, Clip(**clip).unet_inputs(1, CHECKED))

@@ -21,6 +21,7 @@ from svd.networks.blocks.svd import svd_unet
 from svd.networks.unet import UNet
 from svd.placement import place
 from svd.training.config import LoRAConfig
+from svd.training.tasks.video import freeze_others
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,18 @@ class Training:
     """Keep every result for the way back, needed or not, as pynative mode does."""
 
 
-def trace_unet(config: UNetConfig, shapes: list[tuple[int, ...]], training: Training) -> Trace:
-    """The UNet run on inputs of these shapes, in its form for the device, parameters without values."""
+def build_unet(config: UNetConfig, training: Training) -> UNet:
+    """The UNet in its form for the device, parameters without values; what is trained requires gradients."""
     with no_init_parameters():
         network = svd_unet(config)
     masters = trained_parameters(network, training)
-    for parameter in network.get_parameters():
-        parameter.requires_grad = False
-    for parameter in masters:
-        parameter.requires_grad = True
-    place(network, training.device, training.dtype, masters)
+    freeze_others(network, {parameter.name: parameter for parameter in masters})
+    return place(network, training.device, training.dtype, masters)
+
+
+def trace_unet(config: UNetConfig, shapes: list[tuple[int, ...]], training: Training) -> Trace:
+    """The UNet run on inputs of these shapes."""
+    network = build_unet(config, training)
     return Trace(network, blocks(network) if training.recompute else ()).run(*shapes)
 
 
@@ -109,10 +112,6 @@ class Memory:
     peak: int
     """The most arrays at once, with gradients and what kernels work on."""
 
-    @property
-    def total(self) -> int:
-        return self.weights + self.states + self.peak
-
 
 def training_memory(config: UNetConfig, shapes: list[tuple[int, ...]], training: Training) -> Memory:
     """The memory of a training step of the UNet; without encoders, which are done when it begins."""
@@ -133,6 +132,5 @@ def parts(network: UNet) -> dict[str, str]:
             found |= dict.fromkeys(within, kinds[type(cell)])
         if getattr(cell, "is_temporal", False):
             in_time |= within
-    return {name: f"{kind}, {'time' if name in in_time else 'space'}" for name, kind in found.items()} | {
-        UPDATE: UPDATE
-    }
+    names = {name: f"{kind}, {'time' if name in in_time else 'space'}" for name, kind in found.items()}
+    return names | {UPDATE: UPDATE}

@@ -16,6 +16,7 @@ from types import MethodType
 from unittest.mock import patch
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 SIZES = {ms.float32: 4, ms.float16: 2, ms.bfloat16: 2, ms.int64: 8}
@@ -113,13 +114,12 @@ class Trace:
         self.blocks = {id(cell) for cell in blocks}
         self.weights: dict[int, Value] = {}
         self.part, self.block = "", None
-        self.inputs = self.result = None
+        self.result = None
 
     def run(self, *shapes: tuple[int, ...]) -> Trace:
         """Call the network on float32 inputs of these shapes."""
-        self.inputs = [Value(self, shape, ms.float32) for shape in shapes]
         with self._on_shapes():
-            self.result = StandIn(self.network, self)(*self.inputs)
+            self.result = StandIn(self.network, self)(*(Value(self, shape, ms.float32) for shape in shapes))
         self.nodes = live(self.nodes, [self.result.array])
         return self
 
@@ -133,11 +133,10 @@ class Trace:
         return results[0] if len(results) == 1 else results
 
     def elementwise(self, primitive: str, x, y) -> Value:
-        shapes = [v.shape for v in (x, y) if isinstance(v, Value)]
-        rank = max(map(len, shapes))
-        shape = tuple(map(max, zip(*((1,) * (rank - len(s)) + s for s in shapes))))
-        dtype = max((v.dtype for v in (x, y) if isinstance(v, Value)), key=SIZES.get)
-        return self.call(primitive, [x, y], [(shape, dtype)])
+        values = [v for v in (x, y) if isinstance(v, Value)]
+        shape = np.broadcast_shapes(*(value.shape for value in values))
+        dtype = max((value.dtype for value in values), key=SIZES.get)
+        return self.call(primitive, values, [(shape, dtype)])
 
     def weight(self, parameter: Parameter) -> Value:
         """The value that stands for a parameter."""
@@ -230,17 +229,11 @@ class Operators:
 
     # Views and copies.
 
-    def reshape(self, x: Value, shape: tuple[int, ...]) -> Value:
-        return x.view(shape)
-
-    def expand_dims(self, x: Value, axis: int) -> Value:
-        return x.expand_dims(axis)
+    reshape, expand_dims = staticmethod(Value.view), staticmethod(Value.expand_dims)
+    broadcast_to = staticmethod(Value.broadcast_to)
 
     def depend(self, x: Value, _) -> Value:
         return x
-
-    def broadcast_to(self, x: Value, shape: tuple[int, ...]) -> Value:
-        return x.broadcast_to(shape)
 
     def transpose(self, x: Value, axes: tuple[int, ...]) -> Value:
         return self.call("Transpose", [x], [(tuple(x.shape[a] for a in axes), x.dtype)])
@@ -272,22 +265,31 @@ class Operators:
     def ones(self, shape: tuple[int, ...], dtype: ms.Type) -> Value:
         return Value(self.trace, shape, dtype)
 
-    # Elementwise.
+    # Elementwise, normalisations and sums.
+
+    def _alike(primitive: str) -> Callable:
+        """Rule of an operator whose result is like its first input."""
+        return lambda self, x, *others, **_: self.call(primitive, [x, *others], [(x.shape, x.dtype)])
+
+    silu, erf, exp = _alike("SiLU"), _alike("Erf"), _alike("Exp")
+    sigmoid, cos, sin = _alike("Sigmoid"), _alike("Cos"), _alike("Sin")
+    softmax, group_norm = _alike("Softmax"), _alike("GroupNorm")
+    _bias_add, _layer_norm = _alike("BiasAdd"), _alike("LayerNorm")
+
+    def BiasAdd(self) -> Callable:
+        return self._bias_add
+
+    def LayerNorm(self) -> Callable:
+        return lambda *inputs: (self._layer_norm(*inputs), None, None)
 
     def mul(self, x: Value, y) -> Value:
         return x * y
-
-    def _unary(primitive: str) -> Callable:
-        return lambda self, x: self.call(primitive, [x], [(x.shape, x.dtype)])
-
-    silu, erf, exp = _unary("SiLU"), _unary("Erf"), _unary("Exp")
-    sigmoid, cos, sin = _unary("Sigmoid"), _unary("Cos"), _unary("Sin")
 
     def reduce_sum(self, x: Value, axis: int) -> Value:
         axis %= x.ndim
         return self.call("ReduceSum", [x], [(x.shape[:axis] + x.shape[axis + 1 :], x.dtype)])
 
-    # Products, attention and normalisations.
+    # Products, attention and kernels.
 
     def dense(self, x: Value, weight: Value, bias: Value | None = None) -> Value:
         shape = x.shape[:-1] + weight.shape[:1]
@@ -303,33 +305,19 @@ class Operators:
 
         return convolve
 
-    def BiasAdd(self) -> Callable:
-        return lambda x, bias: self.call("BiasAdd", [x, bias], [(x.shape, x.dtype)])
+    def _product(self, primitive: str, x: Value, y: Value, rows: tuple[int, ...], columns: int) -> Value:
+        return self.call(primitive, [x, y], [((*rows, columns), x.dtype)], 2 * prod(x.shape) * columns)
 
     def MatMul(self, transpose_a: bool = False) -> Callable:
-        def multiply(x: Value, y: Value) -> Value:
-            rows = x.shape[1] if transpose_a else x.shape[0]
-            return self.call("MatMul", [x, y], [((rows, y.shape[1]), x.dtype)], 2 * prod(x.shape) * y.shape[1])
-
-        return multiply
+        return lambda x, y: self._product("MatMul", x, y, (x.shape[1 if transpose_a else 0],), y.shape[1])
 
     def BatchMatMul(self, transpose_b: bool = False) -> Callable:
-        def multiply(x: Value, y: Value) -> Value:
-            columns = y.shape[-2] if transpose_b else y.shape[-1]
-            return self.call("BatchMatMul", [x, y], [(x.shape[:-1] + (columns,), x.dtype)], 2 * prod(x.shape) * columns)
-
-        return multiply
-
-    def softmax(self, x: Value, axis: int) -> Value:
-        return self.call("Softmax", [x], [(x.shape, x.dtype)])
+        return lambda x, y: self._product("BatchMatMul", x, y, x.shape[:-1], y.shape[-2 if transpose_b else -1])
 
     def flash_attention_score(self, q: Value, k: Value, v: Value, heads: int, **_) -> Value:
         statistics = ((q.shape[0], heads, q.shape[1], 8), ms.float32)  # the largest score and the sum, of each row
         flops = 4 * prod(q.shape) * k.shape[1]
         return self.call("FlashAttentionScore", [q, k, v], [(q.shape, q.dtype), statistics, statistics], flops)[0]
-
-    def group_norm(self, x: Value, groups: int, weight: Value, bias: Value, eps: float) -> Value:
-        return self.call("GroupNorm", [x, weight, bias], [(x.shape, x.dtype)])
 
     def Custom(self, kernel: ops.Custom) -> Callable:
         """A kernel of svd.operators, whose operations are not counted."""
@@ -340,9 +328,6 @@ class Operators:
             return self.call(kernel.func.rpartition(":")[2], list(inputs), [(tuple(s), ms.float32) for s in shapes])
 
         return apply
-
-    def LayerNorm(self) -> Callable:
-        return lambda x, weight, bias: (self.call("LayerNorm", [x, weight, bias], [(x.shape, x.dtype)]), None, None)
 
 
 def live(nodes: list[Node], wanted: Iterable[Array]) -> list[Node]:
