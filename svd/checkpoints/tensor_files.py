@@ -97,14 +97,12 @@ def check_type(path: Path, name: str, code: str) -> None:
 def _read_pieces(name: str, path: Path, pieces: tuple[tuple[int, int], ...]) -> np.ndarray:
     data = np.empty(sum(size for _, size in pieces), np.uint8)
     rest = memoryview(data)
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb") as file:
         for offset, size in pieces:
             file.seek(offset)
-            while size:  # Linux reads at most 2 GiB at a time
-                count = file.readinto(rest[:size])
-                if not count:
-                    raise CheckpointError(f"{path} ends within tensor {name}: the file is truncated")
-                rest, size = rest[count:], size - count
+            if file.readinto(rest[:size]) < size:
+                raise CheckpointError(f"{path} ends within tensor {name}: the file is truncated")
+            rest = rest[size:]
     return data
 
 
@@ -204,25 +202,16 @@ def write_safetensors(
     for name in names:
         tensor, start = tensors[name], offset
         offset += tensor.nbytes
-        header[name] = {
-            "dtype": _CODES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, offset],
-        }
+        header[name] = {"dtype": _CODES[tensor.dtype], "shape": tensor.shape, "data_offsets": (start, offset)}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb", buffering=0) as file:
-        _write_all(file, len(text).to_bytes(8, "little") + text)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             values = np.asarray(tensors[name].read(), order="C")
             if values.shape != tensors[name].shape or values.dtype != tensors[name].dtype:
                 raise AssertionError(f"{name} was announced as {tensors[name].shape} {tensors[name].dtype}")
-            _write_all(file, values.reshape(-1).view(np.uint8).data)
+            file.write(values.reshape(-1).view(np.uint8).data)
             progress(values.nbytes)
+        file.flush()
         os.fsync(file.fileno())
-
-
-def _write_all(file, data) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
