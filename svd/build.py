@@ -13,7 +13,7 @@ from mindspore.nn.utils import no_init_parameters
 
 from svd import runtime
 from svd.checkpoints.lora import LoRA, merging, read_loras
-from svd.checkpoints.model_file import Checkpoint
+from svd.checkpoints.model_file import Checkpoint, checkpoint_parameters
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.compile_cache import CompileCache
 from svd.config import Model, VideoLDMConfig, dump_config, load_config
@@ -45,11 +45,7 @@ def parameter_shapes(config: Model) -> dict[str, tuple[int, ...]]:
 
 def _shapes(networks: Mapping[str, nn.Cell]) -> dict[str, tuple[int, ...]]:
     """The shapes of all parameters by their names in a checkpoint."""
-    return {
-        f"{prefix}.{parameter.name}": tuple(parameter.shape)
-        for prefix, network in networks.items()
-        for parameter in network.get_parameters()
-    }
+    return {name: tuple(parameter.shape) for name, parameter in checkpoint_parameters(networks).items()}
 
 
 def optional_parts(config: Model) -> dict[str, str]:
@@ -95,27 +91,21 @@ def load_pipeline(
     device = runtime.setup(device_target, mode)
     if config is not None and not isinstance(config, Model):
         config = load_config(config)
-    file = open_checkpoint(checkpoint)
+    if not checkpoint:
+        raise CheckpointError("no checkpoint was given: the weights, as svd_tools/convert.py writes them")
+    file = Checkpoint(checkpoint)
     config = config or file.config
     if decoder is not None:
         config = take_decoder(config, file, Checkpoint(decoder))
     image = None if spatial is None else Checkpoint(spatial)
     networks = load_networks(config, file, device, amp_level, loras=read_loras(lora, lora_scale), spatial=image)
     pipe = model_of(config).pipeline(config, networks, lambda: runtime.free_memory(device), file.metadata)
-    cells = {**networks, **pipe.denoiser.graphs}
     cache = compile_cache and CompileCache(compile_cache, dump_config(config), device, amp_level)
-    for name, cell in cells.items():
+    for name, cell in {**networks, **pipe.denoiser.graphs}.items():
         keep_latest(cell)
         if cache:
             cache.keep(name, cell)
     return pipe
-
-
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a checkpoint; raises CheckpointError, also if no path was given."""
-    if not path:
-        raise CheckpointError("no checkpoint was given: the weights, as svd_tools/convert.py writes them")
-    return Checkpoint(path)
 
 
 def stored_networks(config: Model, checkpoint: Checkpoint) -> dict[str, nn.Cell]:
@@ -126,7 +116,7 @@ def stored_networks(config: Model, checkpoint: Checkpoint) -> dict[str, nn.Cell]
     """
     parts, networks = _parts(config), build_networks(config)
     replaceable = [prefix for prefix in networks if parts[prefix].stand_in]
-    wanted = {prefix: {f"{prefix}.{p.name}" for p in networks[prefix].get_parameters()} for prefix in replaceable}
+    wanted = {prefix: checkpoint_parameters({prefix: networks[prefix]}).keys() for prefix in replaceable}
     stored = {prefix: checkpoint.names(prefix) for prefix in replaceable}
     has_others = any(stored[prefix] - wanted[prefix] for prefix in replaceable)
     for prefix in replaceable:
@@ -199,14 +189,9 @@ def fill_networks(
     """
     checkpoint.check(networks)  # before they take memory
     parts, dtype = _parts(config), compute_dtype(device, amp_level)
+    learned = {id(parameter) for parameter in trained}
     for prefix, network in networks.items():
         network.set_train(False)
-        exact = parts[prefix].exact and not _shares(network, trained)
+        exact = parts[prefix].exact and learned.isdisjoint(map(id, network.get_parameters()))
         place(network, device, ms.float32 if exact else dtype, trained)
     checkpoint.load(networks, changed)
-
-
-def _shares(network: nn.Cell, parameters: Collection[Parameter]) -> bool:
-    """Whether the network has some of the parameters."""
-    known = {id(parameter) for parameter in parameters}
-    return any(id(parameter) in known for parameter in network.get_parameters())

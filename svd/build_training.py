@@ -15,7 +15,7 @@ from mindspore import nn
 from svd import runtime
 from svd.build import fill_networks, load_networks, stored_networks
 from svd.checkpoints.lora import describe_lora
-from svd.checkpoints.model_file import Checkpoint
+from svd.checkpoints.model_file import Checkpoint, checkpoint_parameters
 from svd.config import ImageLDMConfig, LatentModel, dump_config
 from svd.config.models import KINDS
 from svd.data.latents_dataset import LatentsDataset
@@ -170,9 +170,9 @@ def latents_model(train: TrainConfig, model: LatentModel, checkpoint: Checkpoint
     task = find_task(train.task)
     check(encodes(task), f"train.task={train.task} learns from videos, not from latents")
     stored, encoders = stored_networks(model, checkpoint), task.encoders(train)
-    names = {f"{prefix}.{p.name}" for prefix in encoders if prefix in stored for p in stored[prefix].get_parameters()}
+    names = checkpoint_parameters({prefix: stored[prefix] for prefix in encoders if prefix in stored})
     digest = blake2b(digest_size=16)
-    for name in sorted(names.intersection(checkpoint.shapes)):
+    for name in sorted(names.keys() & checkpoint.shapes):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(checkpoint.read(name), np.float32))
     return {

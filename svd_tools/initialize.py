@@ -12,6 +12,7 @@ if __name__ == "__main__":  # signals are handled from here on, also during impo
 
     start("initialize")
 
+from functools import partial
 from pathlib import Path
 from typing import Optional
 
@@ -22,8 +23,8 @@ from jsonargparse.typing import NonNegativeInt
 from svd import cli
 from svd.checkpoints.formats import MODEL_FORMAT, TOKENIZER
 from svd.checkpoints.model_file import Checkpoint
-from svd.checkpoints.tensor_files import LazyTensor, finite, lazy_tensors, write_safetensors
-from svd.checkpoints.tensor_header import CheckpointError, read_header
+from svd.checkpoints.tensor_files import LazyTensor, finite, read_safetensors, write_safetensors
+from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ConfigError, ImageLDMConfig, LatentModel, dump_config, load_config
 from svd.console import first_few
 from svd.data.csv_rows import CsvRows
@@ -76,9 +77,10 @@ def initialize(
     networks = {prefix: network for prefix, network in networks.items() if prefix not in optional_parts(model)}
     shapes = {prefix + p.name: tuple(p.shape) for prefix, cell in networks.items() for p in cell.get_parameters()}
     zeros = {prefix + name for prefix, cell in networks.items() for name in zero_init_names(cell)}
-    tensors = {
-        name: _tensor(name, shape, seed, place, name in zeros) for place, (name, shape) in enumerate(shapes.items())
-    }
+    tensors = {}
+    for place, (name, shape) in enumerate(shapes.items()):
+        values = partial(initial_value, name, shape, seed, name in zeros)
+        tensors[name] = LazyTensor(shape, np.dtype(np.float32), ("", place), values)
     if image_model is not None:
         new = {prefix + p.name for prefix, cell in networks.items() for p in temporal_parameters(cell)}
         tensors |= _taken(Path(image_model), {name: shape for name, shape in shapes.items() if name not in new})
@@ -121,15 +123,11 @@ def _vocabulary(model: LatentModel, **sources: Optional[str | Path]) -> dict[str
 
 def _taken(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, LazyTensor]:
     """Tensors of these names and shapes from a checkpoint, as stored; raises CheckpointError."""
-    there = lazy_tensors(path, read_header(path))
+    there = read_safetensors(path)
     wrong = [name for name, shape in shapes.items() if name not in there or there[name].shape != shape]
     if wrong:
         raise CheckpointError(f"{path} lacks {len(wrong)} tensors of the image model ({first_few(wrong)})")
     return {name: finite(name, there[name]) for name in shapes}
-
-
-def _tensor(name: str, shape: tuple[int, ...], seed: int, place: int, zero: bool) -> LazyTensor:
-    return LazyTensor(shape, np.dtype(np.float32), ("", place), lambda: initial_value(name, shape, seed, zero))
 
 
 def main(argv: Optional[list[str]] = None, program: str = "initialize.py") -> int:

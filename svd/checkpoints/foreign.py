@@ -49,21 +49,11 @@ def adapter_style(names: Collection[str]) -> Optional[str]:
     return None
 
 
-def describe_adapters(path: Path, names: Collection[str]) -> Optional[str]:
-    """Which program's adapters these are, and what to do with them; None if they are none."""
-    style = adapter_style(names)
-    return style and f"holds adapters (LoRA) as {style}: {MERGE if style == _LYCORIS else _convert_adapters(path)}"
-
-
-def describe_adapter_folder(folder: Path) -> Optional[str]:
-    """The same of a folder."""
-    if is_adapter_folder(folder):
-        return f"holds adapters (LoRA) as peft and diffusers write them: {_convert_adapters(folder)}"
-    return None
-
-
-def _convert_adapters(path: Path) -> str:
-    return f"convert them with {_command(path)}, and give what that writes as lora"
+def describe_adapters(path: Path, names: Collection[str] = ()) -> Optional[str]:
+    """Which program's adapters a folder, or a file of these names, holds, and what to do with them; None if none."""
+    style = "peft and diffusers write them" if is_adapter_folder(path) else adapter_style(names)
+    convert = f"convert them with {_command(path)}, and give what that writes as lora"
+    return style and f"holds adapters (LoRA) as {style}: {MERGE if style == _LYCORIS else convert}"
 
 
 def _command(path: Path) -> str:

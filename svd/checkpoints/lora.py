@@ -97,13 +97,11 @@ class LoRA:
         return weight.astype(np.float32) + np.float32(scale * self.alphas[layer] / len(down)) * change
 
 
-def merging(loras: Sequence[tuple[LoRA, float]]) -> Optional[Callable[[str, np.ndarray], np.ndarray]]:
+def merging(loras: Sequence[tuple[LoRA, float]]) -> Callable[[str, np.ndarray], np.ndarray]:
     """A function from the name and the values of a weight to the values with these adapters, one after the other.
 
-    Adapters at scale 0 leave a weight as it is, bit for bit. None if there is nothing to merge.
+    Adapters at scale 0 leave a weight as it is, bit for bit.
     """
-    if not any(scale for _, scale in loras):
-        return None
 
     def changed(name: str, weight: np.ndarray) -> np.ndarray:
         for lora, scale in loras:

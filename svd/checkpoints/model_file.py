@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
-from svd.checkpoints.foreign import describe_adapter_folder, describe_adapters, describe_model
+from svd.checkpoints.foreign import describe_adapters, describe_model
 from svd.checkpoints.formats import LORA_DOWN, LORA_UP
 from svd.checkpoints.tensor_files import DTYPES, lazy_tensor
 from svd.checkpoints.tensor_header import CheckpointError, check_gapless, read_header
@@ -33,7 +33,7 @@ class Checkpoint:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        if foreign := describe_adapter_folder(self.path) or describe_model(self.path):
+        if foreign := describe_adapters(self.path) or describe_model(self.path):
             raise CheckpointError(f"{self.path} {foreign}")
         header = read_header(self.path)
         check_gapless(self.path, header)
@@ -88,7 +88,7 @@ class Checkpoint:
         Args:
             networks: by the prefix of their parameters' names.
         """
-        wanted, found = _parameters(networks), self.shapes
+        wanted, found = checkpoint_parameters(networks), self.shapes
         missing = [name for name in wanted if name not in found]
         if missing:
             self._check_ours()
@@ -120,7 +120,7 @@ class Checkpoint:
             CheckpointError: as `check`; or a value is not finite, or overflows.
         """
         self.check(networks)
-        for name, parameter in _parameters(networks).items():
+        for name, parameter in checkpoint_parameters(networks).items():
             array, path = self.read(name), self._taken.get(name, self).path
             parameter.set_data(_tensor(path, name, changed(name, array) if changed else array, parameter.dtype))
 
@@ -133,7 +133,7 @@ class Checkpoint:
         return CheckpointError(f"{self.path} is of another model than the configuration: {problem}")
 
 
-def _parameters(networks: Mapping[str, nn.Cell]) -> dict[str, ms.Parameter]:
+def checkpoint_parameters(networks: Mapping[str, nn.Cell]) -> dict[str, ms.Parameter]:
     """By their names in a checkpoint, which adapters that are to be trained are not in."""
     found = {f"{prefix}.{p.name}": p for prefix, cell in networks.items() for p in cell.get_parameters()}
     return {name: p for name, p in found.items() if not name.endswith((f".{LORA_DOWN}", f".{LORA_UP}"))}
