@@ -10,13 +10,14 @@ from mindspore import Parameter, Tensor, nn, ops
 from svd.autoencoder.autoencoder import autoencoder_part
 from svd.config import AutoencoderConfig, LatentModel, ModelConfig
 from svd.data.latents_dataset import LatentsDataset
-from svd.data.video_dataset import Clip, pixels
+from svd.data.video_dataset import Clip
 from svd.errors import check
 from svd.layers.axes import fold_frames, per_image
 from svd.layers.marks import spatial_parameters, temporal_parameters
 from svd.seeds import Purpose, generator
 from svd.training.config import TrainConfig
 from svd.training.tasks import Plan
+from svd.training.tasks.video import frames_and_shape
 
 
 class ReconstructionLoss(nn.Cell):
@@ -70,9 +71,7 @@ class ReconstructionObjective:
 
     def inputs(self, clips: list[Clip], samples: list[int]) -> tuple[Tensor, ...]:
         """The inputs of `loss` for clips and their sample numbers."""
-        video, c = pixels(clips), self.config
-        t, _, height, width = video.shape[1:]
-        shape = t, c.latent_channels, height // c.downsampling, width // c.downsampling
+        video, shape = frames_and_shape(clips, self.config)
         noise = [
             generator(self.seed, sample, Purpose.LOSS).standard_normal(shape, dtype=np.float32) for sample in samples
         ]

@@ -32,8 +32,8 @@ from svd.training.tasks.video import (
     draw,
     encode_frames,
     encoded,
+    frames_and_shape,
     freeze_others,
-    latent_shape,
     trained_parameters,
     training_autoencoder,
 )
@@ -149,13 +149,7 @@ class TextObjective:
 
     def inputs(self, clips: list[Clip] | list[EncodedClip], samples: list[int]) -> tuple[Tensor, ...]:
         """The inputs of `loss` for clips and their sample numbers."""
-        if isinstance(clips[0], EncodedClip):
-            frames = np.stack([clip.moments for clip in clips])
-            shape = latent_shape(frames[0])
-        else:
-            frames, c = pixels(clips), self.autoencoder.config
-            t, _, height, width = frames.shape[1:]
-            shape = t, c.latent_channels, height // c.downsampling, width // c.downsampling
+        frames, shape = frames_and_shape(clips, self.autoencoder.config)
         draws = draw(self.config, self.seed, samples, shape, (0,), self.image_only, self.sigmas)
         latents = self.autoencoder.encode(frames, draws.posterior_noise)
         coefficients = loss_coefficients(self.preconditioning, draws.sigma)

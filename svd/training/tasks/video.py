@@ -12,7 +12,7 @@ from mindspore import Parameter, Tensor, nn
 from svd.autoencoder.autoencoder import Autoencoder, autoencoder_part
 from svd.conditioning.conditioner import Conditioner
 from svd.conditioning.conditioning import Conditioning
-from svd.config import ModelConfig
+from svd.config import AutoencoderConfig, ModelConfig
 from svd.data.dataset import BadItem
 from svd.data.latents_dataset import EncodedClip, LatentsDataset
 from svd.data.video_dataset import Clip, pixels
@@ -65,7 +65,7 @@ def draw(
         by_frame: whether each frame of a clip has a noise level of its own.
         sigmas: the noise levels, all equally likely; log-normal ones if None.
     """
-    columns = []
+    rows = []
     for sample in samples:
         rng = generator(seed, sample, Purpose.LOSS)
         sigma, strength = rng.standard_normal(2)
@@ -79,18 +79,10 @@ def draw(
         else:
             chosen = generator(seed, sample, Purpose.TIMESTEPS).integers(len(sigmas), size=latents[0])
             sigma = sigmas[chosen if by_frame else chosen[0]]
-        columns.append(
-            (
-                sigma,
-                noise,
-                posterior_noise,
-                log_normal(strength, config.noise_aug_mean, config.noise_aug_std),
-                aug_noise,
-                context >= config.drop_context,
-                concat >= config.drop_concat,
-            )
-        )
-    return Draws(*(np.stack(column) for column in zip(*columns)))
+        strength = log_normal(strength, config.noise_aug_mean, config.noise_aug_std)
+        kept = context >= config.drop_context, concat >= config.drop_concat
+        rows.append((sigma, noise, posterior_noise, strength, aug_noise, *kept))
+    return Draws(*(np.stack(column) for column in zip(*rows)))
 
 
 class ClipEncoder:
@@ -127,6 +119,18 @@ def latent_shape(moments: np.ndarray) -> tuple[int, ...]:
     """The shape of the latents with these moments, [t 2c h w] -> (t, c, h, w)."""
     t, channels, *size = moments.shape
     return t, channels // 2, *size
+
+
+def frames_and_shape(
+    clips: list[Clip] | list[EncodedClip], config: AutoencoderConfig
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The frames of clips in [-1, 1], or the moments of encoded ones [b t ...]; and the shape of a clip's latents."""
+    if isinstance(clips[0], EncodedClip):
+        moments = np.stack([clip.moments for clip in clips])
+        return moments, latent_shape(moments[0])
+    video, scale = pixels(clips), config.downsampling
+    t, _, height, width = video.shape[1:]
+    return video, (t, config.latent_channels, height // scale, width // scale)
 
 
 def encoded(clip: Clip, aug_strength: float = 0.0, **arrays: np.ndarray) -> EncodedClip:
@@ -168,38 +172,31 @@ class DenoisingObjective:
 
     def inputs(self, clips: list[Clip] | list[EncodedClip], samples: list[int]) -> tuple[Tensor, ...]:
         """The inputs of `loss` for clips and their sample numbers."""
-        if isinstance(clips[0], EncodedClip):
-            return self._encoded_inputs(clips, samples)
-        video = pixels(clips)
-        scale, channels = self.autoencoder.config.downsampling, self.autoencoder.config.latent_channels
-        frames, height, width = video.shape[1], video.shape[-2] // scale, video.shape[-1] // scale
-        shape = frames, channels, height, width
-        draws = draw(self.config, self.seed, samples, shape, video.shape[2:], self.image_only)
-        return self.loss_inputs(video, [clip.fps for clip in clips], [clip.motion_bucket_id for clip in clips], draws)
+        frames, shape = frames_and_shape(clips, self.autoencoder.config)
+        are_encoded = isinstance(clips[0], EncodedClip)
+        image = (0,) if are_encoded else frames.shape[2:]  # an encoded one has its noise already
+        draws = draw(self.config, self.seed, samples, shape, image, self.image_only)
+        if are_encoded:
+            return self._inputs(frames, self._encoded_conditioning(clips, shape[0]), draws)
+        return self.loss_inputs(frames, [clip.fps for clip in clips], [clip.motion_bucket_id for clip in clips], draws)
 
     def loss_inputs(
         self, video: np.ndarray, fps: list[float], motion_bucket_id: list[float], draws: Draws
     ) -> tuple[Tensor, ...]:
         """The inputs of `loss` from a video [b t 3 h w] in [-1, 1], its fps and bucket [b], and random numbers."""
-        latents = self.autoencoder.encode(video, draws.posterior_noise)
-        numbers = fps, motion_bucket_id, draws.aug_strength
-        cond = self.conditioner(video[:, 0], video.shape[1], *numbers, draws.aug_noise)
-        return self._inputs(latents, cond, draws)
+        strength, noise = draws.aug_strength, draws.aug_noise
+        cond = self.conditioner(video[:, 0], video.shape[1], fps, motion_bucket_id, strength, noise)
+        return self._inputs(video, cond, draws)
 
-    def _encoded_inputs(self, clips: list[EncodedClip], samples: list[int]) -> tuple[Tensor, ...]:
-        moments, context, concat = (
-            np.stack([getattr(clip, name) for clip in clips]) for name in ("moments", "context", "concat")
-        )
-        b, t = moments.shape[:2]
-        shape = latent_shape(moments[0])
-        draws = draw(self.config, self.seed, samples, shape, (0,), self.image_only)  # the image has its noise already
+    def _encoded_conditioning(self, clips: list[EncodedClip], frames: int) -> Conditioning:
+        context, concat = (np.stack([getattr(clip, name) for clip in clips]) for name in ("context", "concat"))
         numbers = [(clip.fps - 1, clip.motion_bucket_id, clip.aug_strength) for clip in clips]
-        vector = self.conditioner.embed_numbers(b, *zip(*numbers))
-        concat = np.broadcast_to(concat[:, None], (b, t, *concat.shape[1:]))
-        cond = Conditioning(Tensor(context.astype(np.float32)), Tensor(concat.astype(np.float32)), vector)
-        return self._inputs(self.autoencoder.encode(moments, draws.posterior_noise), cond, draws)
+        vector = self.conditioner.embed_numbers(len(clips), *zip(*numbers))
+        concat = np.repeat(concat[:, None], frames, 1)
+        return Conditioning(Tensor(context.astype(np.float32)), Tensor(concat.astype(np.float32)), vector)
 
-    def _inputs(self, latents: Tensor, cond: Conditioning, draws: Draws) -> tuple[Tensor, ...]:
+    def _inputs(self, frames: np.ndarray, cond: Conditioning, draws: Draws) -> tuple[Tensor, ...]:
+        latents = self.autoencoder.encode(frames, draws.posterior_noise)
         context = cond.context * _mask(draws.keep_context, cond.context)
         concat = cond.concat * _mask(draws.keep_concat, cond.concat)
         coefficients = loss_coefficients(self.preconditioning, draws.sigma)
@@ -255,12 +252,9 @@ class VideoTask:
         return ClipEncoder(_conditioner(plan), encoder, plan.train.loss, plan.train.seed)
 
     def build(self, plan: Plan) -> DenoisingObjective:
-        train, model, networks = plan.train, plan.model, plan.networks
-        conditioner, autoencoder = _conditioner(plan), training_autoencoder(plan)
-        denoiser = Denoiser(networks["network"], PRECONDITIONINGS[model.preconditioning])
-        return DenoisingObjective(
-            conditioner, autoencoder, denoiser, plan.trained, train.loss, train.seed, self.image_only
-        )
+        denoiser = Denoiser(plan.networks["network"], PRECONDITIONINGS[plan.model.preconditioning])
+        parts, train = (_conditioner(plan), training_autoencoder(plan), denoiser), plan.train
+        return DenoisingObjective(*parts, plan.trained, train.loss, train.seed, self.image_only)
 
 
 def _conditioner(plan: Plan) -> Conditioner:
@@ -279,12 +273,8 @@ def check_frames(train: TrainConfig, image_only: bool) -> None:
 def training_autoencoder(plan: Plan) -> Autoencoder:
     """The autoencoder as objectives need it: without its decoder, and for cached latents given moments, not frames."""
     cached = isinstance(plan.train.dataset, LatentsDataset)
-    encoder = _moments if cached else plan.networks[autoencoder_part(plan.networks, "encoder")]
+    encoder = (lambda moments: moments) if cached else plan.networks[autoencoder_part(plan.networks, "encoder")]
     return Autoencoder(encoder, None, plan.model.autoencoder)
-
-
-def _moments(moments: Tensor) -> Tensor:
-    return moments
 
 
 IMAGE_TO_VIDEO, IMAGE_MODEL = VideoTask(image_only=False), VideoTask(image_only=True)
