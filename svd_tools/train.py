@@ -116,17 +116,16 @@ def finish(train: TrainConfig, checkpoint: Path) -> None:
 
     trained = read_trained(checkpoint / f"{'ema' if train.optimizer.ema_decay else 'trained'}.safetensors")
     program, group, given = USES[type(trained.config)]
+    target = Path(train.output_dir) / ("lora.safetensors" if train.lora.rank else "model.safetensors")
     if train.lora.rank:
-        target = Path(train.output_dir) / "lora.safetensors"
         write_trained(trained, target)
         log(f"{program} --{group}.checkpoint={train.pretrained} --{group}.lora={target} {given}")
+        return
+    write_merged(trained, Path(train.pretrained), target)
+    if find_task(train.task).complete:
+        log(f"{program} --{group}.checkpoint={target} {given}")
     else:
-        target = Path(train.output_dir) / "model.safetensors"
-        write_merged(trained, Path(train.pretrained), target)
-        if find_task(train.task).complete:
-            log(f"{program} --{group}.checkpoint={target} {given}")
-        else:
-            log(f"the next training may begin with it: --train.pretrained={target}")
+        log(f"the next training may begin with it: --train.pretrained={target}")
 
 
 def main(argv: Optional[list[str]] = None, program: str = "train.py") -> int:

@@ -118,14 +118,13 @@ class CheckpointWriter:
         """
         target = self.run / "checkpoints" / checkpoint_name(state.update)
         aside = target.with_name(f".{target.name}.tmp")
-        files = {"optimizer": optimizer} if not sharded else {}
-        if sharded:
-            files[f"optimizer_{self.ranks.rank}_of_{self.ranks.count}"] = optimizer
+        name = f"optimizer_{self.ranks.rank}_of_{self.ranks.count}" if sharded else "optimizer"
+        files = {name: optimizer} if sharded or self.ranks.first else {}
         if self.ranks.first:
             files |= weights
         self._together(self._begin, aside, weights, optimizer)
         try:
-            self._together(self._write, aside, files if self.ranks.first or sharded else {})
+            self._together(self._write, aside, files)
             self._together(self._complete, aside, target, state)
         except CheckpointError:
             if self.ranks.first:
@@ -150,12 +149,11 @@ class CheckpointWriter:
             raise NotFiniteError(f"the weights or the optimizer's states are not finite{what}; {last}") from problem
         raise CheckpointError(f"the checkpoint could not be written to {self.run}{what}; {last}") from problem
 
-    def _begin(self, aside: Path, *groups: dict) -> None:
+    def _begin(self, aside: Path, weights: dict[str, dict[str, Parameter]], optimizer: dict[str, Parameter]) -> None:
         if not self.ranks.first:
             return
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        weights, optimizer = groups
         need = sum(p.nbytes for group in (*weights.values(), optimizer) for p in group.values())
         free = shutil.disk_usage(aside).free
         if need > free:
@@ -258,35 +256,35 @@ def load(path: Path, kind: str, targets: dict[str, Parameter]) -> None:
         CheckpointError: a file is damaged, or has other parameters than are trained now.
     """
     found: dict[str, np.ndarray] = {}
-    wrong: list[str] = []
+    extra, wrong = [], []
     files = _files(path, kind)
     if not files and kind != "ema":
-        raise _damaged(path, f"{path} has no file {kind}.safetensors")
+        raise CheckpointError(f"{path} has no file {kind}.safetensors{_instead_of(path)}")
     for file in files:
         try:
             file.open("rb").close()  # safetensors reports any unreadable file as missing
             with safe_open(file, framework="np") as tensors:
-                names = tensors.keys()
-                extra = [name for name in names if name not in targets] if kind == "trained" else []
-                for name in names:
+                for name in tensors.keys():  # noqa: SIM118 (no mapping)
                     if name not in targets:
-                        continue
-                    if tensors.get_slice(name).get_shape() != list(targets[name].shape):
+                        extra.append(name)
+                    elif tensors.get_slice(name).get_shape() != list(targets[name].shape):
                         wrong.append(name)
-                        continue
-                    found[name] = tensors.get_tensor(name)
+                    else:
+                        found[name] = tensors.get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise _damaged(path, f"{file} is not a complete safetensors file ({one_line(error)})") from error
-        if extra:
-            raise CheckpointError(_other(path, f"{len(extra)} of its parameters are not trained now", extra))
-    missing = [name for name in targets if name not in found and name not in wrong]
-    if missing:
-        raise CheckpointError(_other(path, f"{len(missing)} of {kind} are missing", missing))
-    if wrong:
-        raise CheckpointError(_other(path, f"{len(wrong)} are of another shape", wrong))
+            damaged = f"{file} is not a complete safetensors file ({one_line(error)})"
+            raise CheckpointError(f"{damaged}{_instead_of(path)}") from error
+    problems = {"of its parameters are not trained now": extra if kind == "trained" else []}
+    problems[f"of {kind} are missing"] = [name for name in targets if name not in found and name not in wrong]
+    problems["are of another shape"] = wrong
+    for problem, names in problems.items():
+        if names:
+            other = f"{path} is of another model or training than this one"
+            raise CheckpointError(f"{other}: {len(names)} {problem} ({first_few(names)})")
     bad = [name for name, array in found.items() if not _is_good(array)]
     if bad:
-        raise _damaged(path, f"{path}: {len(bad)} tensors of {kind} are not finite float32 numbers ({bad[0]})")
+        damaged = f"{path}: {len(bad)} tensors of {kind} are not finite float32 numbers ({bad[0]})"
+        raise CheckpointError(f"{damaged}{_instead_of(path)}")
     for name, parameter in targets.items():
         parameter.set_data(Tensor(found[name]))
 
@@ -299,10 +297,6 @@ def _files(path: Path, kind: str) -> list[Path]:
 
 def _is_good(array: np.ndarray) -> bool:
     return array.dtype == np.float32 and bool(np.isfinite(array).all())
-
-
-def _damaged(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{what}{_instead_of(path)}")
 
 
 def _instead_of(path: Path) -> str:
@@ -333,7 +327,3 @@ def _is_whole(path: Path) -> bool:
     except (OSError, RecordError, SafetensorError):
         return False
     return True
-
-
-def _other(path: Path, problem: str, names: list[str]) -> str:
-    return f"{path} is of another model or training than this one: {problem} ({first_few(names)})"

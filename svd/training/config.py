@@ -119,9 +119,7 @@ class OptimizerConfig:
         check(self.warmup_updates >= 0, f"optimizer.warmup_updates must not be negative, got {self.warmup_updates}")
         check(self.weight_decay >= 0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
         check(0 <= self.ema_decay < 1, f"optimizer.ema_decay must be in [0, 1), got {self.ema_decay}")
-        check_most(
-            self, "optimizer", **dict.fromkeys(("learning_rate", "eps", "weight_decay", "max_grad_norm"), LARGEST)
-        )
+        check_most(self, "optimizer", learning_rate=LARGEST, eps=LARGEST, weight_decay=LARGEST, max_grad_norm=LARGEST)
         check_most(self, "optimizer", warmup_updates=MOST_UPDATES)
 
 

@@ -79,20 +79,14 @@ def _lock(path: Path) -> Optional[int]:
                 ) from error
             log(f"warning: {path.parent} is on a disk without locks ({error.strerror}): start no second run there")
             return None
-        if _is_at(path, handle):
-            break
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(handle)):
+                break
         os.close(handle)  # the file of a run that has just ended
     holder = Holder(socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S"))
     os.ftruncate(handle, 0)
     os.pwrite(handle, json.dumps(asdict(holder)).encode(), 0)
     return handle
-
-
-def _is_at(path: Path, handle: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(handle))
-    except FileNotFoundError:
-        return False
 
 
 def _holder(handle: int) -> str:

@@ -12,17 +12,12 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from svd.training.config import OptimizerConfig
 
-_adam = ops.MultitypeFuncGraph("adam")
-_average = ops.MultitypeFuncGraph("average")
 
-
-@_adam.register("Function", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor")
-def _adam_one(operator, lr, beta1, beta2, eps, decay, parameter, exp_avg, exp_avg_sq, gradient):
+def _adam(operator, lr, beta1, beta2, eps, decay, parameter, exp_avg, exp_avg_sq, gradient):
     return operator(parameter, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, decay, gradient)
 
 
-@_average.register("Tensor", "Tensor", "Tensor")
-def _average_one(rate, average, parameter):
+def _average(rate, average, parameter):
     return ops.Assign()(average, average + (parameter - average) * rate)
 
 

@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from svd.console import Stream, one_line, printable
 
+_tolerant = suppress(OSError, ValueError)  # a stream may be gone, closed, or unable to encode a character
+
 
 class Progress:
     """A progress bar over the updates, with numbers after it and log lines above it.
@@ -25,7 +27,7 @@ class Progress:
         self._numbers: dict[str, str] = {}
         self._failed: set[str] = set()
         self._bar = tqdm(disable=True)
-        with _tolerant():
+        with _tolerant:
             self._bar = tqdm(
                 desc="training", unit="update", initial=done, total=total, disable=quiet, file=self._stream
             )  # fmt: skip
@@ -34,23 +36,23 @@ class Progress:
         return self
 
     def __exit__(self, *_) -> None:
-        with _tolerant():
+        with _tolerant:
             self._bar.close()
 
     def update(self) -> None:
         """Advance by one update."""
-        with _tolerant():
+        with _tolerant:
             self._bar.update()
 
     def show(self, **numbers: str) -> None:
         """Show numbers behind the bar; each stays until it is shown anew."""
         self._numbers |= numbers
-        with _tolerant():
+        with _tolerant:
             self._bar.set_postfix(self._numbers)
 
     def log(self, text: str) -> None:
         """Print a line above the bar."""
-        with _tolerant():
+        with _tolerant:
             self._bar.write(printable(text), file=self._stream)
 
     @contextmanager
@@ -70,8 +72,3 @@ def describe_error(error: BaseException) -> str:
     text = one_line(error)
     plain = isinstance(error, OSError) or text == type(error).__name__
     return text if plain else f"{type(error).__name__}: {text}"
-
-
-def _tolerant():
-    """A stream may be gone, closed, or unable to encode a character."""
-    return suppress(OSError, ValueError)

@@ -11,29 +11,12 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from svd.training.distributed import Mean, OwnedParameters
 from svd.training.optimizer import AdamW, WeightAverage, zeros_like
 
-_add = ops.MultitypeFuncGraph("add")
-_scale = ops.MultitypeFuncGraph("scale")
-_half_square_sum = ops.MultitypeFuncGraph("half_square_sum")
-_clear = ops.MultitypeFuncGraph("clear")
 
-
-@_add.register("Tensor", "Tensor")
-def _add_one(total, gradient):
+def _add(total: Parameter, gradient: Tensor) -> Tensor:
     return ops.AssignAdd()(total, gradient)
 
 
-@_scale.register("Tensor", "Tensor")
-def _scale_one(factor, gradient):
-    return gradient * factor
-
-
-@_half_square_sum.register("Tensor")
-def _half_square_sum_one(gradient):
-    return ops.L2Loss()(gradient)  # half of the sum, in one operator
-
-
-@_clear.register("Tensor")
-def _clear_one(total):
+def _clear(total: Parameter) -> Tensor:
     return ops.Assign()(total, ops.zeros_like(total))
 
 
@@ -70,7 +53,7 @@ class TrainStep(nn.Cell):
         self.trained = ParameterTuple(trained)
         self.micro_batches, self.ranks = micro_batches, ranks
         self.max_grad_norm = Tensor(max_grad_norm, ms.float32)
-        self.map = ops.HyperMap()
+        self.map, self.half_square_sum, self.multiply = ops.HyperMap(), ops.L2Loss(), ops.Mul()
         if micro_batches > 1:
             self.totals = zeros_like(trained, "gradient")
         if ranks > 1:
@@ -105,10 +88,10 @@ class TrainStep(nn.Cell):
         if self.ranks > 1:
             gradients = self.mean(gradients)
         scale = ops.mul(loss_scale, float(self.micro_batches))
-        norm = ops.sqrt(ops.mul(ops.addn(self.map(_half_square_sum, gradients)), 2.0)) / scale
+        norm = ops.sqrt(ops.mul(ops.addn(self.map(self.half_square_sum, gradients)), 2.0)) / scale
         if ops.isfinite(norm):
             factor = ops.minimum(self.max_grad_norm / (norm + 1e-6), 1.0) / scale
-            gradients = self.map(ops.partial(_scale, factor), gradients)
+            gradients = self.map(ops.partial(self.multiply, factor), gradients)
             if self.owned is not None:
                 gradients = self.owned.share(gradients)
             updated = self.optimizer(gradients, coefficients)

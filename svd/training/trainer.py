@@ -114,10 +114,9 @@ class Trainer:
         Raises:
             CheckpointError: it is damaged, or of other parameters.
         """
-        load(checkpoint, "trained", self.objective.trained)
+        for kind, parameters in self._weights().items():
+            load(checkpoint, kind, parameters)
         load(checkpoint, "optimizer*", self._optimizer_states())
-        if self.average is not None:
-            load(checkpoint, "ema", self._averages())
         self.last_checkpoint = checkpoint
 
     def run(self) -> bool:
@@ -135,7 +134,9 @@ class Trainer:
             Progress(self.state.update, self.updates, quiet=not self.ranks.first) as self._progress,
             Feed(self.config, self.state.samples, self.ranks, self._inputs, self._progress.log) as self._feed,
         ):
-            metrics = self._metrics() if self.ranks.first else None
+            metrics = None
+            if self.ranks.first:
+                metrics = Metrics(self.run_folder, self.state.update, self._progress.dispensable, self._progress.log)
             try:
                 return self._loop(metrics)
             except (TrainingError, CheckpointError):
@@ -145,9 +146,6 @@ class Trainer:
             finally:
                 if metrics is not None:
                     metrics.close()
-
-    def _metrics(self) -> Metrics:
-        return Metrics(self.run_folder, self.state.update, self._progress.dispensable, self._progress.log)
 
     def _loop(self, metrics: Optional[Metrics]) -> bool:
         config, state = self.config, self.state
@@ -212,10 +210,6 @@ class Trainer:
         self.stopped_by = self._feed.stopped_by() if stops else 0
         return loss, norm
 
-    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        self._report_failures(batch)
-        return self.objective.inputs(batch.items, batch.samples)
-
     def _end_by(self, error: Exception) -> NoReturn:
         """Save the last good update, and raise an error that says how the run can be continued."""
         kept = self._rescue()
@@ -262,8 +256,8 @@ class Trainer:
     def _learning_rate(self, update: int) -> float:
         return learning_rate(self.config.optimizer, update, self.updates)
 
-    def _report_failures(self, batch: Batch) -> None:
-        """Log once for each video what is wrong with it, and list it in RUN/skipped_videos_<rank>.csv."""
+    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The inputs of the loss. Faults of videos are logged once, and listed in RUN/skipped_videos_<rank>.csv."""
         for path, reason in batch.failures:
             if path in self.skipped:
                 continue
@@ -272,6 +266,7 @@ class Trainer:
             name = f"skipped_videos_{self.ranks.rank}.csv"
             with self._progress.dispensable(name), open(self.run_folder / name, "a", newline="") as file:
                 csv.writer(file).writerow([path, reason])
+        return self.objective.inputs(batch.items, batch.samples)
 
     def _log(self, metrics: Metrics, meter: Meter) -> None:
         with self._progress.dispensable("the metrics"):
@@ -295,13 +290,9 @@ class Trainer:
             CheckpointError: the last checkpoint could not be written.
         """
         self.state.loss_scale, self.state.good_updates = self.loss_scale.value, self.loss_scale.good
-        weights = {"trained": self.objective.trained}
-        if self.average is not None:
-            weights["ema"] = self._averages()
+        weights, optimizer, sharded = self._weights(), self._optimizer_states(), self.step.owned is not None
         try:
-            self.last_checkpoint = self.writer.save(
-                self.state, weights, self._optimizer_states(), sharded=self.step.owned is not None
-            )
+            self.last_checkpoint = self.writer.save(self.state, weights, optimizer, sharded)
             self._saved = self.state.update
         except NotFiniteError as error:
             raise TrainingError(f"after update {self.state.update} {error}; {_REMEDY}", _TO_CHANGE) from error
@@ -321,8 +312,11 @@ class Trainer:
                 raise TrainingError(f"the weights could not be put back after a preview; the last checkpoint: {last}")
         self.ranks.wait()
 
-    def _averages(self) -> dict[str, Parameter]:
-        return dict(zip(self.objective.trained, self.average.averages))
+    def _weights(self) -> dict[str, dict[str, Parameter]]:
+        """Trained parameters, and their averages if there are any, by their file and name in a checkpoint."""
+        trained = self.objective.trained
+        averages = {} if self.average is None else {"ema": dict(zip(trained, self.average.averages))}
+        return {"trained": trained, **averages}
 
     def _optimizer_states(self) -> dict[str, Parameter]:
         """By `exp_avg.NAME` and `exp_avg_sq.NAME`, NAME as in a checkpoint."""

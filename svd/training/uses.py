@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, Optional
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Optional
 
 from svd.errors import ConfigError
+from svd.records import differing
 from svd.training.config import TrainConfig
 from svd.training.tasks import TASKS, find_task
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Use:
     """Settings that need others, in every task that has them."""
 
@@ -60,10 +61,10 @@ USES = (
 
 def check_used(train: TrainConfig, cards: Optional[int] = None) -> None:
     """Raise ConfigError for a setting that is unused here and differs from its default."""
-    default = dict(settings(TrainConfig(train.dataset)))
-    for name, value in settings(train):
-        if value != default[name] and (reason := _ignored(name, train, cards)):
-            message = f"train.{name} is {value}, but {reason}; leave it at {default[name]}"
+    defaults, given = (asdict(config) for config in (TrainConfig(None), replace(train, dataset=None)))
+    for name, default, value in differing(defaults, given):
+        if reason := _ignored(name, train, cards):
+            message = f"train.{name} is {value}, but {reason}; leave it at {default}"
             raise ConfigError(message, setting=f"train.{name}")
 
 
@@ -77,13 +78,3 @@ def _ignored(name: str, train: TrainConfig, cards: Optional[int]) -> str:
 
 def _among(name: str, parts: tuple[str, ...]) -> bool:
     return any(name == part or name.startswith(f"{part}.") for part in parts)
-
-
-def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Name and value of every setting; those of a part are named `part.setting`. The dataset's are its own."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from settings(value, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}", value
