@@ -30,6 +30,7 @@ from svd.console import first_few
 from svd.data.csv_rows import CsvRows
 from svd.initialization import initial_value
 from svd_tools.checkpoints.converter import check_free, writing
+from svd_tools.checkpoints.vocabulary import read_vocabulary, train_vocabulary
 
 
 def build_parser(program: str) -> ArgumentParser:
@@ -102,14 +103,10 @@ def _vocabulary(model: LatentModel, **sources: Optional[str | Path]) -> dict[str
         raise ConfigError(f"the vocabulary of a model that is given text: give one of {', '.join(sources)}, got {some}")
     source = Path(sources[given[0]])
     if given[0] == "tokenizer":
-        from svd_tools.checkpoints.vocabulary import read_vocabulary  # --help does not wait for the tokenizers
-
         return {TOKENIZER: read_vocabulary(source, model.text_encoder)}
     if given[0] == "captions":
-        from svd_tools.checkpoints.new_vocabulary import train_vocabulary
-
         rows = CsvRows(str(source), ("caption",), (), "give a CSV file with the column caption")
-        return {TOKENIZER: train_vocabulary((caption for _, (caption,) in rows), model.text_encoder).to_metadata()}
+        return {TOKENIZER: train_vocabulary((caption for _, (caption,) in rows), model.text_encoder)}
     checkpoint = Checkpoint(source)
     of_image = checkpoint.config
     differing = [] if isinstance(of_image, ImageLDMConfig) else ["it is no model that is given text"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tokenizers
@@ -141,9 +141,8 @@ def _pairs(vocabulary: Mapping[str, int], merges: Sequence[str]) -> list[tuple[s
             TokenizerError,
         )
     if len(vocabulary) == PUBLISHED:
-        tokens = [*symbols(), *(symbol + END_OF_WORD for symbol in symbols()), *map("".join, pairs), START, END]
         check(
-            vocabulary == {token: i for i, token in enumerate(tokens)},
+            vocabulary == vocabulary_of(merges),
             f"the vocabulary has the {PUBLISHED} tokens of CLIP's, but they are not bytes, merges, start and end in "
             "this order: it is damaged",
             TokenizerError,
@@ -151,7 +150,15 @@ def _pairs(vocabulary: Mapping[str, int], merges: Sequence[str]) -> list[tuple[s
     return pairs
 
 
-def symbols() -> Iterator[str]:
+def vocabulary_of(merges: Iterable[str]) -> dict[str, int]:
+    """CLIP's ids by token, for these merges: bytes, bytes that end a word, merges, start and end."""
+    bytes_ = list(_symbols())
+    merged = (merge.replace(" ", "") for merge in merges)
+    tokens = [*bytes_, *(symbol + END_OF_WORD for symbol in bytes_), *merged, START, END]
+    return {token: i for i, token in enumerate(tokens)}
+
+
+def _symbols() -> Iterator[str]:
     """The 256 bytes as characters, in the order of CLIP's vocabulary: printable ones first, then the others."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     yield from map(chr, printable)

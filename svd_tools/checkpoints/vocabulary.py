@@ -1,10 +1,11 @@
-"""The vocabulary of CLIP's tokenizer in the files of other programs."""
+"""The vocabulary of CLIP's tokenizer: read, written, or learned for a model that is trained from scratch."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from svd.checkpoints.tensor_header import CheckpointError
@@ -59,6 +60,31 @@ def write_vocabulary(metadata: str, folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join([f"{_VERSION} 0.2", *content["merges"], ""]), "utf-8")
 
 
+def train_vocabulary(texts: Iterable[str], config: TextEncoderConfig) -> str:
+    """Byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) of CLIP's form that is learned from texts: bytes,
+    bytes that end a word, as many merges as the text encoder has room for and the texts give, start and end.
+
+    Returns the metadata of a checkpoint. Raises TokenizerError if the text encoder has no room for the bytes.
+    """
+    from tokenizers import pre_tokenizers, trainers
+
+    from svd.conditioning.tokenizer import END_OF_WORD, Tokenizer, byte_pair_encoding, vocabulary_of
+
+    alone = vocabulary_of(())
+    room = max(config.vocabulary - len(alone), 0)
+    trained = byte_pair_encoding(alone, [])
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(alone) - 2 + room,  # start and end do not count
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        end_of_word_suffix=END_OF_WORD,
+        show_progress=False,
+    )
+    trained.train_from_iterator(texts, trainer)
+    pairs = json.loads(trained.to_str())["model"]["merges"][:room]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in pairs]
+    return Tokenizer(vocabulary_of(merges), merges, config).to_metadata()
+
+
 def _read_tokenizer(path: Path) -> tuple[dict, list[str]]:
     """Vocabulary and merges of a tokenizer.json; merges are lines, or pairs."""
     content = read_json(path, LARGEST_VOCABULARY)
@@ -70,13 +96,11 @@ def _read_tokenizer(path: Path) -> tuple[dict, list[str]]:
 
 
 def _read_merges(path: Path, config: TextEncoderConfig) -> tuple[dict[str, int], list[str]]:
-    """Vocabulary and merges of OpenAI's list: the bytes, the bytes at the end of a word, merges, start and end."""
-    from svd.conditioning.tokenizer import END, END_OF_WORD, START, symbols
+    """Vocabulary and merges of OpenAI's list, which is longer than what the text encoder has room for."""
+    from svd.conditioning.tokenizer import vocabulary_of
 
-    single = list(symbols())
-    merges = _lines(path)[: max(0, config.vocabulary - 2 * len(single) - 2)]
-    tokens = [*single, *(symbol + END_OF_WORD for symbol in single), *("".join(merge.split(" ")) for merge in merges)]
-    return {token: i for i, token in enumerate([*tokens, START, END])}, merges
+    merges = _lines(path)[: max(0, config.vocabulary - len(vocabulary_of(())))]
+    return vocabulary_of(merges), merges
 
 
 def _lines(path: Path) -> list[str]:
