@@ -35,6 +35,8 @@ DTYPES = {
 WIDENED = ("BF16", *FLOAT8)
 """Types that are read as float32, which holds all of their values."""
 _CODES = {dtype: code for code, dtype in DTYPES.items() if code not in WIDENED}
+CODES = {dtype.name: code for dtype, code in _CODES.items()} | {"bfloat16": "BF16"}
+"""Keys of DTYPES by the names of types that NumPy, PyTorch and (but for capitals) MindSpore have in common."""
 
 
 @dataclass(frozen=True)

@@ -12,27 +12,12 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
-from svd.checkpoints.tensor_files import DTYPES, LazyTensor, check_type, stored_tensor
+from svd.checkpoints.tensor_files import CODES, DTYPES, LazyTensor, check_type, stored_tensor
 from svd.checkpoints.tensor_header import LARGEST_NUMBER, MOST_AXES, CheckpointError
 
 ENCRYPTED = bytes.fromhex("d85e3a7f")
 """First bytes of a checkpoint saved with an enc_key."""
 
-_TYPES = {
-    "Float64": "F64",
-    "Float32": "F32",
-    "Float16": "F16",
-    "BFloat16": "BF16",
-    "Int64": "I64",
-    "Int32": "I32",
-    "Int16": "I16",
-    "Int8": "I8",
-    "UInt64": "U64",
-    "UInt32": "U32",
-    "UInt16": "U16",
-    "UInt8": "U8",
-    "Bool": "BOOL",
-}
 MOST_VALUES = 20_000
 """Limit of Values in a file (parameters above 512 MB have several); a full-size model has 2,446."""
 LONGEST_NAME = 1000  # bytes
@@ -69,13 +54,14 @@ def read_mindspore(path: Path) -> dict[str, LazyTensor]:
 
 
 def _stored(path: Path, tag: str, code: str, shape: tuple[int, ...], pieces: list) -> LazyTensor:
-    check_type(path, tag, _TYPES.get(code, code))
+    code = CODES.get(code.lower(), code)
+    check_type(path, tag, code)
     size = sum(count for _, count in pieces)
     if shape == (0,) and size:  # how some versions write a scalar
         shape = ()
-    if max(shape, default=0) > LARGEST_NUMBER or size != math.prod(shape) * DTYPES[_TYPES[code]].itemsize:
+    if max(shape, default=0) > LARGEST_NUMBER or size != math.prod(shape) * DTYPES[code].itemsize:
         raise CheckpointError(f"{path} is damaged: {size} bytes for {tag} of shape {list(shape)}")
-    return stored_tensor(tag, path, _TYPES[code], shape, tuple(pieces))
+    return stored_tensor(tag, path, code, shape, tuple(pieces))
 
 
 def _value(data: mmap.mmap, start: int, stop: int) -> tuple[str, str, tuple[int, ...], tuple[int, int]]:

@@ -11,6 +11,7 @@ import pickletools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from svd.checkpoints.tensor_files import CODES
 from svd.checkpoints.tensor_header import LARGEST_NUMBER, MOST_AXES
 
 MOST_INSTRUCTIONS = 1_000_000
@@ -49,24 +50,11 @@ _STORAGES = {
     "ComplexFloatStorage": "C64",
     "ComplexDoubleStorage": "C128",
 }
-_TYPES = {
+_TYPES = CODES | {
     "float8_e4m3fn": "F8_E4M3",
     "float8_e5m2": "F8_E5M2",
     "float8_e4m3fnuz": "F8_E4M3FNUZ",
     "float8_e5m2fnuz": "F8_E5M2FNUZ",
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint64": "U64",
-    "uint32": "U32",
-    "uint16": "U16",
-    "uint8": "U8",
-    "bool": "BOOL",
     "float8_e8m0fnu": "F8_E8M0",
     "complex64": "C64",
 }
