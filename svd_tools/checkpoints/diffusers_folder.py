@@ -16,6 +16,8 @@ from svd.records import RecordError, read_json
 from svd_tools.checkpoints.vocabulary import write_vocabulary
 
 LARGEST_CONFIG = 1 << 20  # bytes of a config.json
+_OF_NETWORK = "config.json"
+"""The JSON file beside tensors."""
 FILES = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
 
 
@@ -31,9 +33,7 @@ class Component(NamedTuple):
     """Settings that shapes do not show, and that must be those of the config."""
     noted: tuple[str, ...] = ()
     """Settings that may differ: those of the config are used."""
-    file: str = "config.json"
-    network: bool = True
-    """Whether it has tensors, whose names are prefixed with the subfolder's."""
+    file: str = _OF_NETWORK
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Folder:
 
     @property
     def networks(self) -> dict[str, Component]:
-        return {name: component for name, component in self.components.items() if component.network}
+        """Those with tensors, whose names are prefixed with the subfolder's."""
+        return {name: component for name, component in self.components.items() if component.file == _OF_NETWORK}
 
     def config_files(self, config: Model) -> dict[str, dict]:
         """All files except tensors and vocabularies, by path."""
@@ -66,7 +67,7 @@ class Folder:
             if component.library == "diffusers":
                 settings[name] = {"_class_name": component.kind, "_diffusers_version": self.version} | settings[name]
         files = {f"{name}/{component.file}": settings[name] for name, component in self.components.items()}
-        return {"model_index.json": dict(sorted(index.items())), **files}
+        return {"model_index.json": index, **files}
 
     def write(
         self,
@@ -84,7 +85,7 @@ class Folder:
         for name, content in self.config_files(config).items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content, indent=2) + "\n")
+            path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         for name, component in self.networks.items():
             part = {n.removeprefix(f"{name}."): tensor for n, tensor in tensors.items() if n.startswith(f"{name}.")}
             write_safetensors(folder / name / FILES[component.library], part, {"format": "pt"}, progress)
@@ -131,9 +132,3 @@ def _same(stated: object, wanted: object) -> bool:
     if isinstance(stated, list) and isinstance(wanted, int):
         wanted = [wanted] * len(stated)
     return stated == wanted
-
-
-def check_channels(channel_mult: list[int]) -> None:
-    """Raise CheckpointError for a network whose first level does not have the channels of its first convolution."""
-    if channel_mult[0] != 1:
-        raise CheckpointError("the networks of diffusers begin with channel_mult 1, the config with another one")

@@ -13,14 +13,14 @@ import numpy as np
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ImageLDMConfig, Model, ModelConfig, VideoDiffusionConfig, VideoLDMConfig
 from svd.config.temporal import ModelScopeLayers, MotionModules, TextAttentionLayers, VideoLDMLayers
-from svd_tools.checkpoints import diffusers_svd, diffusers_text
+from svd_tools.checkpoints import diffusers_pipelines
 from svd_tools.checkpoints.layout import Layout, Place, kind_of
 from svd_tools.checkpoints.names import text_unet
 from svd_tools.checkpoints.names.autoencoder import DECODER, ENCODER
-from svd_tools.checkpoints.names.clip import CLIP
-from svd_tools.checkpoints.names.text_encoder import TEXT_ENCODER
+from svd_tools.checkpoints.names.clip import CLIP, TEXT_ENCODER
+from svd_tools.checkpoints.names.lucidrains import LUCIDRAINS_UNET
+from svd_tools.checkpoints.names.pixel_unet import PIXEL_UNET
 from svd_tools.checkpoints.names.unet import UNET
-from svd_tools.checkpoints.pixel_layouts import LUCIDRAINS, XDIFFUSION
 from svd_tools.checkpoints.tables import Shape
 
 OURS = "svd"
@@ -95,8 +95,8 @@ DIFFUSERS = Layout(
     },
     unet=r"(?P<root>(^|.*\.))down_blocks\.0\.(resnets|attentions|motion_modules)\.0\.",
     ignored=_POSITIONS,
-    check=diffusers_svd.check_expressible,
-    folder=diffusers_svd.FOLDER,
+    check=diffusers_pipelines.check_image_to_video,
+    folder=diffusers_pipelines.IMAGE_TO_VIDEO,
 )
 
 # --- text to image and to video ---
@@ -143,13 +143,10 @@ OURS_TEXT = replace(
     needs={"text encoder": ("text_encoder.",), "autoencoder": ("autoencoder.encoder.", "autoencoder.decoder.")},
 )
 OURS_PIXELS = replace(SVD, kinds=(VideoDiffusionConfig,), needs={})
-LDM_1 = Layout(
-    name="sgm",
+LDM_1 = replace(
+    SGM,
     kinds=(ImageLDMConfig,),
-    owner="Stability's",
     title="the layout of Stable Diffusion's single file",
-    ending="_sgm.safetensors",
-    mark="model.diffusion_model.",
     needs={
         "text encoder": (f"{_CLIP_TRANSFORMERS}.",),
         "autoencoder": (f"{FIRST_STAGE}.decoder.",),
@@ -162,8 +159,6 @@ LDM_1 = Layout(
         "autoencoder.decoder": Place(FIRST_STAGE, DECODER, "sgm"),
     },
     first="input_blocks.0.0.weight",
-    unet=SGM.unet,
-    averages="model_ema.",
     aliases=(_TEXT_MODEL,),
     ignored="|".join((
         _BUFFERS,
@@ -172,7 +167,7 @@ LDM_1 = Layout(
         r"first_stage_model\.loss\.",
     )),
     constants=_token_positions,
-    check=diffusers_text.check_decoder,
+    check=diffusers_pipelines.check_decoder,
     suits=lambda config: config.text_encoder.activation == "quick_gelu",
 )  # fmt: skip
 LDM_2 = replace(
@@ -184,13 +179,9 @@ LDM_2 = replace(
 )
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """What diffusers called the layers of the autoencoder's attention before release 0.13, and what since."""
-STABLE_DIFFUSION = Layout(
-    name="diffusers",
+STABLE_DIFFUSION = replace(
+    DIFFUSERS,
     kinds=(ImageLDMConfig,),
-    owner="diffusers'",
-    title="diffusers' layout",
-    ending="_diffusers",
-    mark="unet.",
     needs={"text encoder": ("text_encoder.",), "autoencoder": ("vae.",)},
     places={
         "network": Place("unet", text_unet.IMAGE, "diffusers"),
@@ -198,14 +189,13 @@ STABLE_DIFFUSION = Layout(
         "autoencoder.encoder": Place("vae", ENCODER, "diffusers"),
         "autoencoder.decoder": Place("vae", DECODER, "diffusers"),
     },
-    unet=DIFFUSERS.unet,
     aliases=(
         _TEXT_MODEL,
         *((rf"^(vae\..*\.attentions\.0)\.{old}\.", rf"\1.{new}.") for old, new in _OLD_ATTENTION.items()),
     ),
     ignored=r".*\.position_ids$|text_encoder\.text_projection\.",
-    check=diffusers_text.check_expressible,
-    folder=diffusers_text.STABLE_DIFFUSION,
+    check=diffusers_pipelines.check_stable_diffusion,
+    folder=diffusers_pipelines.STABLE_DIFFUSION,
     alone=True,
 )
 _ANIMATEDIFF_FOLDER = replace(
@@ -214,7 +204,7 @@ _ANIMATEDIFF_FOLDER = replace(
     places=STABLE_DIFFUSION.places | {"network": Place("unet", text_unet.MOTION_MODULES, "diffusers")},
     ignored=rf"{STABLE_DIFFUSION.ignored}|unet\..*\.pos_embed\.pe$",
     constants=_frame_positions,
-    folder=diffusers_text.ANIMATEDIFF,
+    folder=diffusers_pipelines.ANIMATEDIFF,
 )
 ANIMATEDIFF = Layout(
     name="animatediff",
@@ -237,8 +227,8 @@ _MODELSCOPE_FOLDER = replace(
     STABLE_DIFFUSION,
     kinds=(ModelScopeLayers,),
     places=STABLE_DIFFUSION.places | {"network": Place("unet", text_unet.MODELSCOPE, "diffusers")},
-    check=diffusers_text.check_modelscope,
-    folder=diffusers_text.MODELSCOPE,
+    check=diffusers_pipelines.check_modelscope,
+    folder=diffusers_pipelines.MODELSCOPE,
 )
 MODELSCOPE = Layout(
     name="modelscope",
@@ -271,6 +261,58 @@ _TEXT_ATTENTION_FOLDER = replace(
     ending="",
     places=STABLE_DIFFUSION.places | {"network": Place("unet", text_unet.TEXT_ATTENTION, "diffusers")},
     ignored=rf"{STABLE_DIFFUSION.ignored}|unet\..*\.pos_enc\.dummy$",
+)
+
+# --- pixel space ---
+
+
+def _check_xdiffusion(config: VideoDiffusionConfig, whole: bool) -> None:
+    temporal, why = config.temporal, ""
+    if config.lucidrains is not None:
+        why = "lucidrains is another network"
+    elif temporal.video_ldm is not None:
+        why = "temporal.video_ldm attends across frames; that of xdiffusion is temporal.text_attention"
+    elif temporal.factorised is not None and not temporal.reference:
+        why = "its Video Diffusion Models compute as temporal.factorised.reference: true says"
+    if why:
+        raise CheckpointError(f"the config is of no model of xdiffusion's: {why}")
+
+
+def _check_lucidrains(config: VideoDiffusionConfig, whole: bool) -> None:
+    if config.lucidrains is None:
+        raise CheckpointError("the config is of no model of lucidrains': it has no section lucidrains")
+
+
+_NETWORK = r"_score_network\."
+XDIFFUSION = Layout(
+    name="xdiffusion",
+    kinds=(VideoDiffusionConfig,),
+    owner="xdiffusion's",
+    title="xdiffusion's layout",
+    ending="",
+    mark="_score_network.",
+    needs={},
+    places={"network": Place("_score_network", PIXEL_UNET, "xdiffusion")},
+    first="_initial_convolution.weight",
+    # tables of the schedule, text encoders and their copies, copies of projections, and a parameter without a use
+    ignored=rf"_noise_scheduler\.|{_NETWORK}(_projections\.text_tokens\.|_context_transformers\.|.*\.pos_enc\.dummy$)",
+    copies=((rf"{_NETWORK}_context_transformers\.\d+\._projections\.timestep\.(.*)",
+             r"_score_network._projections.timestep.\1"),),
+    check=_check_xdiffusion,
+)  # fmt: skip
+LUCIDRAINS = Layout(
+    name="lucidrains",
+    kinds=(VideoDiffusionConfig,),
+    owner="lucidrains'",
+    title="the layout of lucidrains/video-diffusion-pytorch",
+    ending="",
+    mark="init_temporal_attn.",
+    needs={},
+    places={"network": Place("", LUCIDRAINS_UNET, "lucidrains")},
+    first="fn.norm.gamma",
+    ignored=r".*\.rotary_emb\.freqs$",
+    copies=((r".*\.rotary_emb\.freqs", "init_temporal_attn.fn.fn.fn.rotary_emb.freqs"),),
+    check=_check_lucidrains,
 )
 
 LAYOUTS = (

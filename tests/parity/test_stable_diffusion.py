@@ -19,7 +19,7 @@ from svd.conditioning.tokenizer import Tokenizer, byte_pair_encoding
 from svd.config import ImageLDMConfig, TextEncoderConfig, UNetConfig
 from svd.networks.blocks.image import image_unet
 from svd.networks.split import Split
-from svd_tools.checkpoints.names.text_encoder import TEXT_ENCODER
+from svd_tools.checkpoints.names.clip import TEXT_ENCODER
 from svd_tools.checkpoints.names.text_unet import IMAGE
 
 torch = pytest.importorskip("torch")

@@ -1,11 +1,13 @@
-"""CLIP's image tower: our names beside those of OpenCLIP, in Stability's single file (sgm), and of transformers."""
+"""CLIP's towers: our names beside those of OpenCLIP, in Stability's single files (sgm) but that of Stable Diffusion 1,
+and of transformers, in that one and in diffusers' folders.
+"""
 
 from svd_tools.checkpoints.tables import Table
 
 _COLUMNS = ("sgm", "diffusers")
 
 # ours                     OpenCLIP                         transformers
-LAYER = Table(_COLUMNS, (
+_LAYER = Table(_COLUMNS, (
     ("norm1",              "ln_1",                          "layer_norm1"),
     ("attn.to_q.weight",   "attn.in_proj_weight : third_1", "self_attn.q_proj.weight"),
     ("attn.to_k.weight",   "attn.in_proj_weight : third_2", "self_attn.k_proj.weight"),
@@ -23,7 +25,13 @@ CLIP = Table(_COLUMNS, (
     ("position_embedding", "positional_embedding",      "vision_model.embeddings.position_embedding.weight"),
     ("patch_embedding",    "conv1",                     "vision_model.embeddings.patch_embedding"),
     ("norm_pre",           "ln_pre",                    "vision_model.pre_layrnorm"),
-    ("layers.{i}",         "transformer.resblocks.{i}", "vision_model.encoder.layers.{i}", LAYER),
+    ("layers.{i}",         "transformer.resblocks.{i}", "vision_model.encoder.layers.{i}", _LAYER),
     ("norm_post",          "ln_post",                   "vision_model.post_layernorm"),
     ("projection.weight",  "proj : transpose",          "visual_projection.weight"),
+))  # fmt: skip
+TEXT_ENCODER = Table(_COLUMNS, (
+    ("token_embedding",    "token_embedding.weight",    "text_model.embeddings.token_embedding.weight"),
+    ("position_embedding", "positional_embedding",      "text_model.embeddings.position_embedding.weight"),
+    ("layers.{i}",         "transformer.resblocks.{i}", "text_model.encoder.layers.{i}", _LAYER),
+    ("norm_out",           "ln_final",                  "text_model.final_layer_norm"),
 ))  # fmt: skip

@@ -1,12 +1,15 @@
 """The UNet in pixel space: our names beside xdiffusion's.
 
 Its Video Diffusion Models have three-dimensional layers, wrapped attention, and temporal layers in the list of blocks;
-its image model has none of these, and VideoLDM adds lists of its own to the image model.
+its image model has none of these, and VideoLDM adds lists of its own, of srpkdyy's layers, to the image model.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from svd.config import VideoDiffusionConfig
+from svd_tools.checkpoints.names.text_unet import CONVOLUTIONS_3D, TEXT_ATTENTION_LAYER
 from svd_tools.checkpoints.tables import Table
 
 _COLUMNS = ("xdiffusion",)
@@ -21,7 +24,7 @@ def _names(config: VideoDiffusionConfig, i: int, j: int) -> dict[str, int | str]
         "space": "1.fn" if joint else "1",
         "front": "" if joint else "temporal_",
         "time": "2.fn" if joint else "1",
-        "last": 3 if joint else 2,
+        "middle": j * (3 if joint else 2),
     }
 
 
@@ -37,28 +40,15 @@ _RESNET = Table(_COLUMNS, (
     ("conv2",              "out_layers.3 : {conv}"),
     ("shortcut",           "skip_connection : {conv}"),
 ))  # fmt: skip
-_CONVOLUTIONS = Table(_COLUMNS, (
-    ("norms.0",            "block1.0"),
-    ("convs.0",            "block1.2 : temporal"),
-    ("norms.1",            "block2.0"),
-    ("convs.1",            "block2.2 : temporal"),
-))  # fmt: skip
-_SPACE_ATTENTION = Table(_COLUMNS, (
+_CONVOLUTIONS = replace(CONVOLUTIONS_3D, columns=_COLUMNS)
+_ATTENTION = Table(_COLUMNS, (
     ("norm",               "_norm"),
     ("qkv",                "_qkv : linear_1"),
     ("text_kv",            "_encoder_kv : linear_1"),
-    ("proj_out",           "_proj_out : linear_1"),
-))  # fmt: skip
-_TIME_ATTENTION = Table(_COLUMNS, (
-    ("norm",               "_norm"),
-    ("qkv",                "_qkv : linear_1"),
     ("keys",               "_attention._k_embeddings_table"),
     ("values",             "_attention._v_embeddings_table"),
     ("proj_out",           "_proj_out : linear_1"),
-    ("to_q",               "q_proj"),
-    ("to_k",               "k_proj"),
-    ("to_v",               "v_proj"),
-    ("to_out",             "o_proj"),
+    *TEXT_ATTENTION_LAYER.rows,
 ))  # fmt: skip
 
 
@@ -67,8 +57,8 @@ def _half(ours: str, theirs: str) -> tuple[tuple, ...]:
         (f"{ours}.{{i}}.resnets.{{j}}.spatial", f"{theirs}.{{n}}.0", _RESNET),
         (f"{ours}.{{i}}.resnets.{{j}}.temporal", f"{{front}}{theirs}.{{n}}.0", _CONVOLUTIONS),
         (f"{ours}.{{i}}.resnets.{{j}}.blend.alpha", f"{{front}}{theirs}.{{n}}.0.alpha"),
-        (f"{ours}.{{i}}.attentions.{{j}}.spatial", f"{theirs}.{{n}}.{{space}}", _SPACE_ATTENTION),
-        (f"{ours}.{{i}}.attentions.{{j}}.temporal", f"{{front}}{theirs}.{{n}}.{{time}}", _TIME_ATTENTION),
+        (f"{ours}.{{i}}.attentions.{{j}}.spatial", f"{theirs}.{{n}}.{{space}}", _ATTENTION),
+        (f"{ours}.{{i}}.attentions.{{j}}.temporal", f"{{front}}{theirs}.{{n}}.{{time}}", _ATTENTION),
         (f"{ours}.{{i}}.attentions.{{j}}.blend.alpha", f"{{front}}{theirs}.{{n}}.1.alpha"),
     )
 
@@ -78,15 +68,12 @@ PIXEL_UNET = Table(_COLUMNS, (
     ("time_embedding.linear_1",                "_projections.timestep._projection.1"),
     ("time_embedding.linear_2",                "_projections.timestep._projection.3"),
     *_half("down_blocks", "downs"),
-    ("mid_block.resnets.0.spatial",            "middle.0", _RESNET),
-    ("mid_block.resnets.0.temporal",           "temporal_middle.0", _CONVOLUTIONS),
-    ("mid_block.resnets.0.blend.alpha",   "temporal_middle.0.alpha"),
-    ("mid_block.attentions.0.spatial",         "middle.{space}", _SPACE_ATTENTION),
-    ("mid_block.attentions.0.temporal",        "{front}middle.{time}", _TIME_ATTENTION),
-    ("mid_block.attentions.0.blend.alpha", "temporal_middle.1.alpha"),
-    ("mid_block.resnets.1.spatial",            "middle.{last}", _RESNET),
-    ("mid_block.resnets.1.temporal",           "temporal_middle.2", _CONVOLUTIONS),
-    ("mid_block.resnets.1.blend.alpha",   "temporal_middle.2.alpha"),
+    ("mid_block.resnets.{j}.spatial",          "middle.{middle}", _RESNET),
+    ("mid_block.resnets.{j}.temporal",         "temporal_middle.{middle}", _CONVOLUTIONS),
+    ("mid_block.resnets.{j}.blend.alpha",      "temporal_middle.{middle}.alpha"),
+    ("mid_block.attentions.0.spatial",         "middle.{space}", _ATTENTION),
+    ("mid_block.attentions.0.temporal",        "{front}middle.{time}", _ATTENTION),
+    ("mid_block.attentions.0.blend.alpha",     "temporal_middle.1.alpha"),
     *_half("up_blocks", "ups"),
     ("norm_out",                               "final_projection.0"),
     ("conv_out",                               "final_projection.2 : {conv}"),

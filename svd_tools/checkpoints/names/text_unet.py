@@ -115,13 +115,13 @@ _FRAME_TRANSFORMER = Table(_COLUMNS[:2], (
 ))  # fmt: skip
 
 # ours                     srpkdyy/VideoLDM, on diffusers
-_CONV_3D = Table(("diffusers",), (
+CONVOLUTIONS_3D = Table(("diffusers",), (
     ("norms.0",            "block1.0"),
     ("convs.0",            "block1.2 : temporal"),
     ("norms.1",            "block2.0"),
     ("convs.1",            "block2.2 : temporal"),
 ))  # fmt: skip
-_TEXT_ATTENTION = Table(("diffusers",), (
+TEXT_ATTENTION_LAYER = Table(("diffusers",), (
     ("to_q",               "q_proj"),
     ("to_k",               "k_proj"),
     ("to_v",               "v_proj"),
@@ -143,9 +143,9 @@ MODELSCOPE = _unet(
 )
 TEXT_ATTENTION = _unet(
     lambda resnet, attention: (
-        ("resnets.{j}.temporal", None, "conv3ds.{j}", None, _CONV_3D),
+        ("resnets.{j}.temporal", None, "conv3ds.{j}", None, CONVOLUTIONS_3D),
         ("resnets.{j}.blend.alpha", None, "conv3ds.{j}.alpha", None),
-        ("attentions.{j}.temporal", None, "tempo_attns.{j}", None, _TEXT_ATTENTION),
+        ("attentions.{j}.temporal", None, "tempo_attns.{j}", None, TEXT_ATTENTION_LAYER),
         ("attentions.{j}.blend.alpha", None, "tempo_attns.{j}.alpha", None),
     )
 )

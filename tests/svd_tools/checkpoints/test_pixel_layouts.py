@@ -25,7 +25,7 @@ from svd.layers.factorised import distance_buckets
 from svd.networks.lucidrains import DISTANCE, Block
 from svd.pipelines.video_diffusion import VideoDiffusion
 from svd_tools.checkpoints.layout import expand
-from svd_tools.checkpoints.pixel_layouts import XDIFFUSION
+from svd_tools.checkpoints.layouts import XDIFFUSION
 from svd_tools.checkpoints.tables import TRANSFORMS
 from svd_tools.convert import convert
 
