@@ -26,45 +26,28 @@ __all__ = ["build_parser", "convert", "main"]
 def build_parser(program: str) -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog=program, description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--pt_weights_file",
-        required=True,
-        type=str,
-        help="Checkpoint to convert: Stability's file (.safetensors, .ckpt, .pt, .bin) or ComfyUI's, a diffusers "
-        "folder, mindone's .ckpt, or a file of this project; also of a training, with averages or wrappers; or "
-        "motion modules of AnimateDiff, the folder of ModelScope's three files, or "
-        "adapters (LoRA) of kohya's scripts, peft, diffusers or AnimateDiff. The layout is told from the names.",
-    )
-    parser.add_argument(
-        "--config",
-        required=True,
-        type=str,
-        help="Config of the model, for instance configs/svd.yaml; or a converted checkpoint, which holds its own.",
-    )
-    parser.add_argument("--out_dir", required=True, type=str, help="Folder to write to; made if it does not exist.")
-    parser.add_argument(
-        "--image_model",
-        type=str,
-        help="Checkpoint of the image model that temporal layers (such as motion modules), or a UNet alone, belong to, "
-        "in any layout: what they lack is taken from it, the text encoder, autoencoder and vocabulary included.",
-    )
-    parser.add_argument(
-        "--tokenizer",
-        type=str,
-        help="Vocabulary of a model that is given text, if there is none with its checkpoint (single files have none): "
-        "the folder tokenizer of a diffusers folder, or bpe_simple_vocab_16e6.txt.gz of OpenAI's CLIP and open_clip.",
-    )
-    parser.add_argument(
-        "--weights",
-        choices=get_args(Choice),
-        default="auto",
-        help="Which weights to take from a training checkpoint: ema, the averages that it keeps beside the weights, or "
-        "plain, the weights themselves. auto: the averages, if there are any.",
-    )
-    parser.add_argument("--to", choices=tuple(ENDINGS), default=OURS, help="Layout to write.")
-    parser.add_argument("--dtype", choices=("keep", *DTYPES), default="keep", help="Type of the written values.")
-    parser.add_argument("--report", action="store_true", help="Print where every tensor comes from and goes to.")
-    parser.add_argument("--overwrite", action="store_true", help="Replace the output if it exists.")
+    add = parser.add_argument
+    add("--pt_weights_file", required=True, type=str, help="Checkpoint to convert: Stability's file (.safetensors, "
+        ".ckpt, .pt, .bin) or ComfyUI's, a diffusers folder, mindone's .ckpt, or a file of this project; also of a "
+        "training, with averages or wrappers; or motion modules of AnimateDiff, the folder of ModelScope's three "
+        "files, or adapters (LoRA) of kohya's scripts, peft, diffusers or AnimateDiff. The layout is told from the "
+        "names.")  # fmt: skip
+    add("--config", required=True, type=str, help="Config of the model, for instance configs/svd.yaml; or a converted "
+        "checkpoint, which holds its own.")  # fmt: skip
+    add("--out_dir", required=True, type=str, help="Folder to write to; made if it does not exist.")
+    add("--image_model", type=str, help="Checkpoint of the image model that temporal layers (such as motion modules), "
+        "or a UNet alone, belong to, in any layout: what they lack is taken from it, the text encoder, autoencoder and "
+        "vocabulary included.")  # fmt: skip
+    add("--tokenizer", type=str, help="Vocabulary of a model that is given text, if there is none with its checkpoint "
+        "(single files have none): the folder tokenizer of a diffusers folder, or bpe_simple_vocab_16e6.txt.gz of "
+        "OpenAI's CLIP and open_clip.")  # fmt: skip
+    add("--weights", choices=get_args(Choice), default="auto", help="Which weights to take from a training checkpoint: "
+        "ema, the averages that it keeps beside the weights, or plain, the weights themselves. auto: the averages, if "
+        "there are any.")  # fmt: skip
+    add("--to", choices=tuple(ENDINGS), default=OURS, help="Layout to write.")
+    add("--dtype", choices=("keep", *DTYPES), default="keep", help="Type of the written values.")
+    add("--report", action="store_true", help="Print where every tensor comes from and goes to.")
+    add("--overwrite", action="store_true", help="Replace the output if it exists.")
     return parser
 
 
