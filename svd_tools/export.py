@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser
 from svd import cli
 from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.console import printable
-from svd_tools.checkpoints.converter import check_free, output_name
+from svd_tools.checkpoints.converter import check_free
 from svd_tools.checkpoints.layouts import ENDINGS, OURS
 from svd_tools.checkpoints.output import DTYPES
 from svd_tools.checkpoints.trained import read_trained, write_merged, write_trained
@@ -78,7 +78,7 @@ def export(
     if _holds_adapters(path):
         if trained_only:
             raise CheckpointError(f"{path} holds adapters alone already; without --trained_only they are merged")
-        target = Path(out_dir) / output_name(f"{path.stem}_merged", to)
+        target = Path(out_dir) / f"{path.stem}_merged{ENDINGS[to]}"
     else:
         folder = find_checkpoint(path)
         path = _weights_file(folder, weights)
@@ -134,9 +134,9 @@ def _weights_file(folder: Path, weights: str) -> Path:
 
 
 def _output_name(folder: Path, to: str, trained_only: bool) -> str:
-    """<run>_<update> with what `output_name` adds, and _trained for the trained tensors alone."""
+    """<run>_<update> with the ending of the layout, and _trained for the trained tensors alone."""
     run = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
-    name = output_name(f"{run.name}_{_update(folder)}", to)
+    name = f"{run.name}_{_update(folder)}{ENDINGS[to]}"
     return f"{name.removesuffix('.safetensors')}_trained.safetensors" if trained_only else name
 
 

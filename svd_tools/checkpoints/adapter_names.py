@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Optional
 
 from svd.config import ImageLDMConfig, Model
@@ -41,26 +40,17 @@ _ALIASES = (
 """Other names of layers, by regular expressions for whole names."""
 
 
-@dataclass(frozen=True)
-class Name:
-    """The name of a tensor in a file of adapters."""
+def parse(name: str) -> Optional[tuple[str, str, str]]:
+    """(layer, the same with underscores and without prefixes, role) in an adapter's name; None for another tensor.
 
-    theirs: str
-    """The name of its layer."""
-    layer: str
-    """The same with underscores, without prefixes."""
-    role: str
-    """down, up, mid (of a product of three), or alpha."""
-
-
-def parse(name: str) -> Optional[Name]:
-    """What the name of an adapter's tensor says; None for another tensor."""
+    Roles are down, up, mid (of a product of three), and alpha.
+    """
     match = _TENSOR.fullmatch(name)
     if match is None:
         return None
     theirs = match["layer"] or match["scaled"]
     layer = theirs[_PREFIX.match(theirs).end() :].replace(".processor", "").replace(".", "_")
-    return Name(theirs, layer, match["alpha"] or _ROLES.get(match["role"], match["role"]))
+    return theirs, layer, match["alpha"] or _ROLES.get(match["role"], match["role"])
 
 
 def beyond_products(names: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -74,16 +74,6 @@ class Adapter:
         return settings.alpha(self.theirs, self.rank)
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """The adapters of a file that fit a model."""
-
-    adapters: dict[str, Adapter]
-    """By our names of their layers."""
-    leftovers: list[str] = field(default_factory=list)
-    """Layers and tensors that the model does not have."""
-
-
 def convert_adapters(source: Path, tensors: Tensors, model: Model, target: Path, dtype: str, report: bool) -> Path:
     """Convert a file of adapters, print what did not fit, and return the path written.
 
@@ -94,11 +84,20 @@ def convert_adapters(source: Path, tensors: Tensors, model: Model, target: Path,
 
     print(printable(f"{source} holds adapters (LoRA) as {adapter_style(tensors)}: {len(tensors)} tensors"))
     shapes, settings = parameter_shapes(model), read_settings(source)
-    fitted = fit(printable(str(source)), tensors, model, shapes)
-    alphas = {layer: adapter.alpha(settings) for layer, adapter in fitted.adapters.items()}
-    _print_fitted(fitted, alphas, shapes, report)
+    fitted, leftovers = _fit(printable(str(source)), tensors, model, shapes)
+    alphas = {layer: adapter.alpha(settings) for layer, adapter in fitted.items()}
+    print(_summary(fitted))
+    if report:
+        for layer, adapter in fitted.items():
+            shape, alpha = list(shapes[f"{layer}.weight"]), alphas[layer]
+            print(printable(f"{layer} | {adapter.theirs} | {shape} | rank {adapter.rank} | alpha {alpha:g}"))
+        for name in leftovers:
+            print(printable(f"ignored | {name}"))
+    if leftovers:
+        some = first_few(leftovers)
+        print(printable(f"NOTE: {len(leftovers)} names did not fit the model and are left out ({some})."))
     outputs: dict[str, LazyTensor] = {}
-    for layer, adapter in fitted.adapters.items():
+    for layer, adapter in fitted.items():
         outputs[f"{layer}.{LORA_DOWN}"], outputs[f"{layer}.{LORA_UP}"] = adapter.matrices(shapes[f"{layer}.weight"])
     outputs = cast_all(outputs, dtype)
     metadata = {"format": TRAINED_FORMAT, "config": dump_config(model), **describe_alphas(alphas)}
@@ -108,8 +107,10 @@ def convert_adapters(source: Path, tensors: Tensors, model: Model, target: Path,
     return target
 
 
-def fit(source: str, tensors: Tensors, model: Model, shapes: Mapping[str, Shape]) -> Fitted:
-    """The adapters of a file by our names of their layers.
+def _fit(
+    source: str, tensors: Tensors, model: Model, shapes: Mapping[str, Shape]
+) -> tuple[dict[str, Adapter], list[str]]:
+    """The adapters of a file by our names of their layers, and layers and tensors that the model does not have.
 
     Args:
         source: name of the file in messages.
@@ -121,7 +122,7 @@ def fit(source: str, tensors: Tensors, model: Model, shapes: Mapping[str, Shape]
     if others := beyond_products(tensors):
         problem = f"holds adapters that are more than a product of two matrices ({first_few(others)})"
         raise CheckpointError(f"{source} {problem}: {MERGE}")
-    adapters, leftovers = gather(source, tensors)
+    adapters, leftovers = _gather(source, tensors)
     known = known_layers(model, shapes)
     found: dict[str, Adapter] = {}
     for layer, adapter in adapters.items():
@@ -134,10 +135,10 @@ def fit(source: str, tensors: Tensors, model: Model, shapes: Mapping[str, Shape]
         else:
             found[ours] = adapter
     _check_base(source, adapters, found, model, shapes)
-    return Fitted(found, leftovers)
+    return found, leftovers
 
 
-def gather(source: str, tensors: Tensors) -> tuple[dict[str, Adapter], list[str]]:
+def _gather(source: str, tensors: Tensors) -> tuple[dict[str, Adapter], list[str]]:
     """The adapters by their layers' names with underscores, and names of other tensors; raises CheckpointError."""
     adapters: dict[str, Adapter] = {}
     others = []
@@ -146,10 +147,11 @@ def gather(source: str, tensors: Tensors) -> tuple[dict[str, Adapter], list[str]
         if parsed is None:
             others.append(name)
             continue
-        adapter = adapters.setdefault(parsed.layer, Adapter(parsed.theirs, {}))
-        if parsed.role in adapter.tensors:
-            raise CheckpointError(f"{source}: {name} is a second {parsed.role} of its layer: give one adapter")
-        adapter.tensors[parsed.role] = tensor
+        theirs, layer, role = parsed
+        adapter = adapters.setdefault(layer, Adapter(theirs, {}))
+        if role in adapter.tensors:
+            raise CheckpointError(f"{source}: {name} is a second {role} of its layer: give one adapter")
+        adapter.tensors[role] = tensor
     for layer, adapter in list(adapters.items()):
         roles = adapter.tensors.keys()
         if roles == {"alpha"}:
@@ -185,19 +187,8 @@ def _check_base(
     raise CheckpointError(f"{source} {of}: that has none of its layers ({some})")
 
 
-def _print_fitted(fitted: Fitted, alphas: Mapping[str, float], shapes: Mapping[str, Shape], report: bool) -> None:
-    """Print which adapters fit, with a line for each in a report, and which do not."""
-    counts = Counter(layer.split(".")[0] for layer in fitted.adapters)
-    ranks = sorted({adapter.rank for adapter in fitted.adapters.values()})
+def _summary(fitted: Mapping[str, Adapter]) -> str:
+    counts = Counter(layer.split(".")[0] for layer in fitted)
+    ranks = sorted({adapter.rank for adapter in fitted.values()})
     rank = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
-    print(f"{' and '.join(f'{count} layers of {part}' for part, count in counts.items())} fit, {rank}")
-    if report:
-        for layer, adapter in fitted.adapters.items():
-            shape = list(shapes[f"{layer}.weight"])
-            line = f"{layer} | {adapter.theirs} | {shape} | rank {adapter.rank} | alpha {alphas[layer]:g}"
-            print(printable(line))
-        for name in fitted.leftovers:
-            print(printable(f"ignored | {name}"))
-    if fitted.leftovers:
-        some = first_few(fitted.leftovers)
-        print(printable(f"NOTE: {len(fitted.leftovers)} names did not fit the model and are left out ({some})."))
+    return f"{' and '.join(f'{count} layers of {part}' for part, count in counts.items())} fit, {rank}"

@@ -14,11 +14,10 @@ from svd.config import ImageLDMConfig, Model, parse_config
 from svd.console import printable
 from svd_tools.checkpoints.conversion import Weights, from_layout
 from svd_tools.checkpoints.identity import check_motion_base
-from svd_tools.checkpoints.layout import Entry, Layout
+from svd_tools.checkpoints.layout import Layout
 from svd_tools.checkpoints.layouts import OURS
 from svd_tools.checkpoints.recognition import Choice, recognise
 from svd_tools.checkpoints.sources import Opened
-from svd_tools.checkpoints.tables import Shape
 from svd_tools.checkpoints.vocabulary import WHERE, check_vocabulary, read_vocabulary
 
 _ALIKE = ("convolution_projection", "upcast_attention")
@@ -76,18 +75,7 @@ def image_config(config: Model) -> ImageLDMConfig:
     return ImageLDMConfig(**{field.name: getattr(config, field.name) for field in fields(ImageLDMConfig)})
 
 
-@dataclass(frozen=True)
-class Assembled:
-    """A whole model, and where its tensors come from."""
-
-    weights: Weights
-    shapes: dict[str, Shape]
-    """Of all tensors of our layout, by name."""
-    entries: list[tuple[str, Sequence[Entry]]]
-    """Of every source, after the name of its layout."""
-
-
-def assemble(source: Source, image: Optional[Source] = None) -> Assembled:
+def assemble(source: Source, image: Optional[Source] = None) -> Weights:
     """Convert the tensors of the sources to our names.
 
     Raises:
@@ -97,15 +85,14 @@ def assemble(source: Source, image: Optional[Source] = None) -> Assembled:
 
     shapes = parameter_shapes(source.config)
     if image is None:
-        weights = from_layout(source.tensors, source.layout, source.config, shapes)
-        return Assembled(weights, shapes, [(source.layout.name, weights.entries)])
+        return from_layout(source.tensors, source.layout, source.config, shapes)
     image_shapes = parameter_shapes(image.config)
     own = from_layout(source.tensors, source.layout, source.config, shapes, supplied=image_shapes)
     others = from_layout(image.tensors, image.layout, image.config, image_shapes)
     if own.tensors.keys() >= shapes.keys():
         raise CheckpointError(f"{source.path} has all networks: leave the image model out", setting="image_model")
-    weights = Weights(others.tensors | own.tensors, own.leftovers + others.leftovers)
-    return Assembled(weights, shapes, [(source.layout.name, own.entries), (image.layout.name, others.entries)])
+    leftovers, entries = own.leftovers + others.leftovers, own.entries + others.entries
+    return Weights(others.tensors | own.tensors, leftovers, shapes, entries)
 
 
 def find_tokenizer(sources: Sequence[Source], path: Optional[Path]) -> str:

@@ -38,14 +38,10 @@ def as_found(layout: Layout, names: Collection[str]) -> tuple[Layout, list[str]]
     return replace(layout, places=places), notes
 
 
-def identity_convolution(found: Mapping[str, LazyTensor], shapes: Mapping[str, Shape]) -> dict[str, LazyTensor]:
+def identity_convolution(found: Mapping[str, LazyTensor], shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
     """The conditioner's `quant_conv` where its encoder is that of a first stage without one: the identity."""
     weight, bias = (f"{_IMAGE}.quant_conv.{end}" for end in ("weight", "bias"))
     if weight in found or weight not in shapes:
         return {}
-    like, channels = found[f"{_IMAGE}.conv_out.weight"], shapes[bias][0]
-    one, nothing = np.eye(channels, dtype=like.dtype).reshape(shapes[weight]), np.zeros(channels, like.dtype)
-    return {
-        weight: LazyTensor(one.shape, one.dtype, ("", 0), lambda: one),
-        bias: LazyTensor(nothing.shape, nothing.dtype, ("", 0), lambda: nothing),
-    }
+    channels, dtype = shapes[bias][0], found[f"{_IMAGE}.conv_out.weight"].dtype
+    return {weight: np.eye(channels, dtype=dtype).reshape(shapes[weight]), bias: np.zeros(channels, dtype)}

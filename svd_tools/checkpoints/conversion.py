@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -14,11 +14,15 @@ from svd.checkpoints.tensor_files import LazyTensor, finite
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import Model
 from svd_tools.checkpoints.comfyui import identity_convolution
-from svd_tools.checkpoints.layout import Entry, Layout, expand
+from svd_tools.checkpoints.layout import Entry, Layout, expand, renamed
 from svd_tools.checkpoints.tables import LINEAR, TRANSFORMS, Shape
 
-_MINDSPORE_ALIASES = ((".gamma", ".weight"), (".beta", ".bias"))
-"""Suffixes of names of MindSpore's normalisations."""
+_MINDSPORE_ALIASES = (
+    (r"\.gamma$", ".weight"),
+    (r"\.beta$", ".bias"),
+    (r"\.conv_out\.conv3d\.", ".conv_out.time_mix_conv."),
+)
+"""Other names of layers in modules of MindSpore and mindone."""
 _COMFYUI_MARKS = (".scaled_fp8", ".scale_input", ".input_scale", ".comfy_quant", ".v_pred")
 """Suffixes of ComfyUI's notes beside weights: scales of weights and of inputs."""
 
@@ -30,8 +34,10 @@ class Weights:
     tensors: dict[str, LazyTensor]
     leftovers: list[str]
     """Tensors of the source that are no part of the model."""
-    entries: Sequence[Entry] = ()
-    """Layout of the source."""
+    shapes: Mapping[str, Shape]
+    """Of all tensors of our layout, also of those that the source does not have."""
+    entries: list[tuple[str, Sequence[Entry]]]
+    """Where the tensors are stored, with the name of the layout, in each of the model's sources."""
 
 
 def from_layout(
@@ -50,7 +56,7 @@ def from_layout(
     Raises:
         CheckpointError: tensors are missing, unexpected, or of a wrong shape or type; `details` lists all.
     """
-    source = _plain(tensors, layout)
+    source = renamed(tensors, lambda name: plain_name(name, layout))
     entries = _stored(source, expand(layout, config, shapes), _optional(config), supplied)
     entries = [_as_stored(entry, source, shapes) for entry in entries]
     expected = {entry.theirs: TRANSFORMS[entry.transform].shape(shapes[entry.ours]) for entry in entries}
@@ -68,7 +74,8 @@ def from_layout(
         return LazyTensor(shapes[entry.ours], stored.dtype, stored.position, lambda: to_ours(values(entry.theirs)))
 
     found = {entry.ours: ours(entry) for entry in entries}
-    return Weights(found | identity_convolution(found, shapes), leftovers, entries)
+    found |= _lazy(identity_convolution(found, shapes))
+    return Weights(found, leftovers, shapes, [(layout.name, entries)])
 
 
 def _check_copies(source: Mapping[str, LazyTensor], layout: Layout) -> None:
@@ -114,11 +121,11 @@ def to_layout(weights: Mapping[str, LazyTensor], layout: Layout, config: Model) 
         parts[entry.theirs].append(entry)
     found = {name: _theirs(weights, entries) for name, entries in parts.items()}
     constants = layout.constants(config, {name: tensor.shape for name, tensor in found.items()})
-    return found | {name: _constant(value) for name, value in constants.items()}
+    return found | _lazy(constants)
 
 
-def _constant(value: np.ndarray) -> LazyTensor:
-    return LazyTensor(value.shape, value.dtype, ("", 0), lambda: value)
+def _lazy(arrays: Mapping[str, np.ndarray]) -> dict[str, LazyTensor]:
+    return {name: LazyTensor(a.shape, a.dtype, ("", 0), partial(np.asarray, a)) for name, a in arrays.items()}
 
 
 def _theirs(weights: Mapping[str, LazyTensor], entries: list[Entry]) -> LazyTensor:
@@ -150,12 +157,11 @@ def _optional(config: Model) -> dict[str, str]:
     return optional_parts(config)
 
 
-def plain_name(name: str) -> str:
-    """The name without additions of MindSpore's (and mindone's) modules."""
-    for end, plain in _MINDSPORE_ALIASES:
-        if name.endswith(end):
-            name = name.removesuffix(end) + plain
-    return name.replace(".conv_out.conv3d.", ".conv_out.time_mix_conv.")
+def plain_name(name: str, layout: Layout) -> str:
+    """The name without other spellings, of the layout and of MindSpore's modules."""
+    for alias, spelling in (*_MINDSPORE_ALIASES, *layout.aliases):
+        name = re.sub(alias, spelling, name)
+    return name
 
 
 def is_leftover(name: str, shape: Shape, layout: Layout, config: Model) -> bool:
@@ -163,18 +169,6 @@ def is_leftover(name: str, shape: Shape, layout: Layout, config: Model) -> bool:
     layers = str(config.text_encoder.layers) if hasattr(config, "text_encoder") else ""
     ignored = re.match(layout.ignored.replace("{layers}", layers), name) is not None
     return ignored or shape == () or name.endswith(_COMFYUI_MARKS)
-
-
-def _plain(tensors: Mapping[str, LazyTensor], layout: Layout) -> dict[str, LazyTensor]:
-    source: dict[str, LazyTensor] = {}
-    for name, tensor in tensors.items():
-        plain = plain_name(name)
-        for alias, spelling in layout.aliases:
-            plain = re.sub(alias, spelling, plain)
-        if plain in source:
-            raise CheckpointError(f"{name} and {plain} are both in the checkpoint, but mean the same")
-        source[plain] = tensor
-    return source
 
 
 def _check(source: Mapping[str, LazyTensor], expected: Mapping[str, Shape], leftovers: set[str]) -> None:

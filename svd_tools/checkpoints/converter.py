@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -21,7 +21,6 @@ from svd_tools.checkpoints.layouts import ENDINGS, OURS, find_layout, layouts_of
 from svd_tools.checkpoints.output import cast_all, writing
 from svd_tools.checkpoints.recognition import Choice
 from svd_tools.checkpoints.sources import read_weights
-from svd_tools.checkpoints.tables import Shape
 
 
 def convert(
@@ -62,9 +61,8 @@ def convert(
     vocabulary = _vocabulary(sources, tokenizer, layout)
     assembled = assemble(*sources)
     if report:
-        written = (to, expand(layout, model, assembled.weights.tensors))
-        _print_report(assembled.weights, assembled.shapes, [*assembled.entries, written])
-    write_model(target, assembled.weights, assembled.shapes, model, to, dtype, vocabulary)
+        _print_report(assembled, (to, expand(layout, model, assembled.tensors)))
+    write_model(target, assembled, model, layout, dtype, vocabulary)
     return target
 
 
@@ -83,32 +81,26 @@ def _model(config: str | Path) -> Model:
 
 
 def output_path(source: Path, out_dir: Path, to: str) -> Path:
-    """The output path: `output_name` in the folder; never the source itself."""
-    target = out_dir / output_name(source.resolve().name if source.is_dir() else source.stem, to)
+    """The output path: the source's name with the layout's ending in the folder; never the source itself."""
+    target = out_dir / f"{source.resolve().name if source.is_dir() else source.stem}{ENDINGS[to]}"
     if target.resolve() == source.resolve():
         target = target.with_name(f"{target.stem}_{to}{target.suffix}")
     return target
 
 
-def _print_report(
-    weights: Weights, shapes: Mapping[str, Shape], layouts: Sequence[tuple[str, Sequence[Entry]]]
-) -> None:
+def _print_report(weights: Weights, written: tuple[str, Sequence[Entry]]) -> None:
     """Print where every tensor goes: ours | theirs | our shape | transform; a table per foreign layout."""
-    for layout, entries in sorted(layouts, key=lambda table: table[0]):
+    shapes = {name: str(list(shape)) for name, shape in weights.shapes.items()}
+    for layout, entries in sorted([*weights.entries, written], key=lambda table: table[0]):
         if layout == OURS:
             continue
         rows = [("ours", layout, "shape", "transform")]
-        rows += [(entry.ours, entry.theirs, str(list(shapes[entry.ours])), entry.transform) for entry in entries]
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        rows += [(entry.ours, entry.theirs, shapes[entry.ours], entry.transform) for entry in entries]
+        widths = [max(map(len, column)) for column in zip(*rows)]
         for row in rows:
             print(" | ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
     for name in weights.leftovers:
         print(printable(f"ignored | {name}"))
-
-
-def output_name(stem: str, to: str) -> str:
-    """<stem>.safetensors, <stem>_sgm.safetensors or <stem>_diffusers."""
-    return stem + ENDINGS[to]
 
 
 def check_free(target: Path, overwrite: bool) -> None:
@@ -117,28 +109,18 @@ def check_free(target: Path, overwrite: bool) -> None:
         raise CheckpointError(f"{target} exists; choose another --out_dir, or give --overwrite to replace it")
 
 
-def write_model(
-    target: Path,
-    weights: Weights,
-    shapes: Mapping[str, Shape],
-    config: Model,
-    to: str,
-    dtype: str,
-    tokenizer: str = "",
-) -> None:
+def write_model(target: Path, weights: Weights, config: Model, layout: Layout, dtype: str, tokenizer: str) -> None:
     """Write a whole model in a layout, and print what was left out and what was written.
 
     Args:
-        shapes: the shapes of all tensors of our layout, by name.
         dtype: keep, or a key of DTYPES.
-        tokenizer: its vocabulary, as it is in the metadata of a checkpoint.
+        tokenizer: its vocabulary, as it is in the metadata of a checkpoint; empty if there is none.
     """
-    layout = find_layout(config, to)
     outputs = cast_all(to_layout(weights.tensors, layout, config), dtype)
     written = {entry.ours for entry in expand(layout, config, weights.tensors)}
-    _print_differences(weights, shapes, config, written, layout)
+    _print_differences(weights, config, written, layout)
     metadata = {"format": "pt"}
-    if to == OURS:
+    if layout.name == OURS:
         metadata = {"format": MODEL_FORMAT, "config": dump_config(config)}
         metadata |= {TOKENIZER: tokenizer} if tokenizer else {}
     with writing(target, outputs) as (temporary, progress):
@@ -149,9 +131,7 @@ def write_model(
     print(f"wrote {len(outputs)} tensors in {layout.title}:\n{target}")
 
 
-def _print_differences(
-    weights: Weights, shapes: Mapping[str, Shape], config: Model, written: set[str], to: Layout
-) -> None:
+def _print_differences(weights: Weights, config: Model, written: set[str], to: Layout) -> None:
     """Print what of the source is ignored, and what the written checkpoint lacks."""
     if weights.leftovers:
         some = first_few(weights.leftovers)
@@ -161,7 +141,7 @@ def _print_differences(
         print(f"NOTE: not written: the {to.partial} ({count} tensors); there is no place for it in {to.title}.")
         return
     for front, title in absent_parts(config, written).items():
-        count = sum(name.startswith(front) for name in shapes)
+        count = sum(name.startswith(front) for name in weights.shapes)
         found = any(name.startswith(front) for name in weights.tensors)
         why = f"there is no place for it in {to.title}" if found else "the source does not have it"
         print(f"NOTE: not written: {title} ({count} tensors); {why}.")

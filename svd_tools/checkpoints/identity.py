@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Optional
+from typing import Optional, TypeVar
 
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ImageLDMConfig, Model, ModelConfig
@@ -12,6 +12,8 @@ from svd.config.temporal import ModelScopeLayers, MotionModules, TextAttentionLa
 from svd_tools.checkpoints.layout import kind_of
 from svd_tools.checkpoints.layouts import KIND_TITLES
 from svd_tools.checkpoints.tables import Shape
+
+T = TypeVar("T")
 
 _SPATIAL = r"(?:(?<!temp_)attentions\.\d+|output_blocks\.\d+\.1|input_blocks\.(?!0\.)\d+\.1|middle_block\.1)"
 _CROSS_ATTENTION = rf"{_SPATIAL}\.transformer_blocks\.0\.attn2\.to_k\.weight$"
@@ -57,9 +59,9 @@ def check_identity(source: str, tensors: Mapping[str, Shape], config: Model) -> 
         source: name of the checkpoint in messages.
         tensors: shapes by the names of any layout.
     """
-    if other := _other(tensors):
+    if other := _first(tensors, _OTHERS):
         raise CheckpointError(f"{source} is {other}: such models are not supported")
-    kind, wanted = _kind(tensors), kind_of(config)
+    kind, wanted = _first(tensors, _KINDS), kind_of(config)
     if kind not in (None, wanted):
         remedy = _REMEDIES.get(wanted, _BESIDE) if kind is ImageLDMConfig and wanted is not ModelConfig else ""
         raise CheckpointError(
@@ -116,20 +118,9 @@ def check_motion_base(config: Model) -> None:
         )
 
 
-def _other(names: Iterable[str]) -> Optional[str]:
-    """What a model is that is not supported; None for one that may be."""
-    for pattern, title in _OTHERS:
-        if any(re.search(pattern, name) for name in names):
-            return title
-    return None
-
-
-def _kind(names: Iterable[str]) -> Optional[type]:
-    """The kind of model; None if these names do not tell."""
-    for pattern, kind in _KINDS:
-        if any(re.search(pattern, name) for name in names):
-            return kind
-    return None
+def _first(names: Iterable[str], table: Iterable[tuple[str, T]]) -> Optional[T]:
+    """What a table says of the first of its patterns that is in one of the names; None if none is."""
+    return next((value for pattern, value in table if any(re.search(pattern, name) for name in names)), None)
 
 
 def _shape(tensors: Mapping[str, Shape], pattern: str) -> Shape:

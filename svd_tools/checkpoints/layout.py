@@ -8,6 +8,8 @@ from typing import Optional
 
 import numpy as np
 
+from svd.checkpoints.tensor_files import LazyTensor
+from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import Model, VideoLDMConfig
 from svd_tools.checkpoints.diffusers_folder import Folder
 from svd_tools.checkpoints.tables import Shape, Table
@@ -89,6 +91,17 @@ class Entry:
     ours: str
     theirs: str
     transform: str
+
+
+def renamed(tensors: Mapping[str, LazyTensor], rename: Callable[[str], str]) -> dict[str, LazyTensor]:
+    """The tensors by other names; raises CheckpointError if two of them get the same."""
+    found: dict[str, LazyTensor] = {}
+    for name, tensor in tensors.items():
+        short = rename(name)
+        if short in found:
+            raise CheckpointError(f"{name} and {short} are both in the checkpoint, but mean the same")
+        found[short] = tensor
+    return found
 
 
 def expand(layout: Layout, config: Model, names: Iterable[str]) -> list[Entry]:

@@ -18,7 +18,7 @@ from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ImageLDMConfig, Model
 from svd_tools.checkpoints import comfyui
 from svd_tools.checkpoints.identity import check_identity
-from svd_tools.checkpoints.layout import Layout, kind_of
+from svd_tools.checkpoints.layout import Layout, kind_of, renamed
 from svd_tools.checkpoints.layouts import KIND_TITLES, OURS, detect_layout, layouts_of, missing_networks
 from svd_tools.checkpoints.tables import Shape
 
@@ -53,7 +53,8 @@ def recognise(
     Raises:
         CheckpointError: it is of another model, incomplete, or has no EMA although one was requested.
     """
-    tensors, wrappers = _unwrap(found)
+    wrappers = dict.fromkeys(wrapper for name in found for wrapper in _WRAPPERS.findall(name))
+    tensors = renamed(found, lambda name: _WRAPPERS.sub("", name))
     layouts = layouts_of(config)
     layout, prefixes = _prefixes(tensors, layouts)
     if layout is None:
@@ -78,19 +79,6 @@ def recognise(
 
 def _shapes(tensors: Tensors) -> dict[str, Shape]:
     return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-def _unwrap(tensors: Mapping[str, LazyTensor]) -> tuple[Tensors, list[str]]:
-    """The tensors with the names of module wrappers removed, and those wrappers."""
-    wrappers: dict[str, None] = {}
-    plain: Tensors = {}
-    for name, tensor in tensors.items():
-        wrappers |= dict.fromkeys(_WRAPPERS.findall(name))
-        short = _WRAPPERS.sub("", name)
-        if short in plain:
-            raise CheckpointError(f"{name} and {short} are both in the checkpoint, but mean the same")
-        plain[short] = tensor
-    return plain, list(wrappers)
 
 
 def _prefixes(names: Mapping[str, LazyTensor], layouts: Sequence[Layout]) -> tuple[Optional[Layout], Counter[str]]:

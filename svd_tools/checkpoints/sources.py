@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,16 +97,16 @@ def _read_folder(folder: Path, layouts: Sequence[Layout]) -> Opened:
     some = known and known.alone and present and not (folder / _INDEX).exists()
     if len(present) < len(networks) and not some:
         raise CheckpointError(f"{folder} {_what_else(folder, [name for name in networks if name not in present])}")
-    return _read_components(folder, [*present, *_motion_adapter(folder, networks)])
-
-
-def _motion_adapter(folder: Path, networks: Collection[str]) -> list[str]:
-    """The subfolder of motion modules, which a UNet may have beside it, or inside, or both."""
-    return ["motion_adapter"] if "text_encoder" in networks and (folder / "motion_adapter").is_dir() else []
+    if "text_encoder" in networks and (folder / "motion_adapter").is_dir():
+        present.append("motion_adapter")
+    return _read_components(folder, present)
 
 
 def _read_components(folder: Path, components: Sequence[str]) -> Opened:
-    """The tensors of these subfolders; those of a motion adapter count as the UNet's, if that has none."""
+    """The tensors of these subfolders.
+
+    A UNet may have motion modules inside, or in a folder beside it, or both: those beside it count if it has none.
+    """
     found, notes = {}, []
     for component in components:
         tensors, notes_of_component = _read_component(folder / component)

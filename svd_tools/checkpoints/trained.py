@@ -17,7 +17,7 @@ from svd.checkpoints.tensor_header import CheckpointError, read_header
 from svd.config import LatentModel, Model, dump_config, parse_config
 from svd.console import first_few
 from svd_tools.checkpoints.assembly import stores_tokenizer
-from svd_tools.checkpoints.conversion import Weights, from_layout, to_layout
+from svd_tools.checkpoints.conversion import from_layout, to_layout
 from svd_tools.checkpoints.converter import write_model
 from svd_tools.checkpoints.layout import expand
 from svd_tools.checkpoints.layouts import OURS, find_layout
@@ -45,19 +45,14 @@ def read_trained(path: Path) -> Trained:
     Raises:
         CheckpointError: the file is damaged, or not written by train.py.
     """
-    tensors, metadata = _open(path)
+    header = read_header(path)
+    metadata = header.metadata
     needed = {"config"} if "lora" in metadata else {"config", "pretrained"}
     if metadata.get("format") != TRAINED_FORMAT or not needed <= metadata.keys():
         raise CheckpointError(f"{path} holds no trained weights as train.py writes them")
-    checked = {name: finite(name, tensor) for name, tensor in tensors.items()}
+    checked = {name: finite(name, tensor) for name, tensor in lazy_tensors(path, header).items()}
     lora = read_lora(path) if "lora" in metadata else None
     return Trained(path, checked, parse_config(metadata["config"]), metadata.get("pretrained", ""), lora)
-
-
-def _open(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """The tensors and the metadata of a .safetensors file."""
-    header = read_header(path)
-    return lazy_tensors(path, header), header.metadata
 
 
 def write_merged(
@@ -84,7 +79,8 @@ def write_merged(
             f"{pretrained}, which the training began with, is not there; say where it is with --pretrained, "
             "or export the trained tensors alone with --trained_only"
         )
-    tensors, metadata = _open(pretrained)
+    header = read_header(pretrained)
+    tensors, metadata = lazy_tensors(pretrained, header), header.metadata
     if not any(name.startswith("network.") for name in tensors):
         raise CheckpointError(f"{pretrained} is not in this project's layout; convert it with svd_tools/convert.py")
     model = trained.config
@@ -94,15 +90,14 @@ def write_merged(
     layout.check(model, True)
     if stores_tokenizer(model, layout) and TOKENIZER not in metadata:
         raise CheckpointError(f"{pretrained} has no vocabulary: convert it again, with one")
-    shapes = _shapes(model)
-    weights = from_layout(tensors, find_layout(model, OURS), model, shapes)
+    weights = from_layout(tensors, find_layout(model, OURS), model, _shapes(model))
     _check_model(trained, model, {name: tensor.shape for name, tensor in weights.tensors.items()}, str(pretrained))
     changed = trained.tensors
     if trained.lora is not None:
         names = trained.lora.weights
         changed = {name: _adapted(trained.lora, name, weights.tensors[name], lora_scale) for name in names}
-    merged = Weights(weights.tensors | changed, weights.leftovers)
-    write_model(target, merged, shapes, model, to, dtype, metadata.get(TOKENIZER, ""))
+    merged = dataclasses.replace(weights, tensors=weights.tensors | changed)
+    write_model(target, merged, model, layout, dtype, metadata.get(TOKENIZER, ""))
 
 
 def _adapted(lora: LoRA, name: str, weight: LazyTensor, scale: float) -> LazyTensor:

@@ -47,7 +47,7 @@ def test_every_tensor_of_the_diffusers_folder_is_placed(shapes, manifest):
 
 def test_every_tensor_of_mindones_checkpoint_is_placed_or_left_over(shapes, manifest):
     expected = foreign("sgm", FULL["temporal"], shapes["temporal"])
-    published = {plain_name(name): shape for name, shape in manifest("svd_mindone").items()}
+    published = {plain_name(name, SGM): shape for name, shape in manifest("svd_mindone").items()}
     left_over = {name for name in published if name not in expected}
     assert {name: shape for name, shape in published.items() if name not in left_over} == expected
     assert {name.removeprefix("conditioner.embedders.0.open_clip.model.") for name in left_over} == {
@@ -180,7 +180,7 @@ def test_a_layout_says_where_every_part_is(layout):
 
 
 def test_plain_names():
-    assert plain_name("a.norm.gamma") == "a.norm.weight"
-    assert plain_name("a.norm.beta") == "a.norm.bias"
-    assert plain_name("decoder.conv_out.conv3d.weight") == "decoder.conv_out.time_mix_conv.weight"
-    assert plain_name("a.gamma_rays.weight") == "a.gamma_rays.weight"
+    assert plain_name("a.norm.gamma", SGM) == "a.norm.weight"
+    assert plain_name("a.norm.beta", SGM) == "a.norm.bias"
+    assert plain_name("decoder.conv_out.conv3d.weight", SGM) == "decoder.conv_out.time_mix_conv.weight"
+    assert plain_name("a.gamma_rays.weight", SGM) == "a.gamma_rays.weight"
