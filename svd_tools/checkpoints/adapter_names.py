@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Optional
 
 from svd.config import ImageLDMConfig, Model
+from svd_tools.checkpoints.identity import VERSIONS
 from svd_tools.checkpoints.layout import kind_of
 from svd_tools.checkpoints.layouts import LAYOUTS
 from svd_tools.checkpoints.tables import Shape
@@ -70,7 +71,7 @@ def known_layers(config: Model, shapes: Mapping[str, Shape]) -> dict[str, str]:
         if layer == name or len(shape) < 2 or not name.startswith(tuple(f"{part}." for part in PARTS)):
             continue
         for theirs in _foreign(config, name):
-            for alias in (theirs, *_others(theirs)):
+            for alias in _spellings(theirs):
                 found.setdefault(alias, layer)
     return found
 
@@ -91,15 +92,14 @@ def _foreign(config: Model, name: str) -> set[str]:
     return found
 
 
-def _others(layer: str) -> list[str]:
+def _spellings(layer: str) -> list[str]:
+    """A layer's name, and other names for it."""
     found = [layer]
     for pattern, alias in _ALIASES:
         found += [match.expand(alias) for known in found if (match := re.fullmatch(pattern, known))]
-    return found[1:]
+    return found
 
 
-_CONTEXTS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
-"""Bases by the channels of what cross-attention sees."""
 _BASES = {
     r".*(transformer_blocks_[1-9]|text_encoder_2|lora_te2|add_embedding|label_emb)": "Stable Diffusion XL",
     r".*(double_blocks|single_blocks|single_transformer_blocks)": "FLUX",
@@ -119,4 +119,4 @@ def base(layers: Collection[str], contexts: Collection[int]) -> Optional[str]:
     for pattern, title in _BASES.items():
         if any(re.match(pattern, layer) for layer in layers):
             return title
-    return next((_CONTEXTS[channels] for channels in contexts if channels in _CONTEXTS), None)
+    return next((VERSIONS[channels] for channels in contexts if channels in VERSIONS), None)

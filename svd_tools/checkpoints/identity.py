@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Optional, TypeVar
 
+from svd.checkpoints.tensor_files import LazyTensor
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ImageLDMConfig, Model, ModelConfig
 from svd.config.temporal import ModelScopeLayers, MotionModules, TextAttentionLayers, VideoLDMLayers
@@ -48,16 +49,16 @@ _REMEDIES = {
     VideoLDMLayers: "; convert it with a config of its own, and begin temporal layers over it with svd initialize"
 }
 """What to do with an image model where a config has temporal layers: those of VideoLDM are not published."""
-_VERSIONS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}
+VERSIONS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
 """By the channels of the text that cross-attention sees."""
 
 
-def check_identity(source: str, tensors: Mapping[str, Shape], config: Model) -> None:
+def check_identity(source: str, tensors: Mapping[str, LazyTensor], config: Model) -> None:
     """Raise CheckpointError, which names the model, if the configuration is not of such a model as this checkpoint.
 
     Args:
         source: name of the checkpoint in messages.
-        tensors: shapes by the names of any layout.
+        tensors: by the names of any layout.
     """
     if other := _first(tensors, _OTHERS):
         raise CheckpointError(f"{source} is {other}: such models are not supported")
@@ -74,7 +75,7 @@ def check_identity(source: str, tensors: Mapping[str, Shape], config: Model) -> 
         what = _BY_CHANNELS[channels[1]]
         raise CheckpointError(f"{source} is {what} ({channels[1]} channels): such models are not supported")
     if len(context) == 2 and context[1] != config.unet.context_dim:
-        version = _VERSIONS.get(context[1], "another model")
+        version = VERSIONS.get(context[1], "another model")
         raise CheckpointError(
             f"{source} is of {version}: its cross-attention sees {context[1]} channels, and that of the config "
             f"(unet.context_dim) {config.unet.context_dim}"
@@ -83,7 +84,7 @@ def check_identity(source: str, tensors: Mapping[str, Shape], config: Model) -> 
         _check_motion_modules(source, tensors, config.temporal.layers)
 
 
-def _check_motion_modules(source: str, tensors: Mapping[str, Shape], config: MotionModules) -> None:
+def _check_motion_modules(source: str, tensors: Mapping[str, LazyTensor], config: MotionModules) -> None:
     """Raise CheckpointError for motion modules of another version."""
     modules = [name for name in tensors if re.search(r"(^|\.)motion_modules\.", name)]
     if not modules:
@@ -123,6 +124,6 @@ def _first(names: Iterable[str], table: Iterable[tuple[str, T]]) -> Optional[T]:
     return next((value for pattern, value in table if any(re.search(pattern, name) for name in names)), None)
 
 
-def _shape(tensors: Mapping[str, Shape], pattern: str) -> Shape:
+def _shape(tensors: Mapping[str, LazyTensor], pattern: str) -> Shape:
     """The shape of the first tensor with such a name; empty if there is none."""
-    return next((shape for name, shape in tensors.items() if re.search(pattern, name)), ())
+    return next((tensor.shape for name, tensor in tensors.items() if re.search(pattern, name)), ())

@@ -111,11 +111,8 @@ def _is_key(key: Any) -> bool:
     return isinstance(key, str) or (type(key) is int and abs(key) < 1 << 32)
 
 
-class _Mark:
-    """Start of the items of a list, tuple or dictionary on the stack."""
-
-
-_MARK = _Mark()
+_MARK = object()
+"""Start of the items of a list, tuple or dictionary on the stack."""
 _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
@@ -187,8 +184,7 @@ class _Reader:
     _frozenset = _list
 
     def _dict(self, _) -> None:
-        items = self._marked()
-        self.stack.append(_pairs(items))
+        self.stack.append(_pairs(self._marked()))
 
     def _append(self, _) -> None:
         item = self.stack.pop()

@@ -20,7 +20,6 @@ from svd_tools.checkpoints import comfyui
 from svd_tools.checkpoints.identity import check_identity
 from svd_tools.checkpoints.layout import Layout, kind_of, renamed
 from svd_tools.checkpoints.layouts import KIND_TITLES, OURS, detect_layout, layouts_of, missing_networks
-from svd_tools.checkpoints.tables import Shape
 
 Choice = Literal["auto", "ema", "plain"]
 """Which weights to take if there is an EMA; auto: the EMA, which sgm samples with."""
@@ -58,27 +57,27 @@ def recognise(
     layouts = layouts_of(config)
     layout, prefixes = _prefixes(tensors, layouts)
     if layout is None:
-        check_identity(source, _shapes(tensors), config)
-        layout, alone = (None, {}) if complete else _unet_alone(tensors, layouts)
+        check_identity(source, tensors, config)
+        layout, alone = _unet_alone(tensors, layouts)
         if layout is None:
-            message, setting = _what_else(list(tensors), layouts, config)
-            raise CheckpointError(f"{source} {message}", setting=setting)
+            title, some = KIND_TITLES[kind_of(config)], ", ".join(list(tensors)[:3]) or "none at all"
+            raise CheckpointError(f"{source} is no checkpoint of {title}: its tensors are {some}")
+        if complete:
+            missing = " and ".join(f"no {title}" for title in list(layout.needs)[:2])
+            raise _incomplete(f"{source} has a UNet alone, by {layout.owner} names, and {missing}", layout, config)
         tensors, prefixes = alone, Counter([""])
     recognised = Recognised(layout, tensors, [f"the wrapper {wrapper} is taken off names" for wrapper in wrappers])
     averages = _take(recognised, prefixes)
     _choose(recognised, averages, weights, source)
     _dequantize(recognised)
     _note_widened(recognised)
-    check_identity(source, _shapes(recognised.tensors), config)
-    if complete:
-        _check_whole(recognised, source, config)
+    check_identity(source, recognised.tensors, config)
+    missing = [layout.partial] if layout.partial else missing_networks(layout, recognised.tensors)
+    if complete and missing:
+        raise _incomplete(f"{source} has no {' and no '.join(missing)}", layout, config)
     recognised.layout, notes = comfyui.as_found(layout, recognised.tensors)
     recognised.notes += notes
     return recognised
-
-
-def _shapes(tensors: Tensors) -> dict[str, Shape]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _prefixes(names: Mapping[str, LazyTensor], layouts: Sequence[Layout]) -> tuple[Optional[Layout], Counter[str]]:
@@ -196,20 +195,6 @@ def _note_widened(recognised: Recognised) -> None:
             recognised.notes.append(f"{count:,} tensors of type {code} are read as float32, without loss")
 
 
-def _check_whole(recognised: Recognised, source: str, config: Model) -> None:
-    """Raise CheckpointError if a whole network is missing."""
-    layout = recognised.layout
-    missing = [layout.partial] if layout.partial else missing_networks(layout, recognised.tensors)
-    if missing:
-        remedy, setting = (_OURS, "") if layout.name == OURS else _remedy(config)
-        raise CheckpointError(f"{source} has no {' and no '.join(missing)}: {remedy}", setting=setting)
-
-
-def _remedy(config: Model) -> tuple[str, str]:
-    """What to do with a part of a model, and the setting for it."""
-    return (_IMAGE_MODEL, "image_model") if isinstance(config, ImageLDMConfig) else (_COMPLETE, "")
-
-
 _COMPLETE = (
     "give the whole model (ComfyUI writes it with ImageOnlyCheckpointSave, if that is given UNet, CLIP vision and VAE; "
     "a UNet of diffusers belongs into the folder unet of a copy of the model that its training began with)"
@@ -218,12 +203,10 @@ _IMAGE_MODEL = "give the image model that it belongs to, in any layout, as image
 _OURS = "svd_tools/export.py merges what train.py wrote with the model that the training began with"
 
 
-def _what_else(names: list[str], layouts: Sequence[Layout], config: Model) -> tuple[str, str]:
-    """The message for tensors that are no whole model of this kind, and the setting to mend it."""
-    for layout in layouts:
-        if any(re.match(layout.unet, name) for name in names):
-            missing = " and ".join(f"no {title}" for title in list(layout.needs)[:2])
-            remedy, setting = _remedy(config)
-            return f"has a UNet alone, by {layout.owner} names, and {missing}: {remedy}", setting
-    some = ", ".join(names[:3]) or "none at all"
-    return f"is no checkpoint of {KIND_TITLES[kind_of(config)]}: its tensors are {some}", ""
+def _incomplete(problem: str, layout: Layout, config: Model) -> CheckpointError:
+    """The error for a part of a model, which says what to do with it."""
+    if layout.name == OURS:
+        return CheckpointError(f"{problem}: {_OURS}")
+    if isinstance(config, ImageLDMConfig):
+        return CheckpointError(f"{problem}: {_IMAGE_MODEL}", setting="image_model")
+    return CheckpointError(f"{problem}: {_COMPLETE}")

@@ -54,9 +54,7 @@ TRANSFORMS = {
     # Our alpha weighs the spatial branch; theirs, in the decoder, the temporal one:
     # 1 - sigmoid(m) = sigmoid(-m).
     "negate": Transform(lambda s: s, np.negative, np.negative),
-    "third_1": _third(0),
-    "third_2": _third(1),
-    "third_3": _third(2),
+    **{f"third_{i + 1}": _third(i) for i in range(3)},
 }
 LINEAR = ("same", "linear_1", "linear_1x1")
 """Ways to store the matrix of a linear layer, all of which are read in place of one another."""
