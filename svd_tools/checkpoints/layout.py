@@ -39,8 +39,6 @@ class Layout:
     """The value of --to."""
     kinds: tuple[type, ...]
     """What it expresses: classes of configurations, or of temporal layers (`kind_of`)."""
-    owner: str
-    """Owner, in messages."""
     title: str
     ending: str
     """Suffix of files in this layout, after the stem of the name; empty if it is only read."""

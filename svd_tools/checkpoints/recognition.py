@@ -64,7 +64,7 @@ def recognise(
             raise CheckpointError(f"{source} is no checkpoint of {title}: its tensors are {some}")
         if complete:
             missing = " and ".join(f"no {title}" for title in list(layout.needs)[:2])
-            raise _incomplete(f"{source} has a UNet alone, by {layout.owner} names, and {missing}", layout, config)
+            raise _incomplete(f"{source} has a UNet alone, in {layout.title}, and {missing}", layout, config)
         tensors, prefixes = alone, Counter([""])
     recognised = Recognised(layout, tensors, [f"the wrapper {wrapper} is taken off names" for wrapper in wrappers])
     averages = _take(recognised, prefixes)
