@@ -13,8 +13,9 @@ from svd.data.handwriting import CLASSES
 from svd.data.moving_digits import DigitsClip, MovingDigits
 from svd.seeds import Purpose, generator
 from svd_tools.digits.image_encoder import cross_entropy
-from svd_tools.digits.judge import CELL, MOTIONS, DigitJudge, classes_present, judge_videos
+from svd_tools.digits.judge import CELL, MOTIONS, DigitJudge, judge_videos
 from svd_tools.digits.motion import speed
+from svd_tools.digits.scores import Clips
 
 FRAMES = 7
 """Frames of a training clip: half of a model's, so that twice as many are seen in the same time."""
@@ -140,10 +141,9 @@ def motion(centres: np.ndarray) -> np.ndarray:
 
 def held_out_accuracy(judge: DigitJudge, data: MovingDigits) -> dict[str, float]:
     """How often the judge sees exactly the digits in the last frames of clips, and its mean error of their speed."""
-    clips = [data.load(index) for index in range(len(data))]
-    seen = judge_videos(judge, np.stack([clip.frames for clip in clips]))
-    right = seen.shows(classes_present([clip.digits for clip in clips]), frame=-1)
-    count = np.array([len(clip.digits) for clip in clips])
-    rates = {f"last frames of {n} right": float(right[count == n].mean()) for n in sorted(set(count.tolist()))}
-    error = np.abs(seen.speed - [clip.speed for clip in clips]).mean()
+    clips = Clips.of(data)
+    seen = judge_videos(judge, clips.videos)
+    right, counts = seen.shows(clips.present, frame=-1), sorted(set(clips.count.tolist()))
+    rates = {f"last frames of {n} right": float(right[clips.count == n].mean()) for n in counts}
+    error = np.abs(seen.speed - clips.speeds).mean()
     return {**rates, "mean error of the speed, pixels per frame": float(error)}
