@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import sys
 import time
 import zlib
 from argparse import Namespace
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import interleaved
 import numpy as np
-from interleaved import Build, Built
+from interleaved import Build, Built, Call
 from jsonargparse import ArgumentParser
 
 Settings = dict[str, dict]
@@ -22,6 +23,9 @@ Settings = dict[str, dict]
 
 NO_VOCABULARY = json.dumps({"vocab": {}, "merges": []})
 """Of text models, in whose benchmarks there are no prompts."""
+CHECKPOINT, DIFFUSERS = "model.safetensors", "diffusers"
+"""What `write_model` writes: this project's file of a model, and diffusers' folder of the same."""
+LEARNING_RATE = 1e-5
 TOKENS = {"svd": 1, "image_ldm": 77}
 """Of the context of cross-attention, by kind of model."""
 
@@ -98,45 +102,33 @@ def model_config(settings: Settings):
     return parse_config(json.dumps(settings))
 
 
-def checkpoint(folder: Path) -> Path:
-    """This project's file of the model that `write_model` wrote."""
-    return folder / "model" / "model.safetensors"
-
-
-def diffusers_folder(folder: Path) -> Path:
-    """diffusers' folder of the same model."""
-    return folder / "model" / "diffusers"
-
-
 def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> None:
-    """Write random weights in both layouts, one tensor at a time.
+    """Write random weights in both layouts, one tensor at a time; ends the program if there is no room for them.
 
     Args:
         networks: those that are written, by the prefix of their parameters.
-
-    Raises:
-        CheckpointError: there is no room for the files.
+        folder: a new one, with CHECKPOINT and DIFFUSERS.
     """
     from svd.build import parameter_shapes
     from svd.checkpoints.formats import MODEL_FORMAT
     from svd.checkpoints.tensor_files import read_safetensors, write_safetensors
     from svd.config import dump_config
-    from svd.files import atomic_write
+    from svd.files import FileError, atomic_write
     from svd_tools.checkpoints.conversion import to_layout
     from svd_tools.checkpoints.layouts import find_layout
 
     config = model_config(settings)
     shapes = {name: shape for name, shape in parameter_shapes(config).items() if name.startswith(networks)}
     tensors = {name: _random_tensor(name, shape) for name, shape in shapes.items()}
-    target = checkpoint(folder).parent
-    with atomic_write(target, need=2 * sum(tensor.nbytes for tensor in tensors.values())) as aside:
-        aside.mkdir()
-        ours = aside / checkpoint(folder).relative_to(target)
-        write_safetensors(ours, tensors, {"format": MODEL_FORMAT, "config": dump_config(config)})
-        layout = find_layout(config, "diffusers")
-        theirs = to_layout(read_safetensors(ours), layout, config)
-        path = aside / diffusers_folder(folder).relative_to(target)
-        layout.folder.write(path, theirs, config, progress=lambda count: None, tokenizer=NO_VOCABULARY)
+    try:
+        with atomic_write(folder, need=2 * sum(tensor.nbytes for tensor in tensors.values())) as aside:
+            aside.mkdir()
+            write_safetensors(aside / CHECKPOINT, tensors, {"format": MODEL_FORMAT, "config": dump_config(config)})
+            layout = find_layout(config, "diffusers")
+            theirs = to_layout(read_safetensors(aside / CHECKPOINT), layout, config)
+            layout.folder.write(aside / DIFFUSERS, theirs, config, lambda count: None, NO_VOCABULARY)
+    except FileError as error:
+        sys.exit(f"{error}; choose another --folder")
 
 
 def _random_tensor(name: str, shape: tuple[int, ...]):
@@ -154,12 +146,6 @@ def _random_tensor(name: str, shape: tuple[int, ...]):
     return LazyTensor(shape, np.dtype(np.float32), (name, 0), read)
 
 
-class Subject(Protocol):
-    """What is measured: a model, and the size of what it is given."""
-
-    settings: Settings
-
-
 def command_line(description: str) -> ArgumentParser:
     """The options of the benchmarks of networks."""
     parser = interleaved.options(description)
@@ -168,25 +154,26 @@ def command_line(description: str) -> ArgumentParser:
 
 
 def compare(
-    sides: dict[str, Build],
-    subject: Subject,
+    sides: tuple[Build, Build],
+    settings: Settings,
     networks: tuple[str, ...],
+    arguments: tuple,
     options: Namespace,
     unit: str,
     inputs: str,
-    *more,
 ) -> None:
-    """Write these networks of a random model, and let the sides, PyTorch's last, compute with it in turns.
+    """Write these networks of a random model, and let this project and PyTorch compute with it in turns.
 
     Args:
-        sides: by name; each is called with the subject, the folder of the model, and `more`.
+        sides: this project's and PyTorch's; each is called with the folder of the model and the arguments.
         networks: by the prefix of their parameters.
         options: of the command line.
         unit, inputs: as for `interleaved.compare`.
     """
     with interleaved.temporary_folder(options.folder) as folder:
-        interleaved.in_own_process(write_model, subject.settings, networks, folder)
-        interleaved.compare(sides, (subject, folder, *more), options.repeats, unit, inputs, options.profile)
+        model = folder / "model"
+        interleaved.in_own_process(write_model, settings, networks, model)
+        interleaved.compare(sides, (model, *arguments), options.repeats, unit, inputs, options.profile)
 
 
 def load_pretrained(kind: type, folder: Path):
@@ -199,28 +186,56 @@ def load_pretrained(kind: type, folder: Path):
     return network, Built(time.perf_counter() - start, network.num_parameters())
 
 
-def load_networks(networks: dict[str, Callable], folder: Path, trained: Callable = lambda network: ()) -> list:
+def load_networks(networks: dict[str, Callable], folder: Path, trained: Callable = lambda network: ()):
     """Build networks and load their weights, as `svd.load_pipeline` does, in float32 on CPU.
 
     Args:
         networks: functions that build them, by the prefix of their parameters.
+        folder: of the model.
         trained: network -> its parameters that are to be trained.
+
+    Returns:
+        The list of networks, and what was built.
     """
+    from svd import runtime
+
+    runtime.setup("CPU")
     import mindspore as ms
     from mindspore.nn.utils import no_init_parameters
 
     from svd.checkpoints.model_file import Checkpoint
     from svd.placement import place
 
+    start = time.perf_counter()
     with no_init_parameters():
         built = {prefix: build() for prefix, build in networks.items()}
     for network in built.values():
         network.set_train(False)
         place(network, "CPU", ms.float32, trained(network))
-    Checkpoint(checkpoint(folder)).load(built)
-    return list(built.values())
+    Checkpoint(folder / CHECKPOINT).load(built)
+    parameters = sum(parameter.size for network in built.values() for parameter in network.get_parameters())
+    return list(built.values()), Built(time.perf_counter() - start, parameters)
 
 
-def count(parameters: Collection) -> int:
-    """Numbers in MindSpore's parameters."""
-    return sum(parameter.size for parameter in parameters)
+def call_of(network, *inputs) -> Call:
+    """A call of MindSpore's network on these arrays."""
+    from mindspore import Tensor
+
+    tensors = [Tensor(array) for array in inputs]
+    return lambda: network(*tensors).asnumpy()
+
+
+def training_call(step, optimizer, inputs: Callable[[], tuple]) -> Call:
+    """A call that takes the next step of a training, with the inputs that are next, and returns its loss."""
+    from mindspore import Tensor
+
+    from svd.training.step import host_scalar
+
+    updates = itertools.count(1)
+
+    def take_step() -> float:
+        of_update = Tensor(np.array(optimizer.coefficients(next(updates), LEARNING_RATE), np.float32))
+        loss, _ = step(host_scalar(1.0), host_scalar(True), of_update, host_scalar(0.0), *inputs())
+        return float(loss.asnumpy())
+
+    return take_step

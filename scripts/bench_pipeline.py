@@ -15,20 +15,9 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import bench_models as models
 import interleaved
 import numpy as np
-from bench_models import (
-    SIZES,
-    Settings,
-    checkpoint,
-    command_line,
-    compare,
-    count,
-    diffusers_folder,
-    load_networks,
-    load_pretrained,
-    model_config,
-)
 from interleaved import Build, Built, Call
 from PIL import Image
 
@@ -43,7 +32,7 @@ TOLD = {"fps": 7, "motion_bucket_id": 127, "noise_aug_strength": 0.0}  # diffuse
 class Video:
     """A model, and the size of its videos."""
 
-    networks: Settings
+    networks: models.Settings
     frames: int
     pixels: int
     """On each axis."""
@@ -53,7 +42,7 @@ class Video:
     downsampling: int = 8
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> models.Settings:
         size = {"num_frames": self.frames, "height": self.pixels, "width": self.pixels, "sampling_steps": self.steps}
         sampling = {**size, **TOLD, "guidance": GUIDANCE, "decode_chunk_size": self.frames}
         return {**self.networks, "sampling": sampling, "trained_range": {"noise_aug_strength": [0, 0]}}
@@ -74,7 +63,7 @@ class Video:
 FULL = Video({}, frames=8, pixels=256, steps=25)
 MODERATE = Video(
     {
-        "unet": SIZES["medium"].unet,
+        "unet": models.SIZES["medium"].unet,
         "autoencoder": {"channels": 32},
         "image_encoder": {"width": 640, "layers": 8, "heads": 8},
     },
@@ -84,7 +73,7 @@ MODERATE = Video(
 )
 TINY = Video(
     {
-        "unet": SIZES["tiny"].unet,
+        "unet": models.SIZES["tiny"].unet,
         "autoencoder": {"channels": 32, "channel_mult": [1, 1]},
         "image_encoder": {"width": 32, "layers": 1, "heads": 2, "patch_size": 56, "output_dim": 16},
     },
@@ -102,13 +91,13 @@ class Part:
     video: Video
     networks: tuple[str, ...]
     """Of the model, by the prefix of their parameters."""
-    sides: dict[str, Build]
-    unit: str
+    sides: tuple[Build, Build]
     inputs: str
+    unit: str = "call"
 
 
 def main() -> None:
-    parser = command_line(__doc__.splitlines()[0])
+    parser = models.command_line(__doc__.splitlines()[0])
     parser.add_argument("--part", choices=tuple(PARTS), help="only this one")
     parser.add_argument("--tiny", action="store_true", help="tiny models, to see that everything runs")
     options = parser.parse_args()
@@ -116,67 +105,50 @@ def main() -> None:
         part = replace(PARTS[name], video=TINY) if options.tiny else PARTS[name]
         print(f"## {name}\n", flush=True)
         inputs = part.inputs.format(**vars(part.video))
-        compare(part.sides, part.video, part.networks, options, part.unit, inputs)
+        models.compare(part.sides, part.video.settings, part.networks, (part.video,), options, part.unit, inputs)
 
 
 # --- decoder ---
 
 
-def mindspore_decoder(video: Video, folder: Path) -> tuple[Built, Call]:
-    from svd import runtime
-
-    runtime.setup("CPU")
-    from mindspore import Tensor
-
+def mindspore_decoder(folder: Path, video: Video) -> tuple[Built, Call]:
     from svd.autoencoder.decoder import Decoder
     from svd.autoencoder.encoder import Encoder
 
-    config = model_config(video.settings).autoencoder
+    config = models.model_config(video.settings).autoencoder
     networks = {
         "autoencoder.decoder": lambda: Decoder(config),
         "conditioner.autoencoder.encoder": lambda: Encoder(config, quant_conv=True),
     }
-    start = time.perf_counter()
-    decoder, encoder = load_networks(networks, folder)  # diffusers loads both
-    parameters = count(decoder.get_parameters()) + count(encoder.get_parameters())
-    built = Built(time.perf_counter() - start, parameters)
-    z = Tensor(video.random_latents()[None])
-    return built, lambda: decoder(z).asnumpy()[0]
+    (decoder, _), built = models.load_networks(networks, folder)  # diffusers loads both
+    return built, models.call_of(decoder, video.random_latents()[None])
 
 
-def pytorch_decoder(video: Video, folder: Path) -> tuple[Built, Call]:
+def pytorch_decoder(folder: Path, video: Video) -> tuple[Built, Call]:
     import torch
     from diffusers import AutoencoderKLTemporalDecoder
 
-    autoencoder, built = load_pretrained(AutoencoderKLTemporalDecoder, diffusers_folder(folder) / "vae")
+    autoencoder, built = models.load_pretrained(AutoencoderKLTemporalDecoder, folder / models.DIFFUSERS / "vae")
     z = torch.from_numpy(video.random_latents())
-    return built, torch.inference_mode()(lambda: autoencoder.decode(z, num_frames=len(z)).sample.numpy())
+    return built, torch.inference_mode()(lambda: autoencoder.decode(z, num_frames=len(z)).sample[None].numpy())
 
 
 # --- image encoder ---
 
 
-def mindspore_image_encoder(video: Video, folder: Path) -> tuple[Built, Call]:
-    from svd import runtime
-
-    runtime.setup("CPU")
-    from mindspore import Tensor
-
+def mindspore_image_encoder(folder: Path, video: Video) -> tuple[Built, Call]:
     from svd.conditioning.image_encoder import ImageEncoder
 
-    config = model_config(video.settings).image_encoder
-    start = time.perf_counter()
-    (encoder,) = load_networks({"conditioner.image_encoder": lambda: ImageEncoder(config)}, folder)
-    built = Built(time.perf_counter() - start, count(encoder.get_parameters()))
-    pixels = Tensor(video.random_pixels())
-    return built, lambda: encoder(pixels).asnumpy()
+    config = models.model_config(video.settings).image_encoder
+    (encoder,), built = models.load_networks({"conditioner.image_encoder": lambda: ImageEncoder(config)}, folder)
+    return built, models.call_of(encoder, video.random_pixels())
 
 
-def pytorch_image_encoder(video: Video, folder: Path) -> tuple[Built, Call]:
+def pytorch_image_encoder(folder: Path, video: Video) -> tuple[Built, Call]:
     import torch
     from transformers import CLIPVisionModelWithProjection
 
-    encoder, built = load_pretrained(CLIPVisionModelWithProjection, diffusers_folder(folder) / "image_encoder")
+    encoder, built = models.load_pretrained(CLIPVisionModelWithProjection, folder / models.DIFFUSERS / "image_encoder")
     pixels = torch.from_numpy(video.random_pixels())
     return built, torch.inference_mode()(lambda: encoder(pixels).image_embeds.numpy())
 
@@ -184,29 +156,30 @@ def pytorch_image_encoder(video: Video, folder: Path) -> tuple[Built, Call]:
 # --- video ---
 
 
-def mindspore_video(video: Video, folder: Path) -> tuple[Built, Call]:
+def mindspore_video(folder: Path, video: Video) -> tuple[Built, Call]:
     from svd import load_pipeline
 
     start = time.perf_counter()
-    pipe = load_pipeline(checkpoint=checkpoint(folder), device_target="CPU")
+    pipe = load_pipeline(checkpoint=folder / models.CHECKPOINT, device_target="CPU")
     networks = (
         pipe.denoiser.network,
         pipe.conditioner.image_encoder,
         pipe.autoencoder.encoder,
         pipe.autoencoder.decoder,
     )
-    built = Built(time.perf_counter() - start, sum(count(network.get_parameters()) for network in networks))
+    parameters = sum(parameter.size for network in networks for parameter in network.get_parameters())
+    built = Built(time.perf_counter() - start, parameters)
     image, noise = video.random_image(), video.random_latents()[None]
     return built, lambda: pipe(image, noise=noise, output="float", progress=False)
 
 
-def pytorch_video(video: Video, folder: Path) -> tuple[Built, Call]:
+def pytorch_video(folder: Path, video: Video) -> tuple[Built, Call]:
     import torch
     from diffusers import StableVideoDiffusionPipeline
 
     torch.set_num_threads(interleaved.cores())
     start = time.perf_counter()
-    pipe = StableVideoDiffusionPipeline.from_pretrained(diffusers_folder(folder))
+    pipe = StableVideoDiffusionPipeline.from_pretrained(folder / models.DIFFUSERS)
     networks = (pipe.unet, pipe.image_encoder, pipe.vae)
     built = Built(time.perf_counter() - start, sum(network.num_parameters() for network in networks))
     pipe.set_progress_bar_config(disable=True)
@@ -225,26 +198,16 @@ def pytorch_video(video: Video, folder: Path) -> tuple[Built, Call]:
 
 
 PARTS = {
-    "decoder": Part(
-        FULL,
-        AUTOENCODER,
-        {"mindspore": mindspore_decoder, "pytorch": pytorch_decoder},
-        "call",
-        "{frames} frames of {pixels} x {pixels}",
-    ),
+    "decoder": Part(FULL, AUTOENCODER, (mindspore_decoder, pytorch_decoder), "{frames} frames of {pixels} x {pixels}"),
     "image_encoder": Part(
-        FULL,
-        IMAGE_ENCODER,
-        {"mindspore": mindspore_image_encoder, "pytorch": pytorch_image_encoder},
-        "call",
-        "1 image of {image_size} x {image_size}",
+        FULL, IMAGE_ENCODER, (mindspore_image_encoder, pytorch_image_encoder), "1 image of {image_size} x {image_size}"
     ),
     "video": Part(
         MODERATE,
         UNET + IMAGE_ENCODER + AUTOENCODER,
-        {"mindspore": mindspore_video, "pytorch": pytorch_video},
-        "video",
+        (mindspore_video, pytorch_video),
         "{frames} frames of {pixels} x {pixels}, {steps} steps",
+        "video",
     ),
 }
 

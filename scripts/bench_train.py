@@ -11,35 +11,28 @@ diffusers have to be installed.
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
 from pathlib import Path
 
-import interleaved
-import numpy as np
-from bench_models import SIZES, Size, command_line, compare, count, diffusers_folder, load_networks
+import bench_models as models
+from bench_models import LEARNING_RATE, Size
 from interleaved import Built, Call
 
-LEARNING_RATE = 1e-5
 TEMPORAL = ("temporal_", "time_pos_embed", "time_mixer")
 """What diffusers' names of temporal layers and blends have in them."""
 
 
 def main() -> None:
-    parser = command_line(__doc__.splitlines()[0])
+    parser = models.command_line(__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("tiny", "small", "medium"), default="small", help="of network and clips")
     parser.add_argument("--recompute", action="store_true", help="on both sides, keep fewer activations")
     options = parser.parse_args()
-    sides, size = {"mindspore": mindspore_side, "pytorch": pytorch_side}, SIZES[options.size]
-    compare(sides, size, ("network.",), options, "step", str(size), options.recompute)
+    sides, size, networks = (mindspore_side, pytorch_side), models.SIZES[options.size], ("network.",)
+    models.compare(sides, size.settings, networks, (size, options.recompute), options, "step", str(size))
 
 
-def mindspore_side(size: Size, folder: Path, recompute: bool) -> tuple[Built, Call]:
-    from svd import runtime
-
-    runtime.setup("CPU")
-    from mindspore import Tensor
-
-    from svd.conditioning.conditioner import Conditioner
+def mindspore_side(folder: Path, size: Size, recompute: bool) -> tuple[Built, Call]:
+    from svd.conditioning.conditioning import embed_numbers
     from svd.config import UNetConfig
     from svd.diffusion.denoiser import Denoise
     from svd.diffusion.loss import DenoisingLoss, loss_coefficients
@@ -49,52 +42,41 @@ def mindspore_side(size: Size, folder: Path, recompute: bool) -> tuple[Built, Ca
     from svd.networks.blocks.svd import svd_unet
     from svd.training.config import OptimizerConfig
     from svd.training.optimizer import AdamW
-    from svd.training.step import TrainStep, host_scalar
+    from svd.training.step import TrainStep
+    from svd.training.tasks.video import freeze_others
 
-    start = time.perf_counter()
-    (network,) = load_networks({"network": lambda: svd_unet(UNetConfig(**size.unet))}, folder, temporal_parameters)
+    # isort: split
+    from mindspore import Tensor
+
+    networks = {"network": lambda: svd_unet(UNetConfig(**size.unet))}
+    (network,), built = models.load_networks(networks, folder, temporal_parameters)
     if recompute:
         recompute_blocks(network)
     trained = temporal_parameters(network)
-    for parameter in network.get_parameters():
-        parameter.requires_grad = False
-    for parameter in trained:
-        parameter.requires_grad = True
+    freeze_others(network, {parameter.name: parameter for parameter in trained})
     optimizer = AdamW(trained, OptimizerConfig(learning_rate=LEARNING_RATE))
     train_step = TrainStep(DenoisingLoss(Denoise(network)), optimizer, trained, average=None)
-    built = Built(time.perf_counter() - start, count(network.get_parameters()), count(trained))
 
     x = size.random_inputs()
-    vector = Conditioner(None, None, 0, size.unet["vector_dim"]).embed_numbers(len(x["sigma"]), *x["numbers"].T)
+    vector = embed_numbers(size.unet["vector_dim"] // 3, len(x["sigma"]), *x["numbers"].T)
     coefficients = loss_coefficients(v_scaling(), x["sigma"])
     tensors = {name: Tensor(value) for name, value in x.items()}
     inputs = (tensors["latents"], tensors["noise"], coefficients, tensors["context"], tensors["concat"], vector)
-    updates = 0
-
-    def step() -> float:
-        nonlocal updates
-        updates += 1
-        of_update = Tensor(np.array(optimizer.coefficients(updates, LEARNING_RATE), np.float32))
-        loss, _ = train_step(host_scalar(1.0), host_scalar(True), of_update, host_scalar(0.0), *inputs)
-        return float(loss.asnumpy())
-
-    return built, step
+    built = replace(built, trained=sum(parameter.size for parameter in trained))
+    return built, models.training_call(train_step, optimizer, lambda: inputs)
 
 
-def pytorch_side(size: Size, folder: Path, recompute: bool) -> tuple[Built, Call]:
+def pytorch_side(folder: Path, size: Size, recompute: bool) -> tuple[Built, Call]:
     import torch
     from diffusers import UNetSpatioTemporalConditionModel
 
-    torch.set_num_threads(interleaved.cores())
-    start = time.perf_counter()
-    unet = UNetSpatioTemporalConditionModel.from_pretrained(diffusers_folder(folder) / "unet").train()
+    unet, built = models.load_pretrained(UNetSpatioTemporalConditionModel, folder / models.DIFFUSERS / "unet")
+    unet.train().requires_grad_(False)
     if recompute:
         unet.enable_gradient_checkpointing()
-    unet.requires_grad_(False)
     named = unet.named_parameters()
     trained = [p.requires_grad_() for name, p in named if any(part in name for part in TEMPORAL)]
     optimizer = torch.optim.AdamW(trained, LEARNING_RATE)
-    built = Built(time.perf_counter() - start, unet.num_parameters(), sum(p.numel() for p in trained))
 
     x = {name: torch.from_numpy(array) for name, array in size.random_inputs().items()}
     sigma = x["sigma"].view(-1, 1, 1, 1, 1)
@@ -111,7 +93,7 @@ def pytorch_side(size: Size, folder: Path, recompute: bool) -> tuple[Built, Call
         optimizer.zero_grad()
         return loss.item()
 
-    return built, step
+    return replace(built, trained=sum(p.numel() for p in trained)), step
 
 
 if __name__ == "__main__":

@@ -10,31 +10,21 @@ without gradients. Prints a Markdown table, and with --profile which operators t
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
+import bench_models as models
 import numpy as np
-from bench_models import (
-    SIZES,
-    Size,
-    command_line,
-    compare,
-    count,
-    diffusers_folder,
-    load_networks,
-    load_pretrained,
-    model_config,
-)
+from bench_models import Size
 from interleaved import Built, Call
 
 
 def main() -> None:
-    parser = command_line(__doc__.splitlines()[0])
+    parser = models.command_line(__doc__.splitlines()[0])
     sizes = ("tiny", "medium", "full", "tiny_image", "image")
     parser.add_argument("--size", choices=sizes, default="medium", help="of network and clips")
     options = parser.parse_args()
-    sides, size = {"mindspore": mindspore_side, "pytorch": pytorch_side}, SIZES[options.size]
-    compare(sides, size, ("network.",), options, "call", str(size))
+    size = models.SIZES[options.size]
+    models.compare((mindspore_side, pytorch_side), size.settings, ("network.",), (size,), options, "call", str(size))
 
 
 def network_inputs(size: Size) -> list[np.ndarray]:
@@ -45,32 +35,24 @@ def network_inputs(size: Size) -> list[np.ndarray]:
     return [np.concatenate([x["latents"], x["concat"]], 2), 0.25 * np.log(x["sigma"]), x["context"], x["numbers"]]
 
 
-def mindspore_side(size: Size, folder: Path) -> tuple[Built, Call]:
-    from svd import runtime
-
-    runtime.setup("CPU")
-    from mindspore import Tensor
-
+def mindspore_side(folder: Path, size: Size) -> tuple[Built, Call]:
     from svd.build import build_networks
     from svd.conditioning.conditioning import embed_numbers
 
-    config = model_config(size.settings)
-    start = time.perf_counter()
-    (network,) = load_networks({"network": lambda: build_networks(config)["network"]}, folder)
-    built = Built(time.perf_counter() - start, count(network.get_parameters()))
+    config = models.model_config(size.settings)
+    (network,), built = models.load_networks({"network": lambda: build_networks(config)["network"]}, folder)
     x, c_noise, context, *others = network_inputs(size)
     vectors = [embed_numbers(size.unet["vector_dim"] // 3, len(x), *numbers.T) for numbers in others]
-    inputs = (*map(Tensor, (x, c_noise, context)), *vectors)
-    return built, lambda: network(*inputs).asnumpy()
+    return built, models.call_of(network, x, c_noise, context, *vectors)
 
 
-def pytorch_side(size: Size, folder: Path) -> tuple[Built, Call]:
+def pytorch_side(folder: Path, size: Size) -> tuple[Built, Call]:
     import torch
     from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
 
     images = size.kind == "image_ldm"
     kind = UNet2DConditionModel if images else UNetSpatioTemporalConditionModel
-    network, built = load_pretrained(kind, diffusers_folder(folder) / "unet")
+    network, built = models.load_pretrained(kind, folder / models.DIFFUSERS / "unet")
     x, c_noise, context, *numbers = map(torch.from_numpy, network_inputs(size))
     if images:
         return built, torch.inference_mode()(lambda: network(x[:, 0], c_noise, context).sample[:, None].numpy())

@@ -72,49 +72,43 @@ def temporary_folder(parent: Optional[Path_dw]) -> Iterator[Path]:
         yield Path(folder)
 
 
-def compare(
-    sides: dict[str, Build], arguments: tuple, repeats: int, unit: str, inputs: str, profile: bool = False
-) -> None:
-    """Let the sides, PyTorch's last, take their turns, and print what they took as a Markdown table.
+def compare(sides: tuple[Build, Build], arguments: tuple, repeats: int, unit: str, inputs: str, profile: bool) -> None:
+    """Let this project and PyTorch take their turns, and print what they took as a Markdown table.
 
     Args:
-        sides: by name; each is called with the arguments, in its own process.
+        sides: this project's and PyTorch's; each is called with the arguments, in its own process.
         unit: what a call is.
         inputs: what it is given.
-        profile: print which operators the first side spends its time in.
+        profile: print which operators this project's time goes into.
     """
     load = os.getloadavg()[0]
     with ExitStack() as stack:
-        workers = [stack.enter_context(Side(name, build, arguments)) for name, build in sides.items()]
+        names = ("mindspore", "pytorch")
+        workers = [stack.enter_context(Side(name, build, arguments)) for name, build in zip(names, sides)]
         check_parameters(*(worker.built for worker in workers))
-        first = [worker.turn() for worker in workers]
+        first = [worker.run(take_turn) for worker in workers]
         check_values(*first)
-        rounds = [[worker.turn() for worker in workers] for _ in range(repeats)]
+        rounds = [[worker.run(take_turn) for worker in workers] for _ in range(repeats)]
         difference = check_values(*rounds[-1])
-        memory = [worker.memory() for worker in workers]
-        operators = workers[0].profile() if profile else ""
+        memory = [worker.run(resident_bytes) for worker in workers]
+        operators = workers[0].run(_profile) if profile else ""
     built = workers[0].built
     trained = f", {built.trained:,} of them trained" if built.trained else ""
     print(f"{built.parameters:,} parameters{trained}; {inputs}; {cores()} cores, load before {load:.1f}\n")
-    ratio = print_table(workers, first, list(zip(*rounds)), memory, unit)
-    print(f"\nA {unit} takes {ratio:.2f} times as long as PyTorch's. ", end="")
+    columns = f"weights, GB | build, s | first call, s | {unit}, s | peak memory, GB | memory after, GB"
+    print(f"| side | {columns} |\n|---|---|---|---|---|---|---|")
+    seconds = [[turn.seconds for turn in turns] for turns in zip(*rounds)]
+    for worker, start, times, (peak, now) in zip(workers, first, seconds, memory):
+        print(f"| {worker.name} | {4e-9 * worker.built.parameters:.2f} | {worker.built.seconds:.1f} ", end="")
+        print(f"| {start.seconds:.1f} | {spread(times)} | {peak / 1e9:.2f} | {now / 1e9:.2f} |")
+    ours, theirs = map(statistics.median, seconds)
+    print(f"\nA {unit} takes {ours / theirs:.2f} times as long as PyTorch's. ", end="")
     print(f"The values differ by {difference:.1e} of the largest.\n{operators}", flush=True)
 
 
-def print_table(
-    workers: list[Side], first: list[Turn], rounds: list[tuple[Turn, ...]], memory: list[tuple[int, int]], unit: str
-) -> float:
-    """Print a row for each side; returns the ratio of the medians, the first side's to the second's."""
-    columns = f"weights, GB | build, s | first call, s | {unit}, s | peak memory, GB | memory after, GB"
-    print(f"| side | {columns} |\n|---|---|---|---|---|---|---|")
-    medians = []
-    for worker, start, turns, (peak, now) in zip(workers, first, rounds, memory):
-        seconds = [turn.seconds for turn in turns]
-        medians.append(statistics.median(seconds))
-        print(f"| {worker.name} | {4e-9 * worker.built.parameters:.2f} | {worker.built.seconds:.1f} ", end="")
-        print(f"| {start.seconds:.1f} | {medians[-1]:.3f} ({min(seconds):.3f} to {max(seconds):.3f}) ", end="")
-        print(f"| {peak / 1e9:.2f} | {now / 1e9:.2f} |")
-    return medians[0] / medians[1]
+def spread(seconds: list[float]) -> str:
+    """The median, and the range."""
+    return f"{statistics.median(seconds):.3f} ({min(seconds):.3f} to {max(seconds):.3f})"
 
 
 def check_parameters(ours: Built, theirs: Built) -> None:
@@ -134,50 +128,26 @@ def check_values(ours: Turn, theirs: Turn) -> float:
     return difference
 
 
-class Side:
+class Side(ProcessPoolExecutor):
     """A side in a process of its own, which ends with the `with`."""
 
     def __init__(self, name: str, build: Build, arguments: tuple):
-        self.name, self._process = name, _new_process()
-        self.built: Built = self._run(_build, build, arguments)
+        super().__init__(1, get_context("spawn"), _prepare)
+        self.name = name
+        self.built: Built = self.run(_build, build, arguments)
 
-    def __enter__(self) -> Side:
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._process.shutdown()
-
-    def turn(self) -> Turn:
-        return self._run(_turn)
-
-    def memory(self) -> tuple[int, int]:
-        """Bytes that were resident at the peak, and that are now."""
-        return self._run(_memory)
-
-    def profile(self) -> str:
-        """Which operators a call of MindSpore's side spends its time in, as a Markdown table."""
-        return self._run(_profile)
-
-    def _run(self, function: Callable, *arguments):
+    def run(self, function: Callable, *arguments):
+        """Call it in the side's process."""
         try:
-            return self._process.submit(function, *arguments).result()
+            return self.submit(function, *arguments).result()
         except BrokenProcessPool:
             sys.exit(f"the process of {self.name} was killed, probably for want of memory: choose a smaller size")
 
 
 def in_own_process(function: Callable, *arguments):
     """Call it in a process that ends: what it needed in memory is no part of what the sides need."""
-    from svd.checkpoints.tensor_files import CheckpointError
-
-    with _new_process() as process:
-        try:
-            return process.submit(function, *arguments).result()
-        except CheckpointError as error:
-            sys.exit(f"{error}; choose another --folder")
-
-
-def _new_process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, get_context("spawn"), _prepare)
+    with ProcessPoolExecutor(1, get_context("spawn"), _prepare) as process:
+        return process.submit(function, *arguments).result()
 
 
 # --- in the processes ---
@@ -200,17 +170,20 @@ def _build(build: Build, arguments: tuple) -> Built:
     return built
 
 
-def _turn() -> Turn:
+def take_turn() -> Turn:
+    """Call what the side of this process has built."""
     start = time.perf_counter()
     value = _call()
     return Turn(value, time.perf_counter() - start)
 
 
-def _memory() -> tuple[int, int]:
+def resident_bytes() -> tuple[int, int]:
+    """Of this process: at the peak, and now."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, psutil.Process().memory_info().rss
 
 
 def _profile() -> str:
+    """Which operators a call of MindSpore's side spends its time in, as a Markdown table."""
     import pandas
     from mindspore import profiler
 

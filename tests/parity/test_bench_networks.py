@@ -35,8 +35,8 @@ def run(interleaved, monkeypatch):
     """Run a benchmark; returns what each of its comparisons built and how far the sides are apart."""
     found = []
 
-    def compare(sides, arguments, repeats, unit, inputs, profile=False):
-        built, calls = zip(*(sides[name](*arguments) for name in ("mindspore", "pytorch")))
+    def compare(sides, arguments, repeats, unit, inputs, profile):
+        built, calls = zip(*(build(*arguments) for build in sides))
         interleaved.check_parameters(*built)
         found.append((inputs, interleaved.check_values(*(interleaved.Turn(call(), 0.0) for call in calls))))
 
