@@ -2,27 +2,26 @@
 
     python scripts/bench_convert.py /mnt/scratch            # about 50 GB free; --tiny for a dry run
 
-Writes synthetic checkpoints with the names and shapes of the published ones (tests/manifests) and random values, and
-converts each in a process of its own, in turns with a plain copy of the source. Prints medians and ranges as a
-Markdown table and removes what it wrote.
+Writes synthetic checkpoints with the names and shapes of the published ones and random values, and converts each in a
+process of its own, in turns with a plain copy of the source. Prints medians and ranges as a Markdown table and removes
+what it wrote.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import math
 import os
+import pickle
 import shutil
 import statistics
-import struct
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -46,14 +45,11 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the source")
     parser.add_argument("--tiny", action="store_true", help="a model of 2 MB, to see that everything runs")
     options = parser.parse_args()
-    folder = options.folder / "bench_convert"
-    folder.mkdir(parents=True)
-    try:
-        config = folder / "config.yaml"
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=options.folder) as folder:
+        config = Path(folder) / "config.yaml"
         config.write_text(TINY if options.tiny else "{}\n")
-        run(folder, config, tiny_shapes(config) if options.tiny else published_shapes(), options)
-    finally:
-        shutil.rmtree(folder)
+        run(Path(folder), config, sgm_shapes(config), options)
 
 
 def run(folder: Path, config: Path, shapes: Shapes, options: argparse.Namespace) -> None:
@@ -125,18 +121,14 @@ def convert(source: Path, config: Path, out_dir: Path, to: str) -> tuple[float, 
     seconds = time.perf_counter() - start
     if status:
         sys.exit(f"the conversion failed: {output}")
-    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), Path(output.splitlines()[-1])
+    return seconds, usage.ru_maxrss * 1024, Path(output.splitlines()[-1])
 
 
 # --- synthetic checkpoints ---
 
 
-def published_shapes() -> Shapes:
-    with gzip.open(ROOT / "tests" / "manifests" / "svd_sgm.json.gz", "rt") as file:
-        return {name: tuple(shape) for name, shape in json.load(file).items()}
-
-
-def tiny_shapes(config: Path) -> Shapes:
+def sgm_shapes(config: Path) -> Shapes:
+    """The tensors of a model in Stability's layout."""
     from svd.build import parameter_shapes
     from svd.config import load_config
     from svd_tools.checkpoints.layout import expand
@@ -190,21 +182,17 @@ def write_pytorch(path: Path, shapes: Shapes, dtype: str) -> None:
 def pickled(shapes: Shapes, dtype: str) -> bytes:
     """The pickle of a dictionary of contiguous tensors, each in the storage of its number."""
 
-    def text(value: str) -> bytes:
-        return b"X" + struct.pack("<I", len(value)) + value.encode()
-
-    def integers(numbers: tuple[int, ...]) -> bytes:
-        return b"(" + b"".join(b"J" + struct.pack("<i", number) for number in numbers) + b"t"
+    def code(value: str | int | tuple[int, ...]) -> bytes:
+        return pickle.dumps(value, 2)[2:-1]  # without what begins and ends a file
 
     storage_type = f"ctorch\n{ {'float32': 'FloatStorage', 'float16': 'HalfStorage'}[dtype] }\n".encode()
     out = [b"\x80\x02}"]
     for i, (name, shape) in enumerate(shapes.items()):
         strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        count = b"J" + struct.pack("<i", math.prod(shape))
-        storage = b"(" + text("storage") + storage_type + text(str(i)) + text("cpu") + count + b"tQ"
+        storage = b"(" + code("storage") + storage_type + code(str(i)) + code("cpu") + code(math.prod(shape)) + b"tQ"
         hooks = b"ccollections\nOrderedDict\n)R"
-        arguments = storage + b"J\0\0\0\0" + integers(shape) + integers(strides) + b"\x89" + hooks
-        out.append(text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tRs")
+        arguments = storage + code(0) + code(shape) + code(strides) + code(False) + hooks
+        out.append(code(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tRs")
     return b"".join(out) + b"."
 
 

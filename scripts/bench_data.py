@@ -12,7 +12,10 @@ import argparse
 import os
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
+from statistics import median
+from timeit import repeat
 
 import cv2
 import numpy as np
@@ -105,17 +108,11 @@ def clips_per_second(dataset: Dataset, workers: int, clips: int) -> float:
         return clips / (time.perf_counter() - start)
 
 
-def milliseconds(dataset: Dataset, repeat: int = 8) -> float:
+def milliseconds(dataset: Dataset) -> float:
     """Median time of loading a clip in this process, with one thread as in a worker."""
-    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    times = []
-    for index in range(repeat):
-        start = time.perf_counter()
-        dataset.load(index % len(dataset), np.random.default_rng(index))
-        times.append(time.perf_counter() - start)
-    cv2.setNumThreads(threads)
-    return 1000 * float(np.median(times))
+    indices, rng = cycle(range(len(dataset))), np.random.default_rng(0)
+    return 1000 * median(repeat(lambda: dataset.load(next(indices), rng), repeat=8, number=1))
 
 
 if __name__ == "__main__":

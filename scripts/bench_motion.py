@@ -12,6 +12,9 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Callable
+from statistics import median
+from timeit import repeat
 
 import cv2
 import numpy as np
@@ -67,17 +70,10 @@ def clips_per_second(folder: str, processes: int) -> float:
         return journal.count() / (time.perf_counter() - start)
 
 
-def milliseconds(work, repeat: int = 5) -> float:
+def milliseconds(work: Callable) -> float:
     """Median time of a call, with one thread as in a process that scores."""
-    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    cv2.setNumThreads(threads)
-    return 1000 * float(np.median(times))
+    return 1000 * median(repeat(work, repeat=5, number=1))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ import pandas as pd
 from svd.diffusion.guidance import guided
 from svd.diffusion.samplers import SAMPLERS
 from svd.diffusion.schedules import karras
-from svd.files import write_text
+from svd.files import atomic_write, write_text
 
 CLASSES, COMPONENTS, DIMENSION = 8, 4, 64
 STEPS = (5, 8, 10, 15, 20, 25, 30, 40, 50)
@@ -53,7 +52,6 @@ def main() -> None:
     print(errors_in_markdown(errors), "\n", flush=True)
     guidance = interval_quality(mixture, options.samples)
     print(guidance_in_markdown(guidance))
-    options.out.mkdir(parents=True, exist_ok=True)
     write_text(options.out / "samplers.csv", errors.to_csv(index=False, float_format="%.5g"))
     write_text(options.out / "guidance_interval.csv", guidance.to_csv(index=False, float_format="%.5g"))
     plot(errors, guidance, options.out / "samplers.png")
@@ -283,9 +281,8 @@ def plot(errors: pd.DataFrame, guidance: pd.DataFrame, path: Path) -> None:
     by_interval.legend(fontsize="small")
     by_interval.set(xlabel="interval of guidance, and the work that it saves", ylabel="energy distance to the class")
     by_interval.grid(which="both", alpha=0.3)
-    aside = path.with_name(f".{path.name}.aside.png")
-    figure.savefig(aside, dpi=110)
-    os.replace(aside, path)
+    with atomic_write(path) as aside:
+        figure.savefig(aside, dpi=110, format="png")
 
 
 if __name__ == "__main__":

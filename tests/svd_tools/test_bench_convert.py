@@ -16,5 +16,6 @@ def test_synthetic_checkpoints(tmp_path, same_tensors, dtype, kind):
     same_tensors({name: tensor.read() for name, tensor in tensors.items()}, dict(bench.values(SHAPES, dtype)))
 
 
-def test_published_shapes(manifest):
-    assert bench.published_shapes() == manifest("svd_sgm")
+def test_shapes_are_the_published_ones(tmp_path, manifest):
+    (tmp_path / "config.yaml").write_text("{}\n")
+    assert bench.sgm_shapes(tmp_path / "config.yaml") == manifest("svd_sgm")
