@@ -23,7 +23,7 @@ from svd.layers.factorised import (
 from svd.layers.marks import zero_init
 from svd.layers.temporal import FrameConvolutions
 from svd.networks.blocks.text_attention import TextAttention
-from svd.networks.unet import Level, Place
+from svd.networks.unet import Level, Place, count_constants
 
 
 class Convolution(nn.Conv2d):
@@ -140,25 +140,24 @@ class PixelUNet(nn.Cell):
             channels = widths[i]
             up.append(Level(blocks, in_channels, channels, places[i], followed=count + 1))
         self.up_blocks = nn.CellList(up)
+        count_constants([*down, self.mid_block, *up])
         self.norm_out = GroupNorm(channels, silu=True)
         self.conv_out = zero_init(Convolution(channels, config.channels))
 
     def constants(
         self, context: Optional[Tensor], vector: None, num_frames: int, independent: Optional[Tensor] = None
-    ) -> tuple:
-        """What depends on neither x nor the noise level: of the down levels, the middle, the up levels; a tuple per
-        attention block of each level.
-        """
+    ) -> tuple[tuple[Tensor, ...], ...]:
+        """What depends on neither x nor the noise level: nothing of the vector, and of each attention block in turn."""
         if independent is not None and not self.masks:
             raise ValueError("frames can be independent in attention, not in convolutions and pooled normalisations")
         context = None if context is None else context.astype(self.compute_dtype)
-        down, up = (), ()
+        constants = ((),)
         for level in self.down_blocks:
-            down = down + (level.constants(context, independent, num_frames),)
-        middle = self.mid_block.constants(context, independent, num_frames)
+            constants = constants + level.constants(context, independent, num_frames)
+        constants = constants + self.mid_block.constants(context, independent, num_frames)
         for level in self.up_blocks:
-            up = up + (level.constants(context, independent, num_frames),)
-        return down, middle, up
+            constants = constants + level.constants(context, independent, num_frames)
+        return constants
 
     def evaluate(self, x: Tensor, c_noise: Tensor, constants: tuple, image_only: bool = False) -> Tensor:
         """`construct`, given the result of `constants`."""
@@ -166,7 +165,6 @@ class PixelUNet(nn.Cell):
         over_frames = self.over_frames and not image_only
         if over_frames and x.shape[1] != self.only_frames:
             raise ValueError(f"a network with temporal.factorised.reference takes {self.only_frames} frames")
-        down, middle, up = constants
         x = x.astype(self.compute_dtype)
         embs = (self.time_embedding(time_embedding(c_noise, self.frequencies).astype(self.compute_dtype)),)
 
@@ -175,17 +173,17 @@ class PixelUNet(nn.Cell):
         for i in range(len(self.down_blocks)):
             level = self.down_blocks[i]
             for j in range(len(level.resnets)):
-                x = level.layer(j, x, embs, down[i], image_only)
+                x = level.layer(j, x, embs, constants, image_only)
                 skips = skips + (x,)
             if i < self.last:
                 x = per_image(halved, x)
                 skips = skips + (x,)
         for j in range(len(self.mid_block.resnets)):
-            x = self.mid_block.layer(j, x, embs, middle, image_only)
+            x = self.mid_block.layer(j, x, embs, constants, image_only)
         for i in range(len(self.up_blocks)):
             level = self.up_blocks[i]
             for j in range(len(level.resnets)):
-                x = level.layer(j, ops.cat((x, skips[-1]), 2), embs, up[i], image_only)
+                x = level.layer(j, ops.cat((x, skips[-1]), 2), embs, constants, image_only)
                 skips = skips[:-1]
             if i < self.last:
                 x = per_image(upsample_nearest, x)

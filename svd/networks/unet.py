@@ -69,6 +69,8 @@ class Level(nn.Cell):
         self.num_attentions = 0 if None in attentions else len(attentions)
         if self.num_attentions:
             self.attentions = nn.CellList(attentions)
+        self.before = 0
+        """How many constants of the network come before this level's; `count_constants` sets it."""
 
     def constants(self, context: Tensor, temporal_context: Tensor, num_frames: int) -> tuple[tuple[Tensor, ...], ...]:
         """The constants of each attention block."""
@@ -78,11 +80,19 @@ class Level(nn.Cell):
         return constants
 
     def layer(self, i: int, x: Tensor, embs: tuple[Tensor, Tensor], constants: tuple, image_only: bool) -> Tensor:
-        """The i-th residual block, and the attention after it."""
+        """The i-th residual block, and the attention after it, given the constants of the network."""
         x = self.resnets[i](x, *embs, image_only)
         if i < self.num_attentions:
-            x = self.attentions[i](x, *constants[i], image_only)
+            x = self.attentions[i](x, *constants[self.before + i], image_only)
         return x
+
+
+def count_constants(levels: list[Level]) -> None:
+    """Tell every level which of the network's constants are its own: the first are the vector's, then each level's."""
+    before = 1
+    for level in levels:
+        level.before = before
+        before += level.num_attentions
 
 
 class UNet(nn.Cell):
@@ -122,37 +132,37 @@ class UNet(nn.Cell):
             if i > 0:
                 up[-1].upsample = Upsample(channels)
         self.up_blocks = nn.CellList(up)
+        count_constants([*down, self.mid_block, *up])
         self.swap = SwapAxes()
         self.norm_out = GroupNorm(channels, silu=True)
         self.conv_out = zero_init(conv2d(channels, config.out_channels))
 
     def constants(
         self, context: Tensor, vector: Optional[Tensor], num_frames: int, temporal_context: Optional[Tensor] = None
-    ) -> tuple:
-        """What depends on neither latents nor noise level: of the vector, the down levels, the middle, the up levels.
+    ) -> tuple[tuple[Tensor, ...], ...]:
+        """What depends on neither latents nor noise level: of the vector, and of each attention block in turn.
 
-        At most one tensor [b e] of the vector; of each level a tuple per attention block.
+        At most one tensor [b e] of the vector.
         """
         context = context.astype(self.compute_dtype)
         of_time = context if temporal_context is None else temporal_context.astype(self.compute_dtype)
-        embedded, down, up = (), (), ()
+        constants = ((),)
         if self.vector_embedding is not None:
-            embedded = (self.vector_embedding(vector.astype(self.compute_dtype)),)
+            constants = ((self.vector_embedding(vector.astype(self.compute_dtype)),),)
         for level in self.down_blocks:
-            down = down + (level.constants(context, of_time, num_frames),)
-        middle = self.mid_block.constants(context, of_time, num_frames)
+            constants = constants + level.constants(context, of_time, num_frames)
+        constants = constants + self.mid_block.constants(context, of_time, num_frames)
         for level in self.up_blocks:
-            up = up + (level.constants(context, of_time, num_frames),)
-        return embedded, down, middle, up
+            constants = constants + level.constants(context, of_time, num_frames)
+        return constants
 
     def evaluate(self, x: Tensor, c_noise: Tensor, constants: tuple, image_only: bool = False) -> Tensor:
         """`construct`, given the result of `constants`."""
         out_dtype, dtype = x.dtype, self.compute_dtype
         b, t = x.shape[:2]
-        embedded, down, middle, up = constants
         x = x.astype(dtype)
         time = sinusoidal_embedding(ops.reshape(c_noise, (b, -1)), self.frequencies).astype(dtype)
-        embs = self._embeddings(self.time_embedding(time), embedded, t)
+        embs = self._embeddings(self.time_embedding(time), constants[0], t)
 
         x = per_image(self.conv_in, x)
         if self.entry is not None and not image_only:
@@ -161,17 +171,17 @@ class UNet(nn.Cell):
         for i in range(len(self.down_blocks)):
             level = self.down_blocks[i]
             for j in range(len(level.resnets)):
-                x = level.layer(j, x, embs, down[i], image_only)
+                x = level.layer(j, x, embs, constants, image_only)
                 skips = skips + (x,)
             if i < self.last:
                 x = per_image(level.downsample, x)
                 skips = skips + (x,)
         for j in range(len(self.mid_block.resnets)):
-            x = self.mid_block.layer(j, x, embs, middle, image_only)
+            x = self.mid_block.layer(j, x, embs, constants, image_only)
         for i in range(len(self.up_blocks)):
             level = self.up_blocks[i]
             for j in range(len(level.resnets)):
-                x = level.layer(j, ops.cat((x, skips[-1]), 2), embs, up[i], image_only)
+                x = level.layer(j, ops.cat((x, skips[-1]), 2), embs, constants, image_only)
                 skips = skips[:-1]
             if i < self.last:
                 x = per_image(level.upsample, x)
