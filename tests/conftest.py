@@ -30,6 +30,9 @@ DEAREST = ("test_option_pairs_training", "test_sampling_pairs", "test_train_rank
 # than with its threads, which wait for one another.
 ms.runtime.launch_blocking()
 
+# Two threads of a kernel wait for one another without sleeping, which was an eighth of the time where two tests run at once.
+ms.device_context.cpu.op_tuning.threads_num(1)
+
 
 # nohup and shells in the background let signals be ignored, by what the tests start, too.
 for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
@@ -52,6 +55,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """MindSpore looks for garbage before it compiles a graph: not among all that has been imported, time and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _freeze_what_stays() -> None:
+    """Nor among the models and graphs that the tests of other files keep."""
+    yield
     gc.collect()
     gc.freeze()
 
