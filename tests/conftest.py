@@ -30,7 +30,7 @@ DEAREST = ("test_option_pairs_training", "test_sampling_pairs", "test_train_rank
 # than with its threads, which wait for one another.
 ms.runtime.launch_blocking()
 
-# Two threads of a kernel wait for one another without sleeping, which was an eighth of the time where two tests run at once.
+# Threads of a kernel wait for one another without sleeping: an eighth of the suite's time, where two processes run it.
 ms.device_context.cpu.op_tuning.threads_num(1)
 
 
