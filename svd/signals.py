@@ -23,6 +23,9 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a program. An ignored one (nohup) stays ignored."""
 _MEANING = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}
 
+LONGEST_PRINT = 2.0
+"""Seconds that the last line may take."""
+
 _guarded = False
 _requests: Optional[list[int]] = None
 """Signals received while they are deferred; None while they are not."""
@@ -90,7 +93,11 @@ def _end(number: int, line: str) -> NoReturn:
         files.discard_unfinished()
         bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
         gap = "\n" if getattr(bars, "_instances", None) else ""  # below a progress bar
-        print(gap + line.format(_MEANING[number]), file=sys.stderr, flush=True)
+        text = gap + line.format(_MEANING[number])
+        # A stream that nobody reads blocks whoever writes to it, for ever.
+        printing = threading.Thread(target=print, args=(text,), kwargs={"file": sys.stderr, "flush": True}, daemon=True)
+        printing.start()
+        printing.join(LONGEST_PRINT)
         console.silence(1, 2)  # the main thread runs on for a moment, and would report how its children ended
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):  # it may have exited by itself

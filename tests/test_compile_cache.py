@@ -1,5 +1,6 @@
 """Compiled graphs that are kept between processes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparison import assert_close
 from mindspore import Tensor
 
 from svd import compile_cache
+from svd.build import load_pipeline
 from svd.compile_cache import CompileCache
 
 SCRIPT = """
@@ -44,6 +47,19 @@ for call in calls:
     print((scaled(x, int(number)) if number else layer(x)).asnumpy().tolist(), flush=True)
 """
 LOADED = "Use the compilation cache"
+VIDEOS = """
+import json, sys
+import numpy as np
+from svd.build import load_pipeline
+
+checkpoint, kept, out, *changes = sys.argv[1:]
+pipe = load_pipeline(None, checkpoint, "CPU", compile_cache=kept)
+image = np.linspace(0, 1, 8 * 8 * 3, dtype=np.float32).reshape(8, 8, 3)
+videos = {change: pipe(image, progress=False, sampling_steps=2, **json.loads(change)) for change in changes}
+np.savez(out, **videos)
+"""
+CHANGES = ["{}", '{"num_frames": 2}', '{"guidance": 1.0}', '{"decode_chunk_size": 1}']
+"""Of settings, one after the other, of a pipeline whose graphs are kept."""
 
 
 def start(folder: Path, weight: float, *calls: str) -> subprocess.Popen:
@@ -131,6 +147,28 @@ def test_two_processes_at_once(tmp_path):
         for weight, process in zip((1, 2), processes):
             assert "not kept" not in finish(process, weight, "1", "2", "2x3")
     assert len(graphs(folder)) == len(list(folder.iterdir())) == 3
+
+
+def test_settings_that_change_between_videos(inputs, tmp_path):
+    """Each video is that of a pipeline that keeps nothing; another process finds all graphs, in whatever order."""
+    kept, results = tmp_path / "kept", [tmp_path / "first.npz", tmp_path / "second.npz"]
+    (script := tmp_path / "videos.py").write_text(VIDEOS)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    found = []
+    for out, changes in zip(results, (CHANGES, CHANGES[::-1])):
+        command = [sys.executable, script, inputs / "tiny.safetensors", kept, out, *changes]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        found.append(graphs(kept))
+    assert len(found[0]) >= 5 and found[1] == found[0]
+
+    image = np.linspace(0, 1, 8 * 8 * 3, dtype=np.float32).reshape(8, 8, 3)
+    plain = load_pipeline(None, inputs / "tiny.safetensors", "CPU", mode=1)
+    for change in CHANGES:
+        video = plain(image, progress=False, sampling_steps=2, **json.loads(change))
+        for out in results:
+            with np.load(out) as videos:
+                assert_close(videos[change], video, 1e-5)
 
 
 # --- what a graph depends on ---

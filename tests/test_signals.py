@@ -60,6 +60,18 @@ def test_a_signal_ends_a_program_at_once(tmp_path, number, work):
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
+def test_a_stream_that_nobody_reads_holds_no_program():
+    """As after Ctrl-S: the program waits for its own line to be taken, and the line about the signal would, too."""
+    process = start("print('ready', flush=True)\nimport sys\nwhile True: print('x' * 4096, file=sys.stderr)\n")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    try:
+        assert process.wait(20) == 143
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_signals_reach_a_program_that_computes_whoever_else_would_handle_them():
     """MindSpore would turn SIGINT into SIGTERM, and keeps the interpreter's lock for a second and more."""
     script = (

@@ -1,6 +1,8 @@
 """Training of models that are given text by the programs: encoded clips, frozen weights, previews, what follows."""
 
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from text_training import MODELS, text_options, write_text_inputs
 from training_runs import assert_same, checkpoint, metrics, names, tensors, train_here
 
 from svd.checkpoints.model_file import Checkpoint
+from svd.data.dataset import DatasetError
 from svd.data.latents_dataset import LatentsDataset
 from svd_tools import encode_latents, initialize
 
@@ -116,6 +119,14 @@ def test_what_is_cached(latents):
     assert embeddings.load(0, rng(0)).arrays.keys() == {"moments", "context"}
     without = embeddings.load(2, rng(0)).context  # the video without a caption
     np.testing.assert_array_equal(without, embeddings.empty_prompt)
+
+
+def test_a_pipe_in_place_of_the_empty_prompt_is_not_waited_for(latents, tmp_path):
+    folder = shutil.copytree(latents["embeddings"], tmp_path / "latents")
+    (folder / "empty_prompt.safetensors").unlink()
+    os.mkfifo(folder / "empty_prompt.safetensors")
+    with pytest.raises(DatasetError, match="no ordinary file"):
+        LatentsDataset(str(folder))
 
 
 @pytest.mark.parametrize(

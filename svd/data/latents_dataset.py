@@ -14,7 +14,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from svd.console import one_line
-from svd.data.dataset import BadItem, Dataset, DatasetError, PackedStrings, clip_place
+from svd.data.dataset import BadItem, Dataset, DatasetError, PackedStrings, Unavailable, clip_place
 from svd.data.item_file import open_item
 from svd.records import RecordError, differing, read_json
 
@@ -148,9 +148,9 @@ def _read_empty_prompt(folder: str, shape: tuple[int, ...]) -> np.ndarray:
     """The embedding of the empty prompt [n d]; raises DatasetError."""
     path = os.path.join(folder, EMPTY_PROMPT)
     try:
-        with safe_open(path, framework="np") as file:
+        with open_item(path), safe_open(path, framework="np") as file:
             return _tensor(path, file, "context", shape)
-    except (SafetensorError, OSError, BadItem) as error:
+    except (SafetensorError, BadItem, Unavailable) as error:
         raise DatasetError(f"{path}: missing or damaged ({one_line(error)}); run encode_latents.py again") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -71,15 +72,26 @@ def in_batches(
         for start in range(0, n, batch_size):
             rows = np.minimum(np.arange(start, start + batch_size), n - 1)  # the last batch is padded
             path = kept and kept / f"{start:06d}.npz"
-            if path and path.exists():
-                videos.append(np.load(path)["videos"])
-            else:
-                videos.append(draw(rows)[: n - start])
+            drawn = path and _read_kept(path)
+            if drawn is None:
+                drawn = draw(rows)[: n - start]
                 if path:
-                    with atomic_write(path, need=videos[-1].nbytes) as aside, open(aside, "wb") as file:
-                        np.savez_compressed(file, videos=videos[-1])
-            bar.update(len(videos[-1]))
+                    with atomic_write(path, need=drawn.nbytes) as aside, open(aside, "wb") as file:
+                        np.savez_compressed(file, videos=drawn)
+            videos.append(drawn)
+            bar.update(len(drawn))
     return np.concatenate(videos)
+
+
+def _read_kept(path: Path) -> Optional[np.ndarray]:
+    """Videos that have been written; None if there are none, or what is there is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as file:
+            return file["videos"]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
 
 
 def contact_sheet(real: np.ndarray, generated: np.ndarray) -> np.ndarray:

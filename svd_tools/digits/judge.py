@@ -20,6 +20,7 @@ from svd.data.handwriting import CLASSES
 from svd.layers.basic import GELU, GroupNorm, Linear, SwapAxes, conv2d
 from svd.layers.resblock import ResBlock
 from svd.placement import place
+from svd.records import parse_json, record
 
 FORMAT = "svd-mindspore-digit-judge"
 """Format name in the metadata of a judge's file."""
@@ -125,23 +126,35 @@ def write_judge(path: Path, judge: DigitJudge, size: int, facts: dict[str, Any])
     save_tensors(path, tensors, {"format": FORMAT, "size": str(size), "facts": json.dumps(facts)})
 
 
+@dataclass
+class _Made:
+    """What the metadata of a judge say: pixels of a frame's side, and facts about its training."""
+
+    size: str
+    facts: dict[str, Any]
+
+
 def load_judge(path: str | Path, device: str, size: int, source: str = "sklearn") -> DigitJudge:
     """A judge for frames of this many pixels and handwriting, in float32, on a device that is set up.
 
     Raises:
         CheckpointError: the file is missing, damaged, no judge, or a judge of frames of another size or of
             scikit-learn's handwriting where another is requested, or vice versa.
+        RecordError: its metadata are damaged.
     """
     file = Checkpoint(path)
     metadata = file.metadata
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no judge of digits: train one with `svd digits train-judge`")
-    if metadata["size"] != str(size):
+    where = f"{path}: its metadata"
+    facts = parse_json(metadata.get("facts", ""), where)
+    made = record(_Made, {"size": metadata.get("size"), "facts": facts}, where)
+    if made.size != str(size):
         raise CheckpointError(
-            f"{path} judges frames of {metadata['size']} pixels, not of {size}: train one with "
+            f"{path} judges frames of {made.size} pixels, not of {size}: train one with "
             f"`svd digits train-judge --size={size}`"
         )
-    learned = json.loads(metadata["facts"]).get("source", source)
+    learned = made.facts.get("source", source)
     if (learned == "sklearn") != (source == "sklearn"):  # a folder may have several names
         raise CheckpointError(
             f"{path} judges handwriting of {learned}, not of {source}: train one with "

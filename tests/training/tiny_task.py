@@ -42,7 +42,7 @@ class Items(Dataset):
 
     def load(self, index: int, rng: np.random.Generator) -> Item:
         if index in self.broken:
-            raise BadItem(self.name(index), "is broken")
+            raise BadItem(self.name(index), "is \x1b[2Jbroken")
         x = rng.standard_normal((2, 4, 4)) + np.sin(index)
         if index in self.nan:
             x[0, 1, 2] = np.nan

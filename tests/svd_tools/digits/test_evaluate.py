@@ -88,7 +88,7 @@ def test_pictures_and_samples_are_written(outcome):
 
 
 def test_the_same_command_draws_nothing_twice(outcome, folder, monkeypatch):
-    """Of what is there only the batch that is missing is drawn, whatever the judge; with other settings everything."""
+    """Only the batch that is missing or damaged is drawn, whatever the judge; with other settings everything."""
     drawn, batch = [], VideoMaker._batch
 
     def counted(self, pictures, *others):
@@ -101,15 +101,18 @@ def test_the_same_command_draws_nothing_twice(outcome, folder, monkeypatch):
     last.unlink()  # as if stopped before: the last batch, of one clip
     assert evaluate.main(flags(folder, "--image_model", "--seed=5")) == 0
     assert drawn == [3] and (outcome / "metrics.json").read_text() == report
+    last.write_bytes(last.read_bytes()[:-40])
+    assert evaluate.main(flags(folder, "--image_model", "--seed=5")) == 0
+    assert drawn == [3, 3] and (outcome / "metrics.json").read_text() == report
     other = folder / "other.safetensors"
     write_judge(other, fill(DigitJudge(SIZE), seed=1), SIZE, {})
     assert evaluate.main(flags(folder, "--image_model", "--seed=5", f"--judge={other}")) == 0
-    assert drawn == [3]
+    assert drawn == [3, 3]
     found, first = json.loads((outcome / "metrics.json").read_text()), json.loads(report)
     assert found["scores"]["generated"]["frechet"] != first["scores"]["generated"]["frechet"]
     assert found["scores"]["generated"]["psnr_mean"] == first["scores"]["generated"]["psnr_mean"]
     assert evaluate.main(flags(folder, "--image_model", "--seed=5", "--SVD.fps=9", "--clips=2")) == 0
-    assert len(drawn) > 2 and last.exists()
+    assert len(drawn) > 3 and last.exists()
 
 
 def test_the_sheet_has_each_real_clip_above_the_generated_one():

@@ -8,13 +8,14 @@ import pytest
 from device import DEVICE
 from mindspore import Tensor
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from small_model import fill
 
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.data.moving_digits import MovingDigits
+from svd.records import RecordError
 from svd_tools.digits import lessons, train_judge
-from svd_tools.digits.judge import DigitJudge, Judgement, classes_present, judge_videos, load_judge, write_judge
+from svd_tools.digits.judge import FORMAT, DigitJudge, Judgement, classes_present, judge_videos, load_judge, write_judge
 from svd_tools.digits.motion import brightness_centres
 
 ROOT = Path(__file__).parents[3]
@@ -84,6 +85,15 @@ def test_a_judge_is_written_and_read(eager, judge, tmp_path):
     read = {parameter.name: parameter.asnumpy() for parameter in load_judge(path, DEVICE, SIZE).get_parameters()}
     for parameter in judge.get_parameters():
         np.testing.assert_array_equal(read[parameter.name], parameter.asnumpy().astype(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize("facts", ["[" * 9000, '{"a": 1' + "0" * 5000 + "}", "[]", "", None])
+def test_damaged_metadata_are_told(judge, tmp_path, facts):
+    metadata = {"format": FORMAT, "size": str(SIZE)} | ({} if facts is None else {"facts": facts})
+    tensors = {f"judge.{p.name}": p.asnumpy() for p in judge.get_parameters()}
+    save_file(tensors, tmp_path / "judge.safetensors", metadata)
+    with pytest.raises(RecordError, match="judge.safetensors: its metadata.* (is no JSON|mapping)"):
+        load_judge(tmp_path / "judge.safetensors", DEVICE, SIZE)
 
 
 def test_what_is_no_judge_of_such_frames_is_told(judge, golden_source, tmp_path):
