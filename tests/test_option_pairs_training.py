@@ -108,7 +108,7 @@ def text_row(learned: str, **options) -> dict:
 
 ROWS = covering()
 TEXT_ROWS = [
-    text_row("text_to_video", cards=2, data="latents", mode=0, accumulation=2, ema=0.9, sharded=True, workers=1),
+    text_row("text_to_video", data="latents", mode=0, accumulation=2, ema=0.9, workers=1),
     text_row("text_to_video", mode=1, recompute=True, precision="O2", batch=2, data="latents"),
     text_row("text_to_image", mode=0, accumulation=2, ema=0.9, workers=1),
     text_row("text_to_image", cards=2, kernels=False, data="latents", mode=1, recompute=True),
