@@ -13,9 +13,8 @@ fi
 wanted="$(cksum < pyproject.toml) [$extras]"
 if [ "$(cat .venv/installed 2>/dev/null || true)" != "$wanted" ]; then
     echo "installing into .venv (a few minutes the first time) ..."
-    # Errors alone are shown: what pip and setuptools warn of is not for who only wants to use the project. Most modules of
-    # large packages are never imported: those that are, Python compiles then.
-    .venv/bin/python -m pip install -qq --no-compile --upgrade pip
-    .venv/bin/python -m pip install -qq --no-compile --editable ".${extras:+[$extras]}"
+    # Errors alone are shown: what pip and setuptools warn of is not for who only wants to use the project.
+    .venv/bin/python -m pip install -qq --upgrade pip
+    .venv/bin/python -m pip install -qq --editable ".${extras:+[$extras]}"
     echo "$wanted" > .venv/installed
 fi

@@ -16,7 +16,7 @@ ruff check .
 ruff format --check .
 if [ "${SVD_TEST_DEVICE:-CPU}" = CPU ]; then
     # A fifth of what MindSpore's compiler takes is glibc's malloc, which this one spares; the tests pass without it, too.
-    python -m pip install -qq --no-compile --no-deps "cmeel-mimalloc>=3" || echo "without mimalloc the tests take longer" >&2
+    python -m pip install -qq --no-deps "cmeel-mimalloc>=3" || echo "without mimalloc the tests take longer" >&2
     for library in "$PWD"/.venv/lib/python3*/site-packages/cmeel.prefix/lib/libmimalloc.so; do
         [ ! -e "$library" ] || export LD_PRELOAD="$library" MIMALLOC_PURGE_DELAY=-1
     done

@@ -57,6 +57,7 @@ def pytest_collection_finish() -> None:
     """MindSpore looks for garbage before it compiles a graph: not among all that has been imported, time and again."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # a compiler makes many objects, and little garbage
 
 
 @pytest.fixture(autouse=True, scope="module")
