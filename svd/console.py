@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
 from collections.abc import Sequence
 from typing import Optional, TextIO
@@ -45,21 +46,37 @@ class Stream:
     """A standard stream that may break, such as a pipe whose reader exits, without ending the program.
 
     After the first failure, which `failure` records, all output is discarded.
+
+    Args:
+        patience: seconds to wait for a reader that has stopped (Ctrl-S); until it goes on, output is then discarded
+            without waiting. None: for ever.
     """
 
-    def __init__(self, stream: TextIO):
-        self._stream = stream
+    def __init__(self, stream: TextIO, patience: Optional[float] = None):
+        self._stream, self._patience = stream, patience
         self.failure: Optional[OSError] = None
+        self._held = False
 
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        self._try(self._stream.write, text)
+        if self._patience is None or self._is_taken():
+            self._try(self._stream.write, text)
         return len(text)
 
     def flush(self) -> None:
         self._try(self._stream.flush)
+
+    def _is_taken(self) -> bool:
+        """Whether a few lines can be written now, or soon."""
+        try:
+            poll = select.poll()
+            poll.register(self._stream.fileno(), select.POLLOUT)
+        except (OSError, ValueError):  # closed, or no file
+            return True
+        self._held = not poll.poll(0 if self._held else 1000 * self._patience)
+        return not self._held
 
     def _try(self, action, *arguments) -> None:
         try:

@@ -4,11 +4,13 @@ import importlib
 import os
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from svd.console import first_few, log, one_line, printable
+from svd.console import Stream, first_few, log, one_line, printable
 
 ROOT = Path(__file__).parents[1]
 BATCH = (
@@ -70,6 +72,31 @@ def test_the_work_goes_on_where_nobody_reads(tmp_path, command, code):
     assert done.exists() and ran.returncode == code, ran.stderr
     assert "Traceback" not in ran.stderr and "Exception ignored" not in ran.stderr
     assert ("standard output could not be written (No space left on device)" in ran.stderr) == (code == 2)
+
+
+def test_a_reader_that_stops_is_not_waited_for_for_ever():
+    """What is written until it goes on is lost."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    with open(writing, "w", buffering=1) as file:
+        stream = Stream(file, patience=0.1)
+        thread = threading.Thread(
+            target=lambda: [print("lost", file=stream, flush=True) for _ in range(99)], daemon=True
+        )
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+        os.set_blocking(reading, False)
+        with suppress(BlockingIOError):
+            while True:
+                assert b"lost" not in os.read(reading, 1 << 20)
+        print("taken", file=stream, flush=True)
+        assert os.read(reading, 100) == b"taken\n"
+    os.close(reading)
 
 
 @pytest.mark.parametrize("program", ["image_to_video", "motion_bucket", "convert", "export"])

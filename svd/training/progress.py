@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from svd.console import Stream, one_line, printable
 
+PATIENCE = 5.0
+"""Seconds that a run waits for whoever reads its output and has stopped."""
 _tolerant = suppress(OSError, ValueError)  # a stream may be gone, closed, or unable to encode a character
 
 
@@ -23,7 +25,7 @@ class Progress:
     """
 
     def __init__(self, done: int, total: int, quiet: bool):
-        self._stream = sys.stderr if isinstance(sys.stderr, Stream) else Stream(sys.stderr)
+        self._stream = Stream(sys.stderr, PATIENCE)
         self._numbers: dict[str, str] = {}
         self._failed: set[str] = set()
         self._bar = tqdm(disable=True)
