@@ -55,7 +55,7 @@ from svd.build import load_pipeline
 checkpoint, kept, out, *changes = sys.argv[1:]
 pipe = load_pipeline(None, checkpoint, "CPU", compile_cache=kept)
 image = np.linspace(0, 1, 8 * 8 * 3, dtype=np.float32).reshape(8, 8, 3)
-videos = {change: pipe(image, progress=False, sampling_steps=2, **json.loads(change)) for change in changes}
+videos = {change: pipe(image, progress=False, sampling_steps=2, output="float", **json.loads(change)) for change in changes}
 np.savez(out, **videos)
 """
 CHANGES = ["{}", '{"num_frames": 2}', '{"guidance": 1.0}', '{"decode_chunk_size": 1}']
@@ -165,7 +165,7 @@ def test_settings_that_change_between_videos(inputs, tmp_path):
     image = np.linspace(0, 1, 8 * 8 * 3, dtype=np.float32).reshape(8, 8, 3)
     plain = load_pipeline(None, inputs / "tiny.safetensors", "CPU", mode=1)
     for change in CHANGES:
-        video = plain(image, progress=False, sampling_steps=2, **json.loads(change))
+        video = plain(image, progress=False, sampling_steps=2, output="float", **json.loads(change))
         for out in results:
             with np.load(out) as videos:
                 assert_close(videos[change], video, 1e-5)
