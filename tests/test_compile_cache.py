@@ -55,7 +55,8 @@ from svd.build import load_pipeline
 checkpoint, kept, out, *changes = sys.argv[1:]
 pipe = load_pipeline(None, checkpoint, "CPU", compile_cache=kept)
 image = np.linspace(0, 1, 8 * 8 * 3, dtype=np.float32).reshape(8, 8, 3)
-videos = {change: pipe(image, progress=False, sampling_steps=2, output="float", **json.loads(change)) for change in changes}
+options = {"progress": False, "sampling_steps": 2, "output": "float"}
+videos = {change: pipe(image, **options, **json.loads(change)) for change in changes}
 np.savez(out, **videos)
 """
 CHANGES = ["{}", '{"num_frames": 2}', '{"guidance": 1.0}', '{"decode_chunk_size": 1}']
