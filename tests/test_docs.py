@@ -126,7 +126,7 @@ def test_the_stages_are_those_that_were_trained():
 
 
 def test_the_memory_of_a_training_is_the_one_computed():
-    """The peaks in docs/training.md: those of docs/memory.md, which scripts/costs.py prints, at 576 x 1024."""
+    """The peaks in docs/training.md: those of docs/memory.md, which scripts/costs prints, at 576 x 1024."""
     peaks = {}
     for clip, trained, *numbers in table("docs/memory.md", "| clip | trained |"):
         peaks[clip, trained] = f"{float(numbers[3]):.0f} / {float(numbers[5]):.0f}"
