@@ -33,7 +33,8 @@ class Denoise(nn.Cell):
                 [b t c' h w]; or None.
             inputs: the other inputs of the network.
         """
-        c_skip, c_out, c_in, _ = ops.reshape(coefficients, (4, x.shape[0], -1, 1, 1, 1))
+        # A tensor that is taken apart by Python's rules takes long to compile.
+        c_skip, c_out, c_in, _ = ops.Unstack(0)(ops.reshape(coefficients, (4, x.shape[0], -1, 1, 1, 1)))
         latents = c_in * x
         if concat is not None:
             latents = ops.cat((latents, concat), 2)

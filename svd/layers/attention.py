@@ -121,7 +121,7 @@ class TransformerBlock(nn.Cell):
             x = self.attn1.to_out.add_to(x, attended, context)
         else:
             x = self.attn1.to_out.add_to(x, attended)
-            keys, values = ops.chunk(context, 2, 1)
+            keys, values = ops.Split(1, 2)(context)
             attended = self.attn2.attention(self.attn2.to_q(self.norm2(x)), keys, values)
             x = self.attn2.to_out.add_to(x, attended)
         x = self.ff(x, self.norm3(x))

@@ -17,7 +17,7 @@ from svd.operators.table import PORTABLE, Operators
 
 def in_type_of(x: Tensor, parameter: Parameter) -> Tensor:
     """A parameter cast to the type of x: trained parameters of a 16-bit network are float32."""
-    return parameter if parameter.dtype == x.dtype else parameter.astype(x.dtype)
+    return ops.cast(parameter, x.dtype)
 
 
 def linear_parameters(in_channels: int, out_channels: int) -> tuple[Parameter, Parameter]:
@@ -43,9 +43,13 @@ class Linear(nn.Cell):
         self.linear, self.add_linear = shared(operators.linear), shared(operators.add_linear)
 
     def construct(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else in_type_of(x, self.bias)
-        y = self.linear(x, in_type_of(x, self.weight), bias)
-        return y if self.lora_down is None else y + self.adapter(x)
+        if self.bias is None:
+            y = self.linear(x, in_type_of(x, self.weight), None)
+        else:
+            y = self.linear(x, in_type_of(x, self.weight), in_type_of(x, self.bias))
+        if self.lora_down is not None:
+            y = y + self.adapter(x)
+        return y
 
     def adapter(self, x: Tensor) -> Tensor:
         """The adapter's contribution to the output, [... o]: scale * up(down(x)) (Hu et al. 2021, equation 3)."""
@@ -55,8 +59,12 @@ class Linear(nn.Cell):
     def add_to(self, x: Tensor, h: Tensor, shift: Optional[Tensor] = None) -> Tensor:
         """x [b m o] + layer(h) + shift: h [b m i], shift [b 1 o] the same for all tokens of a clip."""
         bias = ops.reshape(in_type_of(h, self.bias), (1, 1, -1))
-        y = self.add_linear(x, h, in_type_of(h, self.weight), bias if shift is None else shift + bias)
-        return y if self.lora_down is None else y + self.adapter(h)
+        if shift is not None:
+            bias = shift + bias
+        y = self.add_linear(x, h, in_type_of(h, self.weight), bias)
+        if self.lora_down is not None:
+            y = y + self.adapter(h)
+        return y
 
 
 class Geglu(nn.Cell):
@@ -87,7 +95,9 @@ class Conv2d(nn.Conv2d):
 
     def without_bias(self, x: Tensor) -> Tensor:
         weight = in_type_of(x, self.weight)
-        return in_slices(self.conv2d, x, weight) if self.sliced else self.conv2d(x, weight)
+        if self.sliced:
+            return in_slices(self.conv2d, x, weight)
+        return self.conv2d(x, weight)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.add_bias(self.without_bias(x), in_type_of(x, self.bias))

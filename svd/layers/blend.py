@@ -23,7 +23,7 @@ class Clamp(nn.Cell):
             ops.logical_and(x >= 1, dout < 0),
             ops.logical_and(x <= 0, dout > 0),
         )
-        return (dout * ops.logical_not(outward).astype(dout.dtype),)
+        return (dout * ops.cast(ops.logical_not(outward), dout.dtype),)
 
 
 class Blend(nn.Cell):
@@ -49,9 +49,9 @@ class Blend(nn.Cell):
 
     def construct(self, spatial: Tensor, temporal: Tensor) -> Tensor:
         if self.clamped:
-            alpha = self.clamp(self.alpha.astype(ms.float32))
+            alpha = self.clamp(ops.cast(self.alpha, ms.float32))
         else:
-            alpha = ops.sigmoid(self.mix_factor.astype(ms.float32))
+            alpha = ops.sigmoid(ops.cast(self.mix_factor, ms.float32))
         return self.blend(spatial, temporal, alpha)
 
 

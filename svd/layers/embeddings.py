@@ -17,7 +17,7 @@ def frequencies(dim: int) -> np.ndarray:
 
 def sinusoidal_embedding(x: Tensor, frequencies: Tensor) -> Tensor:
     """Embed numbers as cosines, then sines: [...] and [d / 2] -> float32 [... d] (the order that SVD uses)."""
-    angles = ops.expand_dims(x.astype(ms.float32), -1) * frequencies
+    angles = ops.expand_dims(ops.cast(x, ms.float32), -1) * frequencies
     return ops.cat((ops.cos(angles), ops.sin(angles)), -1)
 
 

@@ -43,8 +43,13 @@ class ResBlock(nn.Cell):
         """x [n c p q], emb [n p e] or [n 1 e] (after its SiLU) -> [n c' p q]"""
         h = self.conv1.without_bias(self.norm1(x))
         shift = in_type_of(h, self.conv1.bias)  # added to every pixel, like the embedding
-        shift = shift + self.emb_proj(emb) if self.has_emb else ops.broadcast_to(shift, (h.shape[0], 1, h.shape[1]))
-        return self.conv2.add_to(self.shortcut(x) if self.has_shortcut else x, self.norm2(h, shift))
+        if self.has_emb:  # noqa: SIM108 - graph mode would compile both
+            shift = shift + self.emb_proj(emb)
+        else:
+            shift = ops.broadcast_to(shift, (h.shape[0], 1, h.shape[1]))
+        if self.has_shortcut:
+            x = self.shortcut(x)
+        return self.conv2.add_to(x, self.norm2(h, shift))
 
 
 def frame_by_frame(block: ResBlock, x: Tensor, emb: Optional[Tensor] = None) -> Tensor:

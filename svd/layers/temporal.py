@@ -25,7 +25,7 @@ from svd.operators.table import PORTABLE, Operators
 
 def frame_positions(num_frames: int, frequencies: Tensor) -> Tensor:
     """Sinusoidal embeddings of 0, 1, ...: float32 [t 2f], the sine and the cosine of each frequency side by side."""
-    angles = ops.expand_dims(ops.arange(num_frames).astype(ms.float32), 1) * frequencies
+    angles = ops.expand_dims(ops.cast(ops.arange(num_frames), ms.float32), 1) * frequencies
     return ops.reshape(ops.stack((ops.sin(angles), ops.cos(angles)), 2), (num_frames, -1))
 
 
@@ -50,7 +50,7 @@ class RelativePositions(nn.Cell):
         indices = ops.minimum(ops.maximum(distances + self.distance, 0), 2 * self.distance)
         bias = ops.gather(self.bias, ops.reshape(indices, (-1,)), 1)
         bias = ops.reshape(bias, (1, self.heads, num_frames, num_frames))
-        return bias + ops.mul((ops.abs(distances) > self.distance).astype(ms.float32), MASKED)
+        return bias + ops.mul(ops.cast(ops.abs(distances) > self.distance, ms.float32), MASKED)
 
 
 class FrameConvolutions(nn.Cell):
@@ -174,7 +174,7 @@ class FrameTransformer(nn.Cell):
             return ()
         if num_frames > self.max_frames:
             raise ValueError(f"{num_frames} frames, but there are positions for {self.max_frames}")
-        return (frame_positions(num_frames, self.frequencies).astype(text.dtype),)
+        return (ops.cast(frame_positions(num_frames, self.frequencies), text.dtype),)
 
     def construct(self, x: Tensor, positions: Optional[Tensor] = None) -> Tensor:
         """x [b t c h w], and the constants -> [b t c h w]"""

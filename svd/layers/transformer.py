@@ -77,7 +77,7 @@ class VideoTransformer(nn.Cell):
 
     def constants(self, context: Tensor, temporal_context: Tensor, num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
         """What does not depend on x: the context of both branches, and embedded frame positions [t c]."""
-        positions = sinusoidal_embedding(ops.arange(num_frames), self.frequencies).astype(context.dtype)
+        positions = ops.cast(sinusoidal_embedding(ops.arange(num_frames), self.frequencies), context.dtype)
         of_space, of_time = self.spatial.constant(context), self.temporal.constant(temporal_context)
         return of_space, of_time, self.frame_embedding(positions)
 

@@ -144,11 +144,11 @@ class UNet(nn.Cell):
 
         At most one tensor [b e] of the vector.
         """
-        context = context.astype(self.compute_dtype)
-        of_time = context if temporal_context is None else temporal_context.astype(self.compute_dtype)
+        context = ops.cast(context, self.compute_dtype)
+        of_time = context if temporal_context is None else ops.cast(temporal_context, self.compute_dtype)
         constants = ((),)
         if self.vector_embedding is not None:
-            constants = ((self.vector_embedding(vector.astype(self.compute_dtype)),),)
+            constants = ((self.vector_embedding(ops.cast(vector, self.compute_dtype)),),)
         for level in self.down_blocks:
             constants = constants + level.constants(context, of_time, num_frames)
         constants = constants + self.mid_block.constants(context, of_time, num_frames)
@@ -160,8 +160,8 @@ class UNet(nn.Cell):
         """`construct`, given the result of `constants`."""
         out_dtype, dtype = x.dtype, self.compute_dtype
         b, t = x.shape[:2]
-        x = x.astype(dtype)
-        time = sinusoidal_embedding(ops.reshape(c_noise, (b, -1)), self.frequencies).astype(dtype)
+        x = ops.cast(x, dtype)
+        time = ops.cast(sinusoidal_embedding(ops.reshape(c_noise, (b, -1)), self.frequencies), dtype)
         embs = self._embeddings(self.time_embedding(time), constants[0], t)
 
         x = per_image(self.conv_in, x)
@@ -189,7 +189,7 @@ class UNet(nn.Cell):
             x = over_frames(self.norm_out, self.swap, x)
         else:
             x = per_image(self.norm_out, x)
-        return per_image(self.conv_out, x).astype(out_dtype)
+        return ops.cast(per_image(self.conv_out, x), out_dtype)
 
     def _embeddings(self, emb: Tensor, embedded: tuple[Tensor, ...], num_frames: int) -> tuple[Tensor, Tensor]:
         """The embeddings of the noise level and the vector for spatial and for temporal layers, after SiLU, [b t e]."""

@@ -45,7 +45,7 @@ class GroupNorm(nn.Cell):
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Optional[Tensor] = None) -> Tensor:
         x = portable.add_shift(x, shift)
-        y = ops.group_norm(x.astype(ms.float32), self.groups, weight, bias, self.eps).astype(x.dtype)
+        y = ops.cast(ops.group_norm(ops.cast(x, ms.float32), self.groups, weight, bias, self.eps), x.dtype)
         return ops.silu(y) if self.silu else y
 
 

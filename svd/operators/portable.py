@@ -115,8 +115,8 @@ class AddBias(nn.Cell):
         if dout.ndim == 2:
             ones = ops.ones((1, n), dout.dtype)
             return dout, ops.reshape(ops.MatMul()(ones, dout), (c,))
-        sums = row_sums(ops.reshape(dout, (n * c, -1)).astype(ms.float32))
-        return dout, ops.reduce_sum(ops.reshape(sums, (n, c)), 0).astype(dout.dtype)
+        sums = row_sums(ops.cast(ops.reshape(dout, (n * c, -1)), ms.float32))
+        return dout, ops.cast(ops.reduce_sum(ops.reshape(sums, (n, c)), 0), dout.dtype)
 
 
 class NormalCDF(nn.Cell):
@@ -161,9 +161,11 @@ class GroupNorm(nn.Cell):
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Optional[Tensor] = None) -> Tensor:
         x = add_shift(x, shift)
-        y, _, _ = self.normalise(ops.reshape(x.astype(ms.float32), x.shape[:2] + (-1,)), weight, bias)
-        y = ops.reshape(y, x.shape).astype(x.dtype)
-        return ops.silu(y) if self.silu else y
+        y, _, _ = self.normalise(ops.reshape(ops.cast(x, ms.float32), x.shape[:2] + (-1,)), weight, bias)
+        y = ops.cast(ops.reshape(y, x.shape), x.dtype)
+        if self.silu:
+            y = ops.silu(y)
+        return y
 
 
 class LayerNorm(nn.Cell):
@@ -174,8 +176,8 @@ class LayerNorm(nn.Cell):
         self.norm = ops.LayerNorm(-1, -1, eps)
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        y, _, _ = self.norm(x.astype(ms.float32), weight, bias)
-        return y.astype(x.dtype)
+        y, _, _ = self.norm(ops.cast(x, ms.float32), weight, bias)
+        return ops.cast(y, x.dtype)
 
 
 class Gelu(nn.Cell):
@@ -197,7 +199,7 @@ class Geglu(nn.Cell):
         self.linear, self.gelu = shared(linear), shared(Gelu)
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        value, gate = ops.chunk(self.linear(x, weight, bias), 2, -1)
+        value, gate = ops.Split(-1, 2)(self.linear(x, weight, bias))
         return value * self.gelu(gate)
 
 
@@ -225,14 +227,14 @@ class Attention(nn.Cell):
         b, l, c = q.shape
         n, heads, d = k.shape[1], self.heads, c // self.heads
         if self.upcast:
-            q, k = q.astype(ms.float32), k.astype(ms.float32)
+            q, k = ops.cast(q, ms.float32), ops.cast(k, ms.float32)
         q = ops.transpose(ops.reshape(ops.mul(q, d**-0.5), (b, l, heads, d)), (0, 2, 1, 3))
         k = ops.transpose(ops.reshape(k, (b, n, heads, d)), (0, 2, 1, 3))
         v = ops.transpose(ops.reshape(v, (b, n, heads, d)), (0, 2, 1, 3))
-        queries = max(MAX_SCORES // (b * heads * n), 1)
-        if queries >= l:
+        if b * heads * n * l <= MAX_SCORES:
             y = self._attend(q, k, v, bias)
         else:
+            queries = max(MAX_SCORES // (b * heads * n), 1)
             blocks = ()
             for start in range(0, l, queries):
                 block = q[:, :, start : start + queries]
@@ -245,11 +247,11 @@ class Attention(nn.Cell):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor]) -> Tensor:
         """q [b heads l d], k v [b heads n d] -> [b heads l d]"""
-        scores = ops.BatchMatMul(transpose_b=True)(q, k).astype(ms.float32)
+        scores = ops.cast(ops.BatchMatMul(transpose_b=True)(q, k), ms.float32)
         if bias is not None:
-            added = bias.astype(ms.float32)
+            added = ops.cast(bias, ms.float32)
             scores = scores + (ops.mul(added, MASKED) if bias.dtype == ms.bool_ else added)
-        return ops.BatchMatMul()(ops.softmax(scores, -1).astype(v.dtype), v)
+        return ops.BatchMatMul()(ops.cast(ops.softmax(scores, -1), v.dtype), v)
 
 
 class SwapAxes(nn.Cell):
@@ -293,4 +295,4 @@ class Blend(nn.Cell):
     """alpha x + (1 - alpha) y; alpha [1], float32"""
 
     def construct(self, x: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
-        return alpha.astype(x.dtype) * x + (1 - alpha).astype(x.dtype) * y
+        return ops.cast(alpha, x.dtype) * x + ops.cast(1 - alpha, x.dtype) * y
