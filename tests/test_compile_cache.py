@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ options = {"progress": False, "sampling_steps": 2, "output": "float"}
 videos = {change: pipe(image, **options, **json.loads(change)) for change in changes}
 np.savez(out, **videos)
 """
-CHANGES = ["{}", '{"num_frames": 2}', '{"guidance": 1.0}', '{"decode_chunk_size": 1}']
+CHANGES = ["{}", '{"num_frames": 2, "decode_chunk_size": 1}', '{"guidance": 1.0}']
 """Of settings, one after the other, of a pipeline whose graphs are kept."""
 
 
@@ -91,23 +92,33 @@ def graphs(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.glob("*.graph")}
 
 
-def test_another_process_takes_what_was_kept(tmp_path):
+CALLS = ["1", "2", "3", "1x2", "2x2", "3x3"]
+
+
+@pytest.fixture(scope="module")
+def six_graphs(tmp_path_factory) -> Path:
+    """A folder of the graphs of `CALLS`: to be copied."""
+    folder = tmp_path_factory.mktemp("graphs") / "kept"
+    assert run(folder, 1, *CALLS).count(LOADED) == 0
+    assert len(graphs(folder)) == len(list(folder.iterdir())) == 6
+    return folder
+
+
+@pytest.fixture
+def folder(six_graphs, tmp_path) -> Path:
+    return shutil.copytree(six_graphs, tmp_path / "kept")
+
+
+def test_another_process_takes_what_was_kept(folder):
     """With its own weights; graphs of other shapes, numbers and cells are told apart, in whatever order they come."""
-    folder = tmp_path / "kept"
-    assert run(folder, 1, "1", "2", "2x5").count(LOADED) == 0
     kept = graphs(folder)
-    assert len(kept) == 3
-    assert run(folder, 2, "2x5", "2", "1").count(LOADED) == 3 and graphs(folder) == kept
-    assert run(folder, 3, "3", "1", "2x4", "2").count(LOADED) == 2
-    assert len(graphs(folder)) == 5 and kept.items() <= graphs(folder).items()
+    assert run(folder, 2, "4", "3x3", "2", "2x5", "1", "1x2").count(LOADED) == 4
+    assert len(graphs(folder)) == 8 and kept.items() <= graphs(folder).items()
     assert {path.stat().st_mode & 0o077 for path in [folder, *folder.iterdir()]} == {0}
 
 
-def test_what_is_damaged_or_not_ours_is_compiled_again(tmp_path):
+def test_what_is_damaged_or_not_ours_is_compiled_again(folder):
     """And replaced: graphs that were cut, changed or emptied, a link to another, a folder, what others can write."""
-    folder = tmp_path / "kept"
-    calls = ["1", "2", "3", "1x2", "2x2", "3x3"]
-    run(folder, 1, *calls)
     paths = sorted(graphs(folder))
     content = bytearray(paths[1].read_bytes())
     content[-9] ^= 1
@@ -118,21 +129,19 @@ def test_what_is_damaged_or_not_ours_is_compiled_again(tmp_path):
     paths[3].symlink_to(paths[5])  # of another graph
     paths[4].chmod(0o606)
     kept = graphs(folder)
-    said = run(folder, 2, *calls)
+    said = run(folder, 2, *CALLS)
     assert said.count(LOADED) == 1
     assert f"svd: {paths[4]} is not used: others can write it (mode 0606; chmod go-w makes it yours alone)" in said
     changed = {path for path, time in graphs(folder).items() if kept.get(path) != time}
     assert changed == set(paths[:5])
     paths[5].unlink()
     paths[5].mkdir()
-    assert run(folder, 2, *calls).count(LOADED) == 5
-    assert run(folder, 2, *calls).count(LOADED) == 6
+    assert run(folder, 2, *CALLS).count(LOADED) == 5
+    assert run(folder, 2, *CALLS).count(LOADED) == 6
     assert {path.stat().st_mode & 0o077 for path in graphs(folder)} == {0}
 
 
-def test_a_folder_that_others_can_write_is_not_used(tmp_path):
-    folder = tmp_path / "kept"
-    run(folder, 1, "1", "2")
+def test_a_folder_that_others_can_write_is_not_used(folder):
     folder.chmod(0o770)
     said = run(folder, 2, "1", "2")
     assert LOADED not in said
@@ -141,13 +150,13 @@ def test_a_folder_that_others_can_write_is_not_used(tmp_path):
 
 
 def test_two_processes_at_once(tmp_path):
-    """Also while neither has anything: each keeps, or takes, whole graphs."""
-    folder = tmp_path / "kept"
-    for _ in range(2):
-        processes = [start(folder, weight, "1", "2", "2x3") for weight in (1, 2)]
-        for weight, process in zip((1, 2), processes):
-            assert "not kept" not in finish(process, weight, "1", "2", "2x3")
+    """While neither has anything, each keeps whole graphs: another takes them."""
+    folder, calls = tmp_path / "kept", ("1", "2", "2x3")
+    processes = [start(folder, weight, *calls) for weight in (1, 2)]
+    for weight, process in zip((1, 2), processes):
+        assert "not kept" not in finish(process, weight, *calls)
     assert len(graphs(folder)) == len(list(folder.iterdir())) == 3
+    assert run(folder, 3, *calls).count(LOADED) == 3
 
 
 def test_settings_that_change_between_videos(inputs, tmp_path):

@@ -145,10 +145,11 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def golden_run(golden_checkpoint, golden_config, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
-    """The fixed command in a process and a folder of its own, with the reference's noise."""
+    """The fixed command in a process and a folder of its own, with the reference's noise; in pynative mode, as
+    test_compile_cache.py has processes that compile."""
     folder, golden = tmp_path_factory.mktemp("run"), golden_config.parent
     command = (
-        f"{SCRIPT} --mode=0 --SVD.config={golden_config} --SVD.checkpoint={golden_checkpoint} --SVD.num_frames=3 "
+        f"{SCRIPT} --mode=1 --SVD.config={golden_config} --SVD.checkpoint={golden_checkpoint} --SVD.num_frames=3 "
         f"--SVD.fps=7 --image={golden / 'image.png'} --noise={golden / 'noise.npz'} --format mp4 gif png"
     )
     run = subprocess.run(
@@ -166,8 +167,6 @@ def test_the_fixed_command_writes_what_it_says(golden_run):
     assert len(files(folder / "outputs/image_seed0_frames")) == 3
     for name in names[:2]:
         assert len(imageio.mimread(folder / "outputs" / name)) == 3
-    for stage in ("encoding", "sampling", "decoding"):
-        assert f"{stage}: compiling the graph ..." in run.stderr
     assert "sampling: 100%" in run.stderr and "decoding 3 of 3 frames at a time" in run.stderr
     assert "warning" not in run.stderr.lower()
 
@@ -371,7 +370,7 @@ def test_noise_given_replaces_the_seeds(cli, out, tmp_path):
 
 def test_one_number_of_guidance_is_both_its_ends(cli, out):
     for number, flag in enumerate(("2.5", "[2.5,2.5]")):
-        assert cli("--format", "png", "--mode=1", f"--SVD.guidance={flag}", f"--seed={number}").code == 0
+        assert cli("--format", "png", f"--SVD.guidance={flag}", f"--seed={number}").code == 0
         assert read_options(out / f"photo_seed{number}.yaml")["SVD"]["guidance"] == [2.5, 2.5]
 
 
@@ -453,7 +452,7 @@ def album(tmp_path) -> Path:
 
 def test_images_that_fail_do_not_end_the_others(cli, out, album):
     """What a short look tells is said before anything is loaded, the rest when its turn comes; and again at the end."""
-    run = cli("--format", "png", "--mode=1", images=[album])
+    run = cli("--format", "png", images=[album])
     assert run.code == 2
     assert run.out == [f"{out}/{name}_seed0{end}" for name in ("a", "e") for end in ("_frames", ".yaml")]
     said = {name: [line for line in run.err if f"{name}: " in line] for name in ("b.jpg", "c.png", "d.png")}
@@ -471,7 +470,7 @@ def test_images_that_fail_do_not_end_the_others(cli, out, album):
 def test_what_is_no_image_is_passed_over_in_a_folder_and_refused_by_name(cli, out, album):
     for name in ("b.jpg", "c.png"):
         (album / name).unlink()
-    assert cli("--format", "gif", "--mode=1", images=[album]).code == 0
+    assert cli("--format", "gif", images=[album]).code == 0
     run = cli("--format", "gif", images=[album, album / "d.png"])
     assert run.code == 2 and "d.png: not an image" in run.error
     for name in ("a.png", "e.png"):
@@ -491,7 +490,7 @@ def test_images_are_decoded_when_their_turn_comes(cli, out, tmp_path, monkeypatc
         return load_image(path)
 
     monkeypatch.setattr(image_to_video, "load_image", load)
-    assert cli("--format", "gif", "--mode=1", images=paths).code == 0
+    assert cli("--format", "gif", images=paths).code == 0
     assert written == {"a.png": set(), "b.png": {"a_seed0.yaml"}, "c.png": {"a_seed0.yaml", "b_seed0.yaml"}}
 
 
@@ -513,7 +512,7 @@ def test_a_name_of_any_kind(kept_pipelines, small, out, tmp_path, kind):
     image, folder = tmp_path / f"{NAMES[kind][:250]}.png", tmp_path / NAMES["latin"]
     Image.fromarray(random_pixels()).save(image)
     outputs = folder if kind == "latin" else out
-    flags = ["--format", "png", "gif", "mp4", "--mode=1", f"--output_dir={outputs}"]
+    flags = ["--format", "png", "gif", "mp4", f"--output_dir={outputs}"]
     argv = [f"--SVD.checkpoint={small / 'small.safetensors'}", f"--image={image}", *flags]
     with open(os.devnull, "w", errors="surrogateescape") as sink, redirect_stdout(sink):  # as the programs have it
         assert image_to_video.main(argv) == 0
@@ -533,7 +532,7 @@ def test_long_names_that_begin_alike_stay_apart(cli, out, tmp_path):
     paths = [tmp_path / f"{'x' * 240}{end}.png" for end in "ab"]
     for index, path in enumerate(paths):
         Image.fromarray(random_pixels(seed=index)).save(path)
-    assert cli("--format", "png", "--mode=1", images=paths).code == 0
+    assert cli("--format", "png", images=paths).code == 0
     videos = [read_frames(path) for path in sorted(out.glob("*_frames"))]
     assert len(videos) == 2 and (videos[0] != videos[1]).mean() > 0.1
 
@@ -577,7 +576,7 @@ def test_pynative_mode_compiles_nothing_and_gives_the_same_video(cli, out):
 
 
 def test_a_memory_limit_chooses_the_chunk(cli):
-    run = cli("--format", "gif", "--SVD.decode_memory_gb=1e-6")
+    run = cli("--format", "gif", "--mode=1", "--SVD.decode_memory_gb=1e-6")
     assert run.code == 0
     assert any(line.startswith("decoding 1 of 3 frames at a time") for line in run.err)
 
@@ -605,7 +604,8 @@ def test_svd_xt_1_1_warns_at_all_but_one_value(cli, small, tmp_path):
 
 def test_half_precision_on_a_cpu_is_near_to_full(cli, out):
     for level in ("O0", "O2"):
-        assert cli("--mode=1", "--format", "png", f"--SVD.amp_level={level}", f"--output_dir={out / level}").code == 0
+        flags = ["--mode=1", "--SVD.sampling_steps=1", f"--SVD.amp_level={level}"]
+        assert cli("--format", "png", *flags, f"--output_dir={out / level}").code == 0
     full, half = (read_frames(out / level / "photo_seed0_frames") for level in ("O0", "O2"))
     assert 0 < np.abs(full.astype(int) - half).mean() < 1 and psnr(full, half) > 40
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from svd.build import parameter_shapes
+from svd import build
 from svd.config import load_config
 from svd_tools.checkpoints.layout import expand
 from svd_tools.checkpoints.layouts import find_layout
 from svd_tools.checkpoints.tables import TRANSFORMS
+from svd_tools.convert import convert as convert_file
 from svd_tools.convert import main
 
 TESTS = Path(__file__).parents[1]
@@ -28,6 +29,27 @@ unet: {model_channels: 32, channel_mult: [1, 2], num_res_blocks: 1, attention_re
 autoencoder: {channels: 32, channel_mult: [1, 2], decoder: DECODER}
 image_encoder: {width: 32, layers: 2, heads: 2, patch_size: 32, output_dim: 24}
 """
+
+
+@pytest.fixture(scope="session")
+def _shapes_once():
+    """`parameter_shapes`, which builds the networks of a config to learn their shapes: once for each."""
+    parameter_shapes, known = build.parameter_shapes, {}
+
+    def shapes_of(config) -> dict[str, tuple[int, ...]]:
+        key = repr(config)
+        known[key] = known[key] if key in known else parameter_shapes(config)
+        return dict(known[key])
+
+    return shapes_of
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _networks_are_built_once(_shapes_once):
+    """Most of a conversion's time is the building of networks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "parameter_shapes", _shapes_once)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -66,12 +88,12 @@ def config(configs):
 
 
 @pytest.fixture(scope="session")
-def random_weights():
+def random_weights(_shapes_once):
     """Random tensors of a config's model in a layout."""
 
     def draw(config: Path, layout: str, dtype=np.float32) -> dict[str, np.ndarray]:
         rng, model = np.random.default_rng(0), load_config(config)
-        shapes = parameter_shapes(model)
+        shapes = _shapes_once(model)
         return {
             entry.theirs: rng.standard_normal(TRANSFORMS[entry.transform].shape(shapes[entry.ours])).astype(dtype)
             for entry in expand(find_layout(model, layout), model, shapes)
@@ -109,10 +131,17 @@ def convert(tmp_path, capsys):
     return run
 
 
+@pytest.fixture(scope="session")
+def _ours(sgm_weights, config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ours")
+    save_file(sgm_weights, folder / "tiny.safetensors")
+    return load_file(convert_file(folder / "tiny.safetensors", config, folder / "out"))
+
+
 @pytest.fixture
-def ours(sgm_file, config, convert):
+def ours(_ours):
     """The tiny model in this project's layout."""
-    return load_file(convert(sgm_file, config)[0])
+    return dict(_ours)
 
 
 @pytest.fixture

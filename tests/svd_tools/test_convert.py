@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from svd.build import parameter_shapes
+from svd import build
 from svd.config import load_config, parse_config
 from svd_tools.checkpoints.converter import output_path
 from svd_tools.convert import main
@@ -40,7 +40,7 @@ def test_golden_there_and_back(golden, convert, same_tensors):
     source, config = golden
     ours, printed = convert(source, config)
     assert "is a .safetensors file in Stability's layout (sgm): 1388 tensors" in printed and "NOTE" not in printed
-    shapes = parameter_shapes(load_config(config))
+    shapes = build.parameter_shapes(load_config(config))
     assert {name: value.shape for name, value in load_file(ours).items()} == shapes
     back, _ = convert(ours, config, "--to=sgm")
     same_tensors(back, source)
@@ -204,7 +204,7 @@ def test_report(sgm_file, config, convert):
         "[3, 3, 3, 1]",
         "temporal",
     ] in rows
-    assert len(rows) == 1 + len(parameter_shapes(load_config(config)))
+    assert len(rows) == 1 + len(build.parameter_shapes(load_config(config)))
     assert len({line.index("|") for line in printed if " | " in line}) == 1
 
 

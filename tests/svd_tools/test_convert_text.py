@@ -17,7 +17,7 @@ from text_configs import (
     write_vocabulary_folder,
 )
 
-from svd.build import parameter_shapes
+from svd import build
 from svd.checkpoints.formats import TRAINED_FORMAT
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import dump_config, load_config, parse_config
@@ -79,7 +79,7 @@ def test_single_files(model, single_file, weights_of, text_configs, vocabulary, 
     config = text_configs[model]
     ours, printed = convert(single_file(model), config, f"--tokenizer={vocabulary}")
     assert "NOTE" not in printed and "the layout of Stable Diffusion's single file" in printed
-    assert {name: v.shape for name, v in load_file(ours).items()} == parameter_shapes(load_config(config))
+    assert {name: v.shape for name, v in load_file(ours).items()} == build.parameter_shapes(load_config(config))
     with safe_open(ours, "np") as file:
         assert parse_config(file.metadata()["config"]) == load_config(config)
         assert json.loads(file.metadata()["tokenizer"]) == {"vocab": VOCABULARY, "merges": MERGES}
@@ -166,7 +166,7 @@ def test_motion_modules_over_an_image_model_of_any_layout(tmp_path, weights_of, 
         path, printed = convert(tmp_path / "mm.safetensors", text_configs["motion"], *arguments)
         assert "AnimateDiff's layout, of motion modules alone" in printed and str(base) in printed
         results.append(load_file(path))
-    assert {n: v.shape for n, v in results[0].items()} == parameter_shapes(load_config(text_configs["motion"]))
+    assert {n: v.shape for n, v in results[0].items()} == build.parameter_shapes(load_config(text_configs["motion"]))
     for result in results[1:]:
         same_tensors(result, results[0])
     back, printed = convert(path, text_configs["motion"], "--to=animatediff")
@@ -228,7 +228,7 @@ def test_the_folder_of_modelscopes_three_files(tmp_path, weights_of, text_config
     projection = weights["text2video_pytorch_model.input_blocks.1.2.proj_in.weight"]
     assert projection.ndim == 3
     assert np.array_equal(found["network.down_blocks.0.attentions.0.temporal.proj_in.weight"], projection[..., 0])
-    assert {n: v.shape for n, v in found.items()} == parameter_shapes(load_config(text_configs["modelscope"]))
+    assert {n: v.shape for n, v in found.items()} == build.parameter_shapes(load_config(text_configs["modelscope"]))
     back, _ = convert(ours, text_configs["modelscope"], "--to=diffusers")
     same_tensors(load_file(convert(back, text_configs["modelscope"], "--overwrite")[0]), found)
 

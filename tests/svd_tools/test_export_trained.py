@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +18,7 @@ from small_model import SMALL
 from svd import build
 from svd.checkpoints.formats import TRAINED_FORMAT
 from svd.checkpoints.model_file import Checkpoint
-from svd.config import AutoencoderConfig, ModelConfig, dump_config, parse_config
+from svd.config import AutoencoderConfig, dump_config, parse_config
 from svd_tools.checkpoints import converter
 from svd_tools.checkpoints import trained as trained_files
 from svd_tools.checkpoints.trained import read_trained, write_merged
@@ -33,20 +32,6 @@ TRAINED_CONFIG = replace(MODEL, sampling=replace(MODEL.sampling, num_frames=5, s
 """Of the training, which changed how videos are drawn, and no network."""
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
 CONV = "network.down_blocks.0.resnets.0.temporal.conv1.weight"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_shapes():
-    """Every export builds the networks, only for their shapes: here once for each config."""
-    real = build.parameter_shapes
-    cached = cache(lambda text: real(parse_config(text)))
-
-    def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-        return cached(dump_config(config))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "parameter_shapes", shapes)
-        yield
 
 
 @pytest.fixture(scope="module")

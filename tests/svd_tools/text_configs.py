@@ -6,7 +6,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from small_text import VOCABULARY, small_tokenizer
 
-from svd.build import parameter_shapes
+from svd import build
 from svd.config import load_config
 from svd_tools.checkpoints.layout import Layout, expand
 from svd_tools.checkpoints.layouts import layouts_of
@@ -45,7 +45,7 @@ def layout_of(config: Path, name: str) -> Layout:
 def random_checkpoint(config: Path, layout: str, dtype=np.float32) -> dict[str, np.ndarray]:
     """Random tensors of a config's model by the names of a layout."""
     rng, model = np.random.default_rng(0), load_config(config)
-    shapes = parameter_shapes(model)
+    shapes = build.parameter_shapes(model)
     return {
         entry.theirs: rng.standard_normal(TRANSFORMS[entry.transform].shape(shapes[entry.ours])).astype(dtype)
         for entry in expand(layout_of(config, layout), model, shapes)

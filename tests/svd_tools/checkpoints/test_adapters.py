@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from small_text_model import SMALL_IMAGE, SMALL_VIDEO, write_text_checkpoint
 
-from svd.build import parameter_shapes
+from svd import build
 from svd.checkpoints.lora import LoRA, merging, read_lora
 from svd.config import MotionModules, TemporalConfig, dump_config
 from svd_tools.convert import main
@@ -114,7 +114,7 @@ STYLES = {
 
 @pytest.fixture(scope="module")
 def shapes():
-    return parameter_shapes(SMALL_IMAGE)
+    return build.parameter_shapes(SMALL_IMAGE)
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +292,7 @@ def test_motion_adapters(style, tmp_path, capsys):
 def parameters_of_motion_modules(model) -> list[str]:
     """The layer that these adapters are of: the output of the second attention over frames."""
     end = ".attn2.to_out.weight"
-    return [name.removesuffix(".weight") for name in parameter_shapes(model)
+    return [name.removesuffix(".weight") for name in build.parameter_shapes(model)
             if name.startswith("network.down_blocks.1.attentions.0.temporal.") and name.endswith(end)]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from svd.build import parameter_shapes
+from svd import build
 from svd.config import AutoencoderConfig, ModelConfig, UNetConfig
 from svd.models.svd import parts
 from svd_tools.checkpoints.conversion import is_leftover, plain_name
@@ -19,7 +19,7 @@ FULL = {decoder: ModelConfig(autoencoder=AutoencoderConfig(decoder=decoder)) for
 
 @pytest.fixture(scope="module")
 def shapes():
-    return {decoder: parameter_shapes(config) for decoder, config in FULL.items()}
+    return {decoder: build.parameter_shapes(config) for decoder, config in FULL.items()}
 
 
 def foreign(layout, config, shapes):
@@ -119,7 +119,7 @@ def test_other_sizes_fit_diffusers_networks(unet):
         for part, network in parts.items()
         for name, value in network.state_dict().items()
     }
-    ours = foreign("diffusers", config, parameter_shapes(config))
+    ours = foreign("diffusers", config, build.parameter_shapes(config))
     assert {name: shape for name, shape in ours.items() if not name.startswith("image_encoder.")} == theirs
 
 

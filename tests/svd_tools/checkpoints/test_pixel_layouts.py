@@ -16,7 +16,7 @@ from device import DEVICE
 from mindspore import Tensor
 
 import svd
-from svd.build import parameter_shapes
+from svd import build
 from svd.checkpoints.tensor_files import read_safetensors, write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import PixelSamplingConfig, TextAttentionLayers, VideoDiffusionConfig, dump_config, load_config
@@ -207,7 +207,7 @@ def test_every_name_of_the_published_checkpoints_has_its_place(name):
     file = "xdiffusion_vdm" if name == "vdm" else name
     config = load_config(CONFIGS / f"{file}.yaml")
     stored = json.loads(lzma.decompress((ROOT / "tests" / "manifests" / "pixel_models.json.xz").read_bytes()))[name]
-    shapes = parameter_shapes(config)
+    shapes = build.parameter_shapes(config)
     entries = expand(XDIFFUSION, config, shapes)
     placed = {entry.theirs: list(TRANSFORMS[entry.transform].shape(shapes[entry.ours])) for entry in entries}
     ignored = {key for key in stored if re.match(XDIFFUSION.ignored, key)}
@@ -243,7 +243,7 @@ def test_files_of_lucidrains_before_0_7_have_group_norms(eager, tmp_path):
         else:
             tensors[name] = tensor
     converted = read_safetensors(run_convert(tmp_path, tensors, config, "old"))
-    assert converted.keys() == parameter_shapes(config).keys()
+    assert converted.keys() == build.parameter_shapes(config).keys()
     block = Block(8, 16, "group")
     x = np.random.default_rng(0).standard_normal((1, 3, 8, 4, 4)).astype(np.float32)
     y = block.proj(Tensor(x[0])).asnumpy()  # [t c h w]
@@ -282,5 +282,5 @@ def test_published_sizes(path):
     config = load_config(path)
     assert isinstance(config, VideoDiffusionConfig)
     config.check_size(config.sampling.height, config.sampling.width)
-    millions = sum(np.prod(shape) for shape in parameter_shapes(config).values()) / 1e6
+    millions = sum(np.prod(shape) for shape in build.parameter_shapes(config).values()) / 1e6
     assert 15 < millions < 60, millions

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svd.build import parameter_shapes
+from svd import build
 from svd.checkpoints.tensor_files import LazyTensor, read_safetensors
 from svd.config import AutoencoderConfig, ImageLDMConfig, TemporalConfig, TextEncoderConfig, UNetConfig, VideoLDMConfig
 from svd.config.temporal import ModelScopeLayers, MotionModules, TextAttentionLayers
@@ -58,7 +58,7 @@ def manifests() -> dict[str, dict[str, tuple[int, ...]]]:
 
 @cache
 def shapes_of(model: str) -> dict[str, tuple[int, ...]]:
-    return parameter_shapes(CONFIGS[model])
+    return build.parameter_shapes(CONFIGS[model])
 
 
 def lazy(shapes):
@@ -156,7 +156,7 @@ def test_every_tensor_of_srpkdyys_network_is_placed():
     }  # fmt: skip
     temporal = TemporalConfig(text_attention=TextAttentionLayers(heads=case["temporal_heads"]))
     config = VideoLDMConfig(**parts, temporal=temporal)
-    shapes, image = parameter_shapes(config), parameter_shapes(ImageLDMConfig(**parts))
+    shapes, image = build.parameter_shapes(config), build.parameter_shapes(ImageLDMConfig(**parts))
     recognised = recognise("x", read_safetensors(GOLDEN / "weights.safetensors"), config, complete=False)
     weights = from_layout(recognised.tensors, recognised.layout, config, shapes, supplied=image)
     assert weights.tensors.keys() == {name for name in shapes if name.startswith("network.")}

@@ -12,7 +12,7 @@ from device import DEVICE
 from PIL import Image
 from safetensors.numpy import load_file
 from small_checkpoint import random_tensors, write_checkpoint
-from small_model import fill
+from small_model import SMALL, fill
 from training_runs import TINY
 
 import svd
@@ -25,7 +25,8 @@ from svd_tools.digits.judge import DigitJudge, judge_videos, load_judge, write_j
 from svd_tools.digits.scores import BEST_PSNR, Clips, psnr
 
 SIZE, FRAMES, CLIPS = 32, 5, 4
-MODEL = replace(TINY, sampling=replace(TINY.sampling, num_frames=FRAMES, height=SIZE, width=SIZE, sampling_steps=1))
+SAMPLING = replace(TINY.sampling, num_frames=FRAMES, height=SIZE, width=SIZE, sampling_steps=1)
+MODEL = replace(TINY, autoencoder=SMALL.autoencoder, sampling=SAMPLING)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def folder(tmp_path_factory) -> Path:
 
 def flags(folder: Path, *others: str) -> list[str]:
     model, judge = (f"{folder / name}.safetensors" for name in ("model", "judge"))
-    few = [f"--clips={CLIPS}", "--control_pictures=2", "--batch_size=3", "--mode=1", f"--device_target={DEVICE}"]
+    few = [f"--clips={CLIPS}", "--control_pictures=1", "--batch_size=3", "--mode=1", f"--device_target={DEVICE}"]
     return [f"--SVD.checkpoint={model}", f"--judge={judge}", f"--out_dir={folder / 'out'}", *few, *others]
 
 
@@ -148,7 +149,7 @@ def test_a_video_is_that_of_the_pipeline_whatever_its_batch(pipe):
     for i, number in enumerate(numbers):
         rng = np.random.default_rng([7, number])
         noise, aug_noise = (
-            rng.standard_normal((1, *shape), dtype=np.float32) for shape in ((FRAMES, 4, 8, 8), (3, 8, 8))
+            rng.standard_normal((1, *shape), dtype=np.float32) for shape in ((FRAMES, 4, 4, 4), (3, 8, 8))
         )
         settings = {"motion_bucket_id": buckets[i], "height": 8, "width": 8, "sampling_steps": 2}
         expected = pipe(pictures[i], noise=noise, aug_noise=aug_noise, progress=False, **settings)
@@ -167,9 +168,9 @@ def test_fresh_noise_of_the_sampler_is_a_clip_s_own_too(pipe):
 
 def test_the_image_model_draws_frames_independently(pipe):
     rng = np.random.default_rng(0)
-    noise = rng.standard_normal((1, FRAMES, 4, 8, 8), dtype=np.float32)
+    noise = rng.standard_normal((1, FRAMES, 4, 4, 4), dtype=np.float32)
     other = noise.copy()
-    other[:, -1] = rng.standard_normal((1, 4, 8, 8))
+    other[:, -1] = rng.standard_normal((1, 4, 4, 4))
     picture, aug_noise = rng.random((1, 3, 8, 8), np.float32), np.zeros((1, 3, 8, 8), np.float32)
     pair = pipe.condition(picture, aug_noise, SMALLER, progress=False)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
-import pytest
 import yaml
 from device import DEVICE
 from PIL import Image
@@ -49,9 +48,9 @@ def test_the_numbers_are_those_of_the_weights():
     assert video["frechet"] < image["frechet"] / 5
 
 
-@pytest.mark.parametrize("picture", ["three", "drawing"])
-def test_a_picture_becomes_a_video_without_any_option(picture, tmp_path, capsys):
-    path = ASSETS / f"{picture}.png"
+def test_a_picture_becomes_a_video_without_any_option(tmp_path, capsys):
+    """One that is harder than the digits of its training."""
+    path = ASSETS / "drawing.png"
     command = [f"--image={path}", f"--output_dir={tmp_path}", "--mode=1", "--format=mp4", f"--device_target={DEVICE}"]
     command += ["--SVD.sampler=dpmpp_2m", "--SVD.churn=0", "--SVD.sampling_steps=8"]
     assert image_to_video.main(command) == 0
