@@ -134,14 +134,9 @@ def our_unet(unet: UNetConfig, reference: torch.nn.Module) -> nn.Cell:
     return load_foreign(image_unet(config), weights, diffusers_names(IMAGE, config))
 
 
-# In graph mode the first generation's alone: the second's is compared as a pipeline's (test_text_pipelines).
-@pytest.mark.parametrize(
-    "_mode, name",
-    [(0, "sd1"), (1, "sd1"), (1, "sd2")],
-    indirect=["_mode"],
-    ids=["graph-sd1", "pynative-sd1", "pynative-sd2"],
-)
-def test_unet(mode, name):
+# Their graphs, too: the first generation's within AnimateDiff's.
+@pytest.mark.parametrize("name", UNETS)
+def test_unet(eager, name):
     """Two clips of two frames, which are images of one prompt and noise level; as a whole, or in two steps."""
     unet = UNETS[name]
     reference = torch_unet(unet)
