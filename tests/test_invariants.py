@@ -15,8 +15,12 @@ NOISE = RNG.standard_normal((2, 3, 4, 8, 12)).astype(np.float32)
 AUG_NOISE = RNG.standard_normal((2, 3, 16, 24)).astype(np.float32)
 
 
-# In graph mode, pipelines/test_image_to_video_pipeline.py does.
-@pytest.mark.parametrize("_mode", [1], ids=["pynative"], indirect=True)
+@pytest.fixture
+def _mode() -> int:
+    """Pynative mode: graphs are compared with diffusers' whole pipeline (parity/test_diffusers.py), guidance too."""
+    return 1
+
+
 def test_two_clips_equal_two_batches_of_one(small_pipe):
     """With guidance, whose two branches share the batch axis with the clips."""
     options = {"output": "float", "decode_chunk_size": 2, "progress": False}

@@ -91,6 +91,12 @@ def test_levels_that_are_refused(device, amp_level, message):
     assert str(error.value) == message
 
 
+# In graph mode without the image decoder, whose blocks the temporal one's are made of.
+@pytest.mark.parametrize(
+    "_mode, case",
+    [(mode, name) for mode in (0, 1) for name in NETWORKS if mode == 1 or name != "image_decoder"],
+    indirect=True,
+)
 def test_float16_is_close_to_float32(mode, case):
     """Types fit each other in both modes, results stay in the type of the inputs, and the error is that of float16."""
     build, inputs = case
@@ -238,6 +244,7 @@ def test_encoders_are_exact_unless_they_are_trained(inputs):
         assert networks["autoencoder.decoder"].compute_dtype == networks["network"].compute_dtype == ms.float16
 
 
+@pytest.mark.parametrize("case", ["unet", "temporal_decoder"], indirect=True)
 def test_slices_of_pixels_change_nothing(mode, case, monkeypatch):
     """Convolutions over time as on Ascend, but of no more than 7 pixels at a time."""
     build, inputs = case

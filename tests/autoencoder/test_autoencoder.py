@@ -1,6 +1,7 @@
 """Decoding in chunks and tiles against decoding at once, and the scale of the latents."""
 
 from dataclasses import replace
+from functools import cache
 
 import mindspore as ms
 import numpy as np
@@ -12,6 +13,7 @@ from small_model import SMALL, fill
 
 from svd.autoencoder.autoencoder import PEAK_COPIES, Autoencoder
 from svd.autoencoder.decoder import Decoder
+from svd.autoencoder.encoder import Encoder
 from svd.placement import place
 
 RNG = np.random.default_rng(0)
@@ -20,21 +22,30 @@ IMAGE_CONFIG = replace(SMALL.autoencoder, decoder="image")
 SCALE = SMALL.autoencoder.scale_factor
 
 
-@pytest.fixture(scope="module")
-def image_autoencoders() -> dict[int, Autoencoder]:
-    """With the frame-wise decoder; one for each mode, so that its graphs are compiled once."""
-    return {mode: Autoencoder(None, fill(Decoder(IMAGE_CONFIG)), IMAGE_CONFIG) for mode in (0, 1)}
+# In pynative mode alone: around the networks, whose graphs others compare, all is NumPy's.
 
 
 @pytest.fixture
-def image_autoencoder(mode, image_autoencoders) -> Autoencoder:
-    return image_autoencoders[mode]
+def image_autoencoder(eager) -> Autoencoder:
+    """With the frame-wise decoder."""
+    return _image_autoencoder()
 
 
 @pytest.fixture
-def autoencoder(small_pipe) -> Autoencoder:
+def autoencoder(eager) -> Autoencoder:
     """With the temporal decoder."""
-    return small_pipe.autoencoder
+    return _autoencoder()
+
+
+@cache
+def _image_autoencoder() -> Autoencoder:
+    return Autoencoder(None, fill(Decoder(IMAGE_CONFIG)), IMAGE_CONFIG)
+
+
+@cache
+def _autoencoder() -> Autoencoder:
+    encoder, decoder = Encoder(SMALL.autoencoder, quant_conv=True), Decoder(SMALL.autoencoder)
+    return Autoencoder(fill(encoder), fill(decoder), SMALL.autoencoder)
 
 
 # --- the latents' scale ---
@@ -111,9 +122,8 @@ def drifting_waves(frames: int, size: int) -> np.ndarray:
     return (z * SCALE).astype(np.float32)
 
 
-def test_no_seam_shows_where_chunks_are_blended(eager):
+def test_no_seam_shows_where_chunks_are_blended(autoencoder):
     """The largest jump from frame to frame that decoding in chunks adds to decoding at once."""
-    autoencoder = Autoencoder(None, fill(Decoder(SMALL.autoencoder)), SMALL.autoencoder)
     z = drifting_waves(12, 8)
     at_once = autoencoder.decode(z)
 
@@ -165,9 +175,9 @@ def test_tiles_of_a_local_decoder_differ_at_their_borders_only():
     assert not differs.any()
 
 
-def test_tiles_of_the_image_decoder(eager):
+def test_tiles_of_the_image_decoder(image_autoencoder):
     """It normalises and attends over all pixels it sees: larger tiles come closer, and one tile of all is exact."""
-    autoencoder = Autoencoder(None, fill(Decoder(IMAGE_CONFIG)), IMAGE_CONFIG)
+    autoencoder = image_autoencoder
     z = SCALE * RNG.standard_normal((1, 1, 4, 15, 18)).astype(np.float32)
     at_once = autoencoder.decode(z)
 

@@ -66,7 +66,7 @@ def test_portable_attention_is_the_formula(heads):
     assert_close(result, softmax_attention(q, k, v, heads), 2e-6)
 
 
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("_mode, biased", [(0, True), (1, False), (1, True)], indirect=["_mode"])
 def test_portable_attention_in_blocks_of_queries(mode, monkeypatch, biased):
     """Forward and backward, where no more than 2 of the 5 queries have room for their scores."""
     shapes = [(2, 5, 16), (2, 7, 16), (2, 7, 16)] + [(1, 2, 5, 7)] * biased
@@ -89,8 +89,9 @@ BIASES = {"heads": (1, 2, 5, 7), "clips": (3, 1, 5, 7), "both": (3, 2, 5, 7), "n
 """What has a bias of its own."""
 
 
+# In graph mode those of one kind alone: test_operators has the others.
+@pytest.mark.parametrize("_mode, of", [(0, "both"), *((1, of) for of in BIASES)], indirect=["_mode"])
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("of", BIASES)
 @pytest.mark.parametrize("masks", [False, True])
 def test_attention_with_a_bias_is_the_formula(mode, operator, of, masks):
     """And its gradients; a head has more channels than there are tokens, and nothing is fused on Ascend either."""
@@ -109,7 +110,7 @@ def test_attention_with_a_bias_is_the_formula(mode, operator, of, masks):
         assert_close(result, value, 5e-6)
 
 
-def test_nothing_masked_is_as_without_a_mask(mode):
+def test_nothing_masked_is_as_without_a_mask(eager):
     """Bit for bit."""
     q, k, v = (Tensor(RNG.standard_normal((2, n, 16)).astype(np.float32)) for n in (5, 7, 7))
     layer = portable.Attention(2)
@@ -117,7 +118,7 @@ def test_nothing_masked_is_as_without_a_mask(mode):
     np.testing.assert_array_equal(masked.asnumpy(), layer(q, k, v).asnumpy())
 
 
-def test_a_layer_with_a_causal_mask(mode):
+def test_a_layer_with_a_causal_mask(eager):
     """No token sees those after it."""
     layer, n = fill(Attention(32, 2)), 6
     mask = Tensor(np.triu(np.ones((1, 1, n, n), bool), 1))
@@ -145,7 +146,7 @@ def test_float16_attention_takes_its_softmax_in_float32(monkeypatch):
 
 
 @pytest.mark.parametrize("qkv_bias", [False, True])
-def test_attention_over_itself_and_over_a_context(mode, qkv_bias):
+def test_attention_over_itself_and_over_a_context(eager, qkv_bias):
     x, context = (RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 5, 32), (2, 3, 8)))
     for layer, other in (
         (Attention(32, 2, qkv_bias=qkv_bias), None),
@@ -169,7 +170,7 @@ def test_feed_forward_gates_by_the_exact_gelu_of_the_second_half():
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_groups_of_a_transformer_block_attend_separately(mode, tokens):
+def test_groups_of_a_transformer_block_attend_separately(eager, tokens):
     """Every group alone gives what all groups of both clips give together."""
     block = fill(TransformerBlock(32, 2, 8, temporal=True))
     x, context = (RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4, 32), (2, tokens, 8)))
@@ -183,7 +184,7 @@ def test_groups_of_a_transformer_block_attend_separately(mode, tokens):
     assert np.abs(run(x, context[::-1].copy()) - together).max() > 0.1
 
 
-def test_a_context_of_one_token_is_as_good_as_of_two_equal_ones(mode):
+def test_a_context_of_one_token_is_as_good_as_of_two_equal_ones(eager):
     """Over a single token nothing is asked of queries and keys: the result is that of attention all the same."""
     block = fill(TransformerBlock(32, 2, 8))
     x, context = (Tensor(RNG.standard_normal(shape).astype(np.float32)) for shape in ((2, 3, 4, 32), (2, 1, 8)))

@@ -1,12 +1,13 @@
 """A network in two: what is constant over the noise levels, and the rest."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 from comparison import assert_close
 from device import eagerly
-from mindspore import Tensor
+from mindspore import Tensor, nn
 from small_model import SMALL, fill
 
 from svd.conditioning.conditioning import Conditioning
@@ -24,11 +25,23 @@ def random(*shape: int) -> Tensor:
     return Tensor(RNG.standard_normal(shape).astype(np.float32))
 
 
-@pytest.mark.parametrize("image_only", [False, True])
+@cache
+def network_and_split(mode: int) -> tuple[nn.Cell, Split]:
+    """One for each mode, so that graphs are compiled once."""
+    network = fill(svd_unet(UNET))
+    return network, Split(network)
+
+
+@pytest.mark.parametrize(
+    "_mode, image_only",
+    [(0, True), (1, False), (1, True)],  # the graph with temporal layers is compiled below
+    indirect=["_mode"],
+    ids=["graph-True", "pynative-False", "pynative-True"],
+)
 def test_both_halves_are_the_network(mode, image_only):
     """In pynative mode, as which graphs are known to compute by others."""
-    network = fill(svd_unet(UNET)).set_train(False)
-    split, inputs = Split(network), (random(2, 1, 16), random(2, 24))
+    network, split = network_and_split(mode)
+    inputs = random(2, 1, 16), random(2, 24)
     prepared = split.prepare(inputs, 3, image_only)
     for noise_level in (0.5, -1.0):
         x, c_noise = random(2, 3, 8, 4, 6), Tensor(np.full(2, noise_level, np.float32))
@@ -46,8 +59,8 @@ def test_constants_are_computed_once_for_each_conditioning(mode, monkeypatch):
         return constants(self, context, *others)
 
     monkeypatch.setattr(Constants, "__call__", spy)
-    network = fill(svd_unet(UNET)).set_train(False)
-    in_two, whole = Denoiser(network, v_scaling(), Split(network)), Denoiser(network, v_scaling())
+    network, split = network_and_split(mode)
+    in_two, whole = Denoiser(network, v_scaling(), split), Denoiser(network, v_scaling())
     conditionings = [Conditioning(random(2, 1, 16), random(2, 3, 4, 4, 6), random(2, 24)) for _ in range(2)]
     bound = [in_two.bind(conditioning) for conditioning in conditionings]
     for sigma in (5.0, 0.5):
@@ -60,7 +73,7 @@ def test_constants_are_computed_once_for_each_conditioning(mode, monkeypatch):
 
 
 def test_another_video_sees_other_weights(eager):
-    network = fill(svd_unet(UNET)).set_train(False)
+    network = fill(svd_unet(UNET))
     denoiser = Denoiser(network, v_scaling(), Split(network))
     x, conditioning = random(1, 3, 4, 4, 6), Conditioning(random(1, 1, 16), random(1, 3, 4, 4, 6), random(1, 24))
     before = denoiser(x, 1.0, conditioning).asnumpy()

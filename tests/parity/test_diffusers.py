@@ -109,25 +109,29 @@ def run_ours(pair, mode, inputs, image_only=False):
     return pipe.denoiser.network(Tensor(x), Tensor(c_noise), Tensor(context), vector, image_only)
 
 
-# In graph mode the smaller one alone: the other has more of the same, and takes longer to compile.
-@pytest.mark.parametrize(
+in_both_modes = pytest.mark.parametrize(
     "_mode, pair",
     [(0, "two_levels"), (1, "two_levels"), (1, "four_levels")],
     indirect=True,
     ids=["graph-two_levels", "pynative-two_levels", "pynative-four_levels"],
 )
-def test_unet(mode, pair, unet_inputs):
-    result = run_ours(pair, mode, unet_inputs)
+"""In graph mode the smaller one alone: the other has more of the same, and takes longer to compile."""
+
+
+# Its graphs are compared below, as a pipeline's, in test_golden, and in networks/test_split.
+def test_unet(eager, pair, unet_inputs):
+    result = run_ours(pair, 1, unet_inputs)
     assert_close(result, run(pair.torch.unet, *unet_inputs).sample, OTHER_EPSILON)
     assert_close(result, run(pair.models.with_one_epsilon(pair.torch.unet), *unet_inputs).sample)
 
 
 @pytest.mark.parametrize("pair", ["two_levels"], indirect=True)
-def test_unet_in_image_only_mode(mode, pair, unet_inputs):
+def test_unet_in_image_only_mode(eager, pair, unet_inputs):
     unet = pair.models.without_time(pair.models.with_one_epsilon(pair.torch.unet))
-    assert_close(run_ours(pair, mode, unet_inputs, image_only=True), run(unet, *unet_inputs).sample)
+    assert_close(run_ours(pair, 1, unet_inputs, image_only=True), run(unet, *unet_inputs).sample)
 
 
+@in_both_modes
 def test_temporal_decoder(mode, pair):
     """Two clips; diffusers takes their frames as one batch."""
     z = random(2, pair.config.sampling.num_frames, 4, 5, 6)
@@ -137,6 +141,7 @@ def test_temporal_decoder(mode, pair):
     assert_close(result.reshape(expected.shape), expected)
 
 
+@in_both_modes
 def test_encoder(mode, pair):
     """Mean and log-variance, and the scaled latents of a video."""
     images, ours = RNG.uniform(-1, 1, (2, 3, 16, 24)).astype(np.float32), pair.ours(mode)
@@ -147,6 +152,7 @@ def test_encoder(mode, pair):
     assert_close(latents, expected.mode() * pair.config.autoencoder.scale_factor)
 
 
+@in_both_modes
 def test_image_encoder(mode, pair):
     size = pair.config.image_encoder.image_size
     pixels = random(2, 3, size, size)
@@ -198,15 +204,19 @@ def diffusers_videos(pair: Pair, low: float, high: float, told: tuple):
     indirect=["_mode"],
     ids=["graph-guided", "pynative-guided", "pynative-conditional"],
 )
-def test_pipeline(mode, pair_of, guidance):
+def test_pipeline(mode, pair_of, monkeypatch, guidance):
     """Two clips, from images to videos, with other numbers than the defaults."""
     pair = pair_of("two_levels")
     told = {"fps": 12, "motion_bucket_id": 30, "noise_aug_strength": 0.2}
     images, noise, aug_noise, latents, videos = diffusers_videos(pair, *guidance, tuple(told.items()))
+    ours, decoded = pair.ours(mode), []
 
-    def ours(output):
-        options = {"guidance": list(guidance), "output": output, "decode_chunk_size": 5, "progress": False}
-        return pair.ours(mode)(images, noise=noise, aug_noise=aug_noise, **options, **told)
+    def decode(latents, *others):
+        decoded.append(latents)
+        return type(ours).decode(ours, latents, *others)
 
-    assert_close(ours("latents"), latents, CHAIN)
-    assert_close(ours("float"), videos, CHAIN)
+    monkeypatch.setattr(ours, "decode", decode)
+    options = {"guidance": list(guidance), "output": "float", "decode_chunk_size": 5, "progress": False}
+    result = ours(images, noise=noise, aug_noise=aug_noise, **options, **told)
+    assert_close(*decoded, latents, CHAIN)
+    assert_close(result, videos, CHAIN)

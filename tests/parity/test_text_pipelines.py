@@ -212,11 +212,18 @@ def pair_of(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_pipeline(mode, pair_of, name):
+def test_pipeline(mode, pair_of, monkeypatch, name):
     """Two prompts, from words to latents and pixels, with a negative prompt."""
     if name == "stable_diffusion_1" and mode == 0:
         pytest.skip("compiles nothing that the others do not")
-    pair = pair_of(name)
-    for output in ("latents", "float"):
-        result = pair.ours(mode)(PROMPTS, NEGATIVE, noise=pair.noise, output=output, progress=False)
-        assert_close(result, pair.expected(output), CHAIN)
+    pair, decoded = pair_of(name), []
+    ours = pair.ours(mode)
+
+    def decode(latents, *others):
+        decoded.append(latents.reshape(pair.expected("latents").shape))
+        return type(ours).decode(ours, latents, *others)
+
+    monkeypatch.setattr(ours, "decode", decode)
+    result = ours(PROMPTS, NEGATIVE, noise=pair.noise, output="float", progress=False)
+    assert_close(*decoded, pair.expected("latents"), CHAIN)
+    assert_close(result, pair.expected("float"), CHAIN)
