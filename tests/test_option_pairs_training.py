@@ -1,7 +1,8 @@
 """The options of train.py together: every pair of values that goes together is trained, and what must agree agrees.
 
 Every row of the table is trained for two updates as it says, and compared with the plainest training of the same: in
-pynative mode, by one process, with the kernels, in one micro-batch, without recomputing, loading workers and previews.
+pynative mode, by one process, with the kernels, in one micro-batch, without recomputing, loading workers and
+previews; and with averages of the weights, which change nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 import sys
 from itertools import combinations
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -67,51 +69,59 @@ def sensible(row: dict) -> bool:
 
 
 def seconds(row: dict) -> float:
-    """About what a row costs: graphs are compiled, and float16 is slow on CPU, its graphs above all."""
-    row = {"learned": "autoencoder", "precision": "O0", "mode": 1, "cards": 1} | row
-    of_unet, of_others = {("O0", 1): (2.5, 1.5), ("O2", 1): (11, 3), ("O0", 0): (12, 5), ("O2", 0): (50, 12)}[
-        row["precision"], row["mode"]
-    ]
-    return (of_unet if row["learned"] in UNET else of_others) * row["cards"]
+    """About what a row costs: graphs are compiled, float16 is slow on CPU, and previews are graphs of their own."""
+    row = {"learned": "autoencoder", "precision": "O0", "mode": 1, "cards": 1, "kernels": True} | row
+    of_unet, half = row["learned"] in UNET, row["precision"] == "O2"
+    clips = row.get("batch", 1) * row.get("accumulation", 1)
+    if row["mode"] == 1:
+        cost = (1 if of_unet else 0.7) + half * (1 if of_unet else 0.5) * (1 + 0.5 * (clips - 1))
+    else:
+        cost = {"temporal_decoder": 5, "autoencoder": 6, "image_encoder": 4}.get(row["learned"], 7) * (1 + half)
+        cost += 3 * (not row["kernels"]) + 2 * (row.get("accumulation") == 2)
+    cost += row.get("previews", False) * (2.5 if row["mode"] else 4) * (1.5 if half else 1)
+    return (cost + 0.6 * row.get("workers", 0)) * (2.2 if row["cards"] == 2 else 1)
 
 
-def covering() -> list[dict]:
-    """Few and cheap rows that have every sensible pair of values: row by row, the value that adds most."""
-    pairs = {
-        frozenset({(a, value), (b, other)})
+def covering(seed: int) -> list[dict]:
+    """Few and cheap rows that have every sensible pair of values: row by row, from a pair that is missing, the value
+    that adds most; of many seeds, this one made the cheapest rows.
+    """
+    missing = {
+        frozenset({(a, value), (b, other)}): None
         for a, b in combinations(OPTIONS, 2)
         for value in OPTIONS[a]
         for other in OPTIONS[b]
         if sensible({a: value, b: other})
     }
-    rows = []
+    chance, rows = Random(seed), []
     row = {"learned": "temporal_decoder", "mode": 0, "precision": "O2"}
-    while pairs:
-        for option in OPTIONS:
+    while missing:
+        for option in chance.sample(list(OPTIONS), len(OPTIONS)):
             choices = [value for value in OPTIONS[option] if sensible(row | {option: value})]
             if option not in row:
-                row[option] = max(choices, key=lambda value: worth(row | {option: value}, option, pairs))
+                row[option] = max(choices, key=lambda value: worth(row | {option: value}, option, missing))
         rows.append({option: row[option] for option in OPTIONS})
-        pairs -= {frozenset(pair) for pair in combinations(row.items(), 2)}
-        row = dict(min(pairs, key=lambda pair: sorted(map(str, pair)), default=()))
+        for pair in combinations(row.items(), 2):
+            missing.pop(frozenset(pair), None)
+        row = dict(chance.choice(list(missing) or [()]))
     return rows
 
 
-def worth(row: dict, option: str, pairs: set[frozenset]) -> float:
-    """New pairs by the value of this option, less what the row costs: five seconds are worth one pair."""
-    return sum(frozenset({(option, row[option]), item}) in pairs for item in row.items()) - 0.2 * seconds(row)
+def worth(row: dict, option: str, missing: dict[frozenset, None]) -> float:
+    """New pairs by the value of this option, less what the row costs: three seconds are worth one pair."""
+    return sum(frozenset({(option, row[option]), item}) in missing for item in row.items()) - 0.35 * seconds(row)
 
 
 def text_row(learned: str, **options) -> dict:
     return {option: values[0] for option, values in OPTIONS.items()} | {"learned": learned} | options
 
 
-ROWS = covering()
+ROWS = covering(seed=20632)
 TEXT_ROWS = [
     text_row("text_to_video", data="latents", mode=0, accumulation=2, ema=0.9, workers=1),
     text_row("text_to_video", mode=1, recompute=True, precision="O2", batch=2, data="latents"),
-    text_row("text_to_image", mode=0, accumulation=2, ema=0.9, workers=1),
-    text_row("text_to_image", cards=2, kernels=False, data="latents", mode=1, recompute=True),
+    text_row("text_to_image", mode=0, ema=0.9, workers=1),
+    text_row("text_to_image", cards=2, kernels=False, data="latents", mode=1, recompute=True, accumulation=2),
 ]
 """Of models that are given text; images along with the text encoder. Most of a training knows nothing of its task."""
 
@@ -119,7 +129,7 @@ TEXT_ROWS = [
 def plainest(row: dict) -> dict:
     """The training that a row must agree with."""
     clips = row["batch"] * row["accumulation"] * row["cards"]
-    plain = {"cards": 1, "mode": 1, "kernels": True, "accumulation": 1, "recompute": False, "batch": clips}
+    plain = {"cards": 1, "mode": 1, "kernels": True, "accumulation": 1, "recompute": False, "batch": clips, "ema": 0.9}
     return row | plain | {"workers": 0, "previews": False, "sharded": False}
 
 
@@ -232,10 +242,13 @@ def test_a_row_agrees_with_the_plainest(folder, row, request):
         assert a["loss"][0] == pytest.approx(b["loss"][0], rel=1e-3)
         return
     for column in ("loss", "grad_norm"):
-        np.testing.assert_allclose(a[column], b[column], rtol=close, err_msg=column)
+        # Of a void update the norm is infinite, or not a number where micro-batches have been added up.
+        curves = [np.nan_to_num(table[column], nan=np.inf, posinf=np.inf) for table in (a, b)]
+        np.testing.assert_allclose(*curves, rtol=close, err_msg=column)
     a, b = tensors(checkpoint(run, 2)), tensors(checkpoint(plain, 2))
-    kinds = {key.split("/")[0] for key in b}
+    kinds = {key.split("/")[0] for key in a}
     assert kinds == {"trained", "optimizer", *(["ema"] if row["ema"] else [])}
+    b = {key: value for key, value in b.items() if key.split("/")[0] in kinds}
     for kind in kinds:
         assert distance(a, b, f"{kind}/") < close, kind
 

@@ -10,7 +10,9 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,9 @@ from training_runs import (
     tensors,
     train_here,
 )
+
+from svd.console import Stream
+from svd_tools import train
 
 UPDATES = 6
 
@@ -69,50 +74,57 @@ def end(process: subprocess.Popen) -> int:
 
 
 def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(inputs, tmp_path):
+    """Until then, a second run in the same folder is told who has it, and changes nothing there."""
     ours, theirs = open_terminal()
-    process = begin(flags(inputs, tmp_path / "run", "--train.updates=100000"), theirs, terminal=True)
+    run = tmp_path / "run"
+    process = begin(flags(inputs, run, "--train.updates=100000"), theirs, terminal=True)
     os.close(theirs)
     read_until(ours, " 2/100000 ")
-    os.close(ours)
-    assert end(process) == 129
-    (last,) = names(tmp_path / "run/checkpoints")
-    assert int(last[-8:]) >= 2 and not (tmp_path / "run/model.safetensors").exists()
-
-
-@pytest.mark.parametrize("surroundings", ["a terminal, with nohup", "a pipe", "a full disk"])
-def test_a_run_needs_nobody_who_reads(inputs, tmp_path, surroundings):
-    """It goes on, and writes its model."""
-    if surroundings == "a full disk":
-        file = os.open("/dev/full", os.O_RDWR)
-        process = begin(flags(inputs, tmp_path / "run"), file)
-        os.close(file)
-    else:
-        terminal = surroundings != "a pipe"
-        ours, theirs = open_terminal() if terminal else os.pipe()
-        process = begin(flags(inputs, tmp_path / "run"), theirs, ignore_hangup=True, terminal=terminal)
-        os.close(theirs)
-        read_until(ours, f" 1/{UPDATES} ")
-        os.close(ours)
-    assert end(process) == 0
-    assert (tmp_path / "run/model.safetensors").is_file() and (tmp_path / "run/loss.png").is_file()
-    assert names(tmp_path / "run/checkpoints") == {f"update_{UPDATES:08d}"}
-
-
-def test_a_second_run_in_the_same_folder_is_told_who_has_it(inputs, tmp_path):
-    """And changes nothing there."""
-    run = tmp_path / "run"
-    child = start_training(tmp_path / "log", *flags(inputs, run, "--train.updates=100000"))
-    child.wait_for(" 1/100000 ")
     before = names(run)
     for resume in ("never", "auto"):
         outcome = train_here(*flags(inputs, run, f"--train.resume={resume}"))
         assert outcome.code == 2
-        who = f"process {child.process.pid} on {socket.gethostname()}, since "
+        who = f"process {process.pid} on {socket.gethostname()}, since "
         assert outcome.error.startswith(f"{run} is in use by another run ({who}")
     assert names(run) == before and names(run / "checkpoints") == set()
-    child.process.send_signal(signal.SIGTERM)
-    assert child.wait() == 143
-    assert len(names(run / "checkpoints")) == 1 and names(run) & {".lock"} == set()
+    os.close(ours)
+    assert end(process) == 129
+    (last,) = names(run / "checkpoints")
+    assert int(last[-8:]) >= 2 and not (run / "model.safetensors").exists()
+    assert names(run) & {".lock"} == set()
+
+
+def assert_finished(run: Path) -> None:
+    assert (run / "model.safetensors").is_file() and (run / "loss.png").is_file()
+    assert names(run / "checkpoints") == {f"update_{UPDATES:08d}"}
+
+
+def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(inputs, tmp_path):
+    """And writes its model."""
+    ours, theirs = open_terminal()
+    process = begin(flags(inputs, tmp_path / "run"), theirs, ignore_hangup=True, terminal=True)
+    os.close(theirs)
+    read_until(ours, f" 1/{UPDATES} ")
+    os.close(ours)
+    assert end(process) == 0
+    assert_finished(tmp_path / "run")
+
+
+@pytest.mark.parametrize("surroundings", ["a pipe", "a full disk"])
+def test_a_run_needs_nobody_who_reads(inputs, tmp_path, surroundings):
+    if surroundings == "a full disk":
+        file, reader = os.open("/dev/full", os.O_RDWR), None
+    else:
+        ours, file = os.pipe()
+        reader = threading.Thread(target=lambda: (read_until(ours, f" 1/{UPDATES} "), os.close(ours)), daemon=True)
+        reader.start()
+    with open(file, "w", buffering=1) as stream:
+        out, err = Stream(stream), Stream(stream)  # as programs have them
+        with redirect_stdout(out), redirect_stderr(err):
+            code = train.main(flags(inputs, tmp_path / "run"))
+    assert err.failure is not None
+    assert code == 0 and (reader is None or not reader.is_alive())
+    assert_finished(tmp_path / "run")
 
 
 def test_videos_that_are_away_for_a_while(inputs, tmp_path):
@@ -134,5 +146,5 @@ def test_videos_that_are_away_for_a_while(inputs, tmp_path):
     assert child.wait() == 0, child.said
     assert child.said.count("cannot be read now") == child.said.count("the data can be read again, after ") == 1
     assert not (tmp_path / "run/skipped_videos_0.csv").exists()
-    assert train_here(*flags(inputs, tmp_path / "whole", *more)).code == 0
+    assert train_here(*flags(inputs, tmp_path / "whole", *more, "--train.workers=0")).code == 0
     assert_same(tensors(checkpoint(tmp_path / "run", 10)), tensors(checkpoint(tmp_path / "whole", 10)))
