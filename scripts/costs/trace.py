@@ -230,7 +230,7 @@ class Operators:
     # Views and copies.
 
     reshape, expand_dims = staticmethod(Value.view), staticmethod(Value.expand_dims)
-    broadcast_to = staticmethod(Value.broadcast_to)
+    broadcast_to, cast = staticmethod(Value.broadcast_to), staticmethod(Value.astype)
 
     def depend(self, x: Value, _) -> Value:
         return x
@@ -243,10 +243,13 @@ class Operators:
         shape[axis] = sum(v.shape[axis] for v in values)
         return self.call("Concat", list(values), [(tuple(shape), values[0].dtype)])
 
-    def chunk(self, x: Value, count: int, axis: int) -> list[Value]:
-        shape = list(x.shape)
-        shape[axis] //= count
-        return self.call("Split", [x], [(tuple(shape), x.dtype)] * count)
+    def Split(self, axis: int, count: int) -> Callable:
+        def split(x: Value) -> list[Value]:
+            shape = list(x.shape)
+            shape[axis] //= count
+            return self.call("Split", [x], [(tuple(shape), x.dtype)] * count)
+
+        return split
 
     def Unstack(self, axis: int) -> Callable:
         return lambda x: self.call("Unstack", [x], [(x.shape[:axis] + x.shape[axis + 1 :], x.dtype)] * x.shape[axis])
