@@ -150,13 +150,13 @@ def test_a_folder_that_others_can_write_is_not_used(folder):
 
 
 def test_two_processes_at_once(tmp_path):
-    """While neither has anything, each keeps whole graphs: another takes them."""
-    folder, calls = tmp_path / "kept", ("1", "2", "2x3")
-    processes = [start(folder, weight, *calls) for weight in (1, 2)]
-    for weight, process in zip((1, 2), processes):
-        assert "not kept" not in finish(process, weight, *calls)
+    """Also while neither has anything: each keeps, or takes, whole graphs."""
+    folder = tmp_path / "kept"
+    for _ in range(2):
+        processes = [start(folder, weight, "1", "2", "2x3") for weight in (1, 2)]
+        for weight, process in zip((1, 2), processes):
+            assert "not kept" not in finish(process, weight, "1", "2", "2x3")
     assert len(graphs(folder)) == len(list(folder.iterdir())) == 3
-    assert run(folder, 3, *calls).count(LOADED) == 3
 
 
 def test_settings_that_change_between_videos(inputs, tmp_path):

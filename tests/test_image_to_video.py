@@ -145,11 +145,10 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def golden_run(golden_checkpoint, golden_config, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
-    """The fixed command in a process and a folder of its own, with the reference's noise; in pynative mode, as
-    test_compile_cache.py has processes that compile."""
+    """The fixed command in a process and a folder of its own, with the reference's noise."""
     folder, golden = tmp_path_factory.mktemp("run"), golden_config.parent
     command = (
-        f"{SCRIPT} --mode=1 --SVD.config={golden_config} --SVD.checkpoint={golden_checkpoint} --SVD.num_frames=3 "
+        f"{SCRIPT} --mode=0 --SVD.config={golden_config} --SVD.checkpoint={golden_checkpoint} --SVD.num_frames=3 "
         f"--SVD.fps=7 --image={golden / 'image.png'} --noise={golden / 'noise.npz'} --format mp4 gif png"
     )
     run = subprocess.run(
@@ -167,6 +166,8 @@ def test_the_fixed_command_writes_what_it_says(golden_run):
     assert len(files(folder / "outputs/image_seed0_frames")) == 3
     for name in names[:2]:
         assert len(imageio.mimread(folder / "outputs" / name)) == 3
+    for stage in ("encoding", "sampling", "decoding"):
+        assert f"{stage}: compiling the graph ..." in run.stderr
     assert "sampling: 100%" in run.stderr and "decoding 3 of 3 frames at a time" in run.stderr
     assert "warning" not in run.stderr.lower()
 

@@ -242,9 +242,9 @@ def test_a_row_agrees_with_the_plainest(folder, row, request):
         assert a["loss"][0] == pytest.approx(b["loss"][0], rel=1e-3)
         return
     for column in ("loss", "grad_norm"):
-        # Of a void update the norm is infinite, or not a number where micro-batches have been added up.
-        curves = [np.nan_to_num(table[column], nan=np.inf, posinf=np.inf) for table in (a, b)]
-        np.testing.assert_allclose(*curves, rtol=close, err_msg=column)
+        # Where micro-batches are added up, a norm that is infinite for the plainest may be no number.
+        found = np.where(np.isnan(a[column]) & np.isinf(b[column]), np.inf, a[column])
+        np.testing.assert_allclose(found, b[column], rtol=close, err_msg=column)
     a, b = tensors(checkpoint(run, 2)), tensors(checkpoint(plain, 2))
     kinds = {key.split("/")[0] for key in a}
     assert kinds == {"trained", "optimizer", *(["ema"] if row["ema"] else [])}

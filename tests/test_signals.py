@@ -27,14 +27,15 @@ def start(script: str, *arguments, **options) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.parametrize("number", CODES)
 @pytest.mark.parametrize(
-    ("number", "work"),
+    "work",
     [
-        (signal.SIGHUP, "time.sleep(60)"),
-        (signal.SIGINT, "while True: pass"),
-        (signal.SIGTERM, "threading.Lock().acquire() and threading.Event().wait()"),
-        (signal.SIGINT, "ends = multiprocessing.Pipe(); ends[0].recv()"),
-        (signal.SIGTERM, "subprocess.run(['sleep', '60'])"),
+        "time.sleep(60)",
+        "while True: pass",
+        "threading.Lock().acquire() and threading.Event().wait()",
+        "ends = multiprocessing.Pipe(); ends[0].recv()",
+        "subprocess.run(['sleep', '60'])",
     ],
 )
 def test_a_signal_ends_a_program_at_once(tmp_path, number, work):

@@ -47,8 +47,8 @@ def single(inputs, tmp_path_factory) -> Path:
     return run
 
 
-def start_ranks(folder: Path, *flags: str, count: int = 2) -> Child:
-    """Start the script of several processes, which log to folder/logs."""
+def start_two(folder: Path, *flags: str) -> Child:
+    """Start two processes that log to folder/logs."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
@@ -57,7 +57,6 @@ def start_ranks(folder: Path, *flags: str, count: int = 2) -> Child:
         "bash",
         ROOT / "scripts/train_cpu.sh",
         *flags,
-        CARDS=str(count),
         LOG_DIR=str(folder / "logs"),
         MASTER_PORT=str(port),
     )
@@ -93,7 +92,7 @@ def test_shared_out_and_stopped(inputs, single, tmp_path):
     """
     run = tmp_path / "run"
     shared = [*flags(inputs, run), "--train.shard_optimizer=True", "--train.updates=1000"]
-    child = start_ranks(tmp_path, *shared)
+    child = start_two(tmp_path, *shared)
     child.wait_for(" 1/1000 ")
     everyone = [process.pid for process in descendants(child.process.pid)]
     child.process.send_signal(signal.SIGTERM)
@@ -127,7 +126,7 @@ def test_a_process_that_dies_takes_the_other_with_it(inputs, single, tmp_path, m
     """Which would wait for it for ever. In pynative mode, with the optimizer states shared out."""
     monkeypatch.setenv("MS_NODE_TIMEOUT", "5")  # seconds until MindSpore's third process takes notice too, else 30
     run = tmp_path / "run"
-    child = start_ranks(tmp_path, *flags(inputs, run), "--train.shard_optimizer=True", "--train.updates=1000")
+    child = start_two(tmp_path, *flags(inputs, run), "--train.shard_optimizer=True", "--train.updates=1000")
     child.wait_for(" 2/1000 ")  # the checkpoint of update 1 is there
     everyone = [process.pid for process in descendants(child.process.pid)]
     ranks(child)[1].kill()
@@ -137,15 +136,12 @@ def test_a_process_that_dies_takes_the_other_with_it(inputs, single, tmp_path, m
 
 
 def test_a_script_that_is_killed_takes_all_processes_with_it(inputs, tmp_path):
-    """They notice that it is gone, and write a checkpoint first; msrun alone would train on unseen. Each does so by
-    itself, and one is enough here.
-    """
+    """They notice that it is gone, and write a checkpoint first; msrun alone would train on unseen."""
     run = tmp_path / "run"
-    rare = ["--train.checkpoint_every=9999", "--train.updates=1000"]
-    child = start_ranks(tmp_path, *flags(inputs, run), *rare, count=1)
+    child = start_two(tmp_path, *flags(inputs, run), "--train.checkpoint_every=9999", "--train.updates=1000")
     child.wait_for(" 1/1000 ")
     everyone = [process.pid for process in descendants(child.process.pid)]
-    assert len(everyone) >= 3  # msrun, and with it a process that trains and one that introduces it to others
+    assert len(everyone) >= 4  # msrun, and with it two processes that train and one that introduces them
     child.process.kill()
     child.wait()
     assert all_gone(everyone, 60)

@@ -25,15 +25,26 @@ from training_runs import (
 UPDATES = 6
 
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
-IN_A_SAVE = f"""
+IN_AN_UPDATE = f"""
 import multiprocessing
+from svd.training.tasks.video import DenoisingObjective
+inputs, calls = DenoisingObjective.inputs, []
+def killing(*arguments):
+    calls.append(None)
+    if len(calls) == 4:
+        workers = [process.pid for process in multiprocessing.active_children()]
+        print("in update 4, with the workers", *workers, "of data", flush=True)
+        {KILL}
+    return inputs(*arguments)
+DenoisingObjective.inputs = killing
+"""
+IN_A_SAVE = f"""
 from svd.training import checkpoint
 fsync = checkpoint.fsync
 def killing(path):
     fsync(path)
-    if path.name == "ema.safetensors" and "update_00000004" in str(path):
-        workers = [process.pid for process in multiprocessing.active_children()]
-        print("in a save, with the workers", *workers, "of data", flush=True)
+    if path.name == "ema.safetensors":
+        print("in a save", flush=True)
         {KILL}
 checkpoint.fsync = killing
 """
@@ -84,11 +95,12 @@ def test_every_update_shows(undisturbed):
 
 
 def test_killed_again_and_again(inputs, undisturbed, tmp_path):
-    """In the middle of a save, two updates after the last, and of the deletion of the old one, the new one in place."""
+    """In the middle of an update, of a save, and, with the new checkpoint in place, of the deletion of the old one."""
     run = tmp_path / "run"
     kept = [*flags(inputs, run), "--train.keep_checkpoints=1", "--train.workers=1"]
     for patch, said, left in (
-        (IN_A_SAVE, "of data", {"update_00000002", ".update_00000004.tmp"}),
+        (IN_AN_UPDATE, "of data", {"update_00000002"}),
+        (IN_A_SAVE, "in a save", {"update_00000002", ".update_00000004.tmp"}),
         (WHILE_THE_OLD_IS_DELETED, "while the old", {".update_00000002.old", "update_00000004"}),
     ):
         child = start_training(tmp_path / "log", *kept, patch=patch)
@@ -96,7 +108,7 @@ def test_killed_again_and_again(inputs, undisturbed, tmp_path):
         assert child.wait() == -signal.SIGKILL
         assert names(run / "checkpoints") == left, said
         assert not (run / "model.safetensors").exists()
-        if patch == IN_A_SAVE:
+        if patch == IN_AN_UPDATE:
             workers = [int(pid) for pid in re.search("with the workers (.*) of data", child.said)[1].split()]
             assert len(workers) == 1 and all_gone(workers)
     outcome = train_here(*kept)

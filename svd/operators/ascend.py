@@ -46,7 +46,9 @@ class GroupNorm(nn.Cell):
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor, shift: Optional[Tensor] = None) -> Tensor:
         x = portable.add_shift(x, shift)
         y = ops.cast(ops.group_norm(ops.cast(x, ms.float32), self.groups, weight, bias, self.eps), x.dtype)
-        return ops.silu(y) if self.silu else y
+        if self.silu:
+            y = ops.silu(y)
+        return y
 
 
 def check_flash_attention(dtype: ms.Type, head_dim: int) -> None:

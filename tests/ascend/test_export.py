@@ -1,9 +1,9 @@
 """The networks in their Ascend form, checked without an Ascend.
 
-The full-size UNet and autoencoder are compiled whole, for videos of 25 frames at 576 x 1024 with guidance, Stable
-Diffusion's for an image of 768 x 768 and the towers of CLIP in full width with fewer layers, and the graphs are held
-against what MindSpore and CANN document: the operators, their types and the sizes that they take. Compiling needs
-neither the device nor the memory; what cannot be seen here is whether a kernel does as documented.
+The full-size architecture is compiled whole, for videos of 25 frames at 576 x 1024 with guidance, Stable Diffusion's
+for an image of 768 x 768, and its graphs are held against what MindSpore and CANN document: the operators, their types
+and the sizes that they take. Compiling needs neither the device nor the memory; what cannot be seen here is whether a
+kernel does as documented.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Form:
 
 SVD = ModelConfig()
 IMAGE_DECODER = replace(SVD.autoencoder, decoder="image")
-SD1, VIT_H = ImageLDMConfig(), TextEncoderConfig(width=1024, layers=2, heads=16, activation="gelu", padding="zero")
+SD1, VIT_H = ImageLDMConfig(), TextEncoderConfig(width=1024, layers=23, heads=16, activation="gelu", padding="zero")
 SD2 = replace(
     SD1,
     unet=replace(SD1.unet, num_heads=None, context_dim=1024, upcast_attention=True, convolution_projection=False),
@@ -87,15 +87,9 @@ VIDEO_LDM = TemporalConfig(
 )
 
 
-def build_image() -> nn.Cell:
-    """Of full width, but fewer layers, which would be the same again; seven transformers, of all widths of heads."""
-    unet = replace(SD1.unet, channel_mult=[1, 2, 4], num_res_blocks=1, attention_resolutions=[1, 2])
-    return image_unet(replace(SD1, unet=unet))
-
-
 def build_video(image: ImageLDMConfig, temporal: TemporalConfig) -> nn.Cell:
-    """As that; four transformers."""
-    unet = replace(image.unet, channel_mult=[1, 4], num_res_blocks=1, attention_resolutions=[1])
+    """Of full width, but fewer layers, which would be the same again; seven transformers."""
+    unet = replace(image.unet, channel_mult=[1, 4], num_res_blocks=1, attention_resolutions=[1, 2])
     return video_unet(VideoLDMConfig(unet=unet, text_encoder=image.text_encoder, temporal=temporal))
 
 
@@ -106,19 +100,20 @@ FORMS = {
     # Fourteen frames at a time: SVD's videos are decoded at once where there is memory.
     "temporal_decoder": Form(lambda: Decoder(SVD.autoencoder), ((1, 14, 4, HEIGHT // 8, WIDTH // 8),), fused=1),
     "image_decoder": Form(lambda: Decoder(IMAGE_DECODER), ((14, 4, HEIGHT // 8, WIDTH // 8),), fused=1),
-    "image_encoder": Form(lambda: ImageEncoder(replace(SVD.image_encoder, layers=2)), ((1, 3, 224, 224),), fused=2),
+    "image_encoder": Form(lambda: ImageEncoder(SVD.image_encoder), ((1, 3, 224, 224),), fused=32),
     "encoder": Form(lambda: Encoder(SVD.autoencoder, quant_conv=True), ((1, 3, HEIGHT, WIDTH),), 0, ms.float32),
-    # Text, of 77 tokens, is fused in heads of 40 channels alone.
-    "sd1_unet": Form(build_image, ((2, 1, 4, 96, 96), (2,), (2, 77, 768)), 7 + 3, head_dim=160),
-    # Stable Diffusion 2 is within its video models. Attention over frames sees few of them, but VideoLDM's also text.
+    # Of 16 transformers, each with two attentions, the middle one sees 144 pixels; text is fused in heads of 40.
+    "sd1_unet": Form(lambda: image_unet(SD1), ((2, 1, 4, 96, 96), (2,), (2, 77, 768)), 15 + 5, head_dim=160),
+    "sd2_unet": Form(lambda: image_unet(SD2), ((2, 1, 4, 96, 96), (2,), (2, 77, 1024)), 16 + 16),
+    # Attention over frames sees few of them, but VideoLDM's the text, too.
     "animatediff_unet": Form(
-        lambda: build_video(SD1, MOTION), ((2, 16, 4, 64, 64), (2,), (2, 77, 768)), 4 + 3, head_dim=160
+        lambda: build_video(SD1, MOTION), ((2, 16, 4, 64, 64), (2,), (2, 77, 768)), 7 + 3, head_dim=160
     ),
-    "modelscope_unet": Form(lambda: build_video(SD2, MODELSCOPE), ((2, 24, 4, 72, 128), (2,), (2, 77, 1024)), 4 + 4),
+    "modelscope_unet": Form(lambda: build_video(SD2, MODELSCOPE), ((2, 24, 4, 72, 128), (2,), (2, 77, 1024)), 7 + 7),
     "video_ldm_unet": Form(
-        lambda: build_video(SD2, VIDEO_LDM), ((2, 16, 4, 96, 96), (2,), (2, 77, 1024), (2, 320)), 4 + 2 * 4
+        lambda: build_video(SD2, VIDEO_LDM), ((2, 16, 4, 96, 96), (2,), (2, 77, 1024), (2, 320)), 7 + 2 * 7
     ),
-    "text_encoder": Form(lambda: TextEncoder(VIT_H), ((1, 77),), 2, integers=True),
+    "text_encoder": Form(lambda: TextEncoder(VIT_H), ((1, 77),), 23, integers=True),
 }
 
 

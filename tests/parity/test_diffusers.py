@@ -118,17 +118,17 @@ in_both_modes = pytest.mark.parametrize(
 """In graph mode the smaller one alone: the other has more of the same, and takes longer to compile."""
 
 
-# Its graphs are compared below, as a pipeline's, in test_golden, and in networks/test_split.
-def test_unet(eager, pair, unet_inputs):
-    result = run_ours(pair, 1, unet_inputs)
+@in_both_modes
+def test_unet(mode, pair, unet_inputs):
+    result = run_ours(pair, mode, unet_inputs)
     assert_close(result, run(pair.torch.unet, *unet_inputs).sample, OTHER_EPSILON)
     assert_close(result, run(pair.models.with_one_epsilon(pair.torch.unet), *unet_inputs).sample)
 
 
 @pytest.mark.parametrize("pair", ["two_levels"], indirect=True)
-def test_unet_in_image_only_mode(eager, pair, unet_inputs):
+def test_unet_in_image_only_mode(mode, pair, unet_inputs):
     unet = pair.models.without_time(pair.models.with_one_epsilon(pair.torch.unet))
-    assert_close(run_ours(pair, 1, unet_inputs, image_only=True), run(unet, *unet_inputs).sample)
+    assert_close(run_ours(pair, mode, unet_inputs, image_only=True), run(unet, *unet_inputs).sample)
 
 
 @in_both_modes

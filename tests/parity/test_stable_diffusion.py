@@ -61,11 +61,9 @@ def torch_text_encoder(config: TextEncoderConfig, layers: int) -> torch.nn.Modul
     )
 
 
-# Its graphs are compared as parts of pipelines (test_text_pipelines).
-@pytest.mark.parametrize(
-    "activation, last_layers", [("quick_gelu", 0), ("gelu", 1)], ids=["all_layers", "without_the_last"]
-)
-def test_text_encoder(eager, activation, last_layers):
+@pytest.mark.parametrize("last_layers", [0, 1], ids=["all_layers", "without_the_last"])
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_text_encoder(mode, activation, last_layers):
     """All layers, as Stable Diffusion 1 uses them, or all but the last, as 2, with the final normalisation."""
     config = replace(TEXT, activation=activation)
     reference = torch_text_encoder(config, config.layers + last_layers)
@@ -134,9 +132,8 @@ def our_unet(unet: UNetConfig, reference: torch.nn.Module) -> nn.Cell:
     return load_foreign(image_unet(config), weights, diffusers_names(IMAGE, config))
 
 
-# Their graphs, too: the first generation's within AnimateDiff's.
 @pytest.mark.parametrize("name", UNETS)
-def test_unet(eager, name):
+def test_unet(mode, name):
     """Two clips of two frames, which are images of one prompt and noise level; as a whole, or in two steps."""
     unet = UNETS[name]
     reference = torch_unet(unet)

@@ -134,14 +134,17 @@ VERSIONS = {
 }
 
 
-# Graphs of what diffusers has are compared as pipelines (test_text_pipelines).
-@pytest.mark.parametrize(
-    "_mode, version",
-    [(0, "v1"), *((1, version) for version in VERSIONS)],
-    indirect=["_mode"],
-    ids=["graph-v1", *(f"pynative-{version}" for version in VERSIONS)],
-)
+@pytest.mark.parametrize("version", ["diffusers", "v1"])
 def test_motion_modules(mode, inputs, version):
+    compare_motion_modules(version, inputs)
+
+
+@pytest.mark.parametrize("version", ["v2", "v3"])
+def test_combinations_of_their_parts(eager, inputs, version):
+    compare_motion_modules(version, inputs)
+
+
+def compare_motion_modules(version: str, inputs: tuple[np.ndarray, ...]) -> None:
     layers = VERSIONS[version]
     reference = motion_unet(layers.middle)
     network = ours(TemporalConfig(motion_modules=layers), reference, MOTION_MODULES)
@@ -160,7 +163,7 @@ def test_motion_modules(mode, inputs, version):
 # --- ModelScope ---
 
 
-def test_modelscope(eager, inputs):
+def test_modelscope(mode, inputs):
     from diffusers import UNet3DConditionModel
 
     reference = UNet3DConditionModel(
