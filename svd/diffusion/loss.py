@@ -1,5 +1,7 @@
 """The denoising loss, and the noise levels that it is trained at."""
 
+import math
+
 import numpy as np
 from mindspore import Tensor, nn, ops
 from numpy.typing import ArrayLike
@@ -10,7 +12,9 @@ from svd.diffusion.preconditioning import Preconditioning
 
 def log_normal(normal: ArrayLike, mean: float, std: float) -> np.ndarray:
     """Noise levels with ln sigma ~ N(mean, std^2) from unit Gaussian numbers, float64 (EDM, arXiv 2206.00364, 5)."""
-    return np.exp(mean + std * np.asarray(normal, np.float64))
+    exponents = mean + std * np.asarray(normal, np.float64)
+    # The last bit of np.exp depends on the processor, and with AVX-512 on the address of its result.
+    return np.vectorize(math.exp, otypes=[np.float64])(exponents)
 
 
 def loss_coefficients(preconditioning: Preconditioning, sigma: ArrayLike) -> Tensor:

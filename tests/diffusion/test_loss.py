@@ -1,5 +1,7 @@
 """The denoising loss against its formula in NumPy, with networks that are formulas too."""
 
+import math
+
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
@@ -150,3 +152,6 @@ def test_log_normal():
     assert sigma.mean() == pytest.approx(np.exp(-1.2 + 0.125), rel=0.01)
     assert log_normal(0.0, 1.0, 1.6) == pytest.approx(np.e)
     assert log_normal(3.0, 1.0, 0.0) == pytest.approx(np.e)
+    few = normal[:100]  # one by one to the last bit, too
+    assert log_normal(few, -1.2, 0.5).tolist() == [log_normal(x, -1.2, 0.5) for x in few]
+    assert log_normal(few, -1.2, 0.5).tolist() == [math.exp(-1.2 + 0.5 * x) for x in few]
