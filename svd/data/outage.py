@@ -67,8 +67,8 @@ class Outage:
             given_up = True
             raise
         finally:
-            if began is not None:
-                self._end(given_up)
+            if began is not None and not given_up:  # given up, it goes on: what fails next is no news
+                self._end()
 
     def _begin(self, error: Unavailable) -> None:
         with self._lock:
@@ -78,8 +78,8 @@ class Outage:
                 what = f"{error.path} cannot be read now: {error.reason}"
                 self._messages.append(f"warning: {what}; trying again, for {self._policy} at most")
 
-    def _end(self, given_up: bool) -> None:
+    def _end(self) -> None:
         with self._lock:
             self._waiting -= 1
-            if self._waiting == 0 and not given_up:
+            if self._waiting == 0:
                 self._messages.append(f"the data can be read again, after {time.monotonic() - self._since:.1f} s")

@@ -222,6 +222,19 @@ def test_pauses_grow():
     assert pauses == [1, 2, 4, 5, 5]
 
 
+def test_an_outage_that_is_given_up_is_not_told_of_again():
+    """By another thread, whose item fails before the first one's error ends the run."""
+
+    def away():
+        raise Unavailable("item", "its disk is away")
+
+    outage = Outage(RetryPolicy(limit=0.0))
+    for _ in range(2):
+        with pytest.raises(DatasetError, match="could not be read for 0 s"):
+            outage.retry(away, time.sleep)
+    assert len(list(outage.messages())) == 1
+
+
 def test_an_item_that_hangs_its_process_is_replaced():
     """After a while without progress, twice; one that is read slowly is not touched."""
     batches = take(5, Hanging(4, hanging=[2], long=[1]), workers=2, item_seconds=0.6)
