@@ -16,8 +16,8 @@ def _add(total: Parameter, gradient: Tensor) -> Tensor:
     return ops.AssignAdd()(total, gradient)
 
 
-def _clear(total: Parameter) -> Tensor:
-    return ops.Assign()(total, ops.zeros_like(total))
+def _clear(after: Tensor, total: Parameter) -> Tensor:
+    return ops.Assign()(total, ops.depend(ops.zeros_like(total), after))
 
 
 class TrainStep(nn.Cell):
@@ -81,10 +81,11 @@ class TrainStep(nn.Cell):
         norm = ops.zeros((), ms.float32)
         if last:
             norm = self._update(ops.depend(self.totals, added), loss_scale, coefficients, rate)
-            self.map(_clear, self.totals)
+            self.map(ops.partial(_clear, norm), self.totals)
         return loss, norm
 
     def _update(self, gradients, loss_scale, coefficients, rate):
+        """The norm, after the update: in a graph the totals of gradients could be cleared before it has read them."""
         if self.ranks > 1:
             gradients = self.mean(gradients)
         scale = ops.mul(loss_scale, float(self.micro_batches))
@@ -95,6 +96,7 @@ class TrainStep(nn.Cell):
             if self.owned is not None:
                 gradients = self.owned.share(gradients)
             updated = self.optimizer(gradients, coefficients)
+            norm = ops.depend(norm, updated)
             if self.owned is not None:
                 self.owned(updated)
             if self.average is not None:
