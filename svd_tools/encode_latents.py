@@ -13,6 +13,7 @@ if __name__ == "__main__":  # signals are handled from here on, also during impo
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 from itertools import groupby
@@ -238,7 +239,7 @@ class LatentsJournal(Journal):
         self._rows, self._clips, self._bytes = [], [], 0
 
     def forget_lost(self) -> None:
-        """Mark clips whose file is missing, truncated or damaged as pending."""
+        """Mark clips whose file is missing, truncated or damaged as pending, and remove it."""
         lost = []
         for file, _ in groupby(self.rows(order="file"), lambda row: row["file"]):
             try:
@@ -248,6 +249,8 @@ class LatentsJournal(Journal):
         for file in lost:
             for row in list(self.rows(f"file = '{file}'")):
                 super().record({"path": row["path"], "why": None})
+            with suppress(OSError):  # where it cannot be removed, nothing refers to it any more
+                (self._writer.plan.out / SHARDS / file).unlink()
         if lost:
             some = f"{len(lost)} files of latents are missing or damaged, such as {lost[0]}"
             print(printable(f"{some}: their clips are done again"))

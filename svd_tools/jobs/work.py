@@ -150,9 +150,9 @@ def process_pending(journal: Journal, row_of: RowOf, folder: str, processes: int
         pool = stack.enter_context(closing(WorkerPool(work, 0, max(1, min(processes, left)))))
         # disable=None: no bar unless the output is a terminal
         bar = stack.enter_context(tqdm(total=done + left, initial=done, unit=unit, disable=None))
-        waiting: set[Future] = set()
+        waiting: list[Future] = []
         for path in journal.pending():
-            waiting.add(pool.submit(_row, pool, path))
+            waiting.append(pool.submit(_row, pool, path))
             if len(waiting) >= 4 * processes:  # bounds memory
                 waiting = _record(journal, waiting, bar)
         while waiting:
@@ -168,10 +168,11 @@ def _row(pool: WorkerPool, path: str) -> Row:
         return {"path": path, "why": None}
 
 
-def _record(journal: Journal, waiting: set[Future], bar: tqdm) -> set[Future]:
-    """Record rows as they become ready; returns the futures that are still pending."""
-    ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-    for future in ready:
-        journal.record(future.result())
-        bar.update()
-    return waiting
+def _record(journal: Journal, waiting: list[Future], bar: tqdm) -> list[Future]:
+    """Record the rows that are ready, in their order; returns the futures that are still pending."""
+    ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
+    for future in waiting:
+        if future in ready:
+            journal.record(future.result())
+            bar.update()
+    return [future for future in waiting if future not in ready]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from concurrent import futures
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -265,6 +266,21 @@ def test_a_process_that_dies_takes_one_video_with_it(tmp_path):
         assert [row["path"] for row in journal.rows()] == ["a.mp4", "once.mp4"]
         (row,) = journal.failures()
         assert row["path"] == "deadly.mp4" and "died, twice (signal 11" in row["why"]
+
+
+def row_of_a_name(path: str, folder: str) -> dict:
+    return {"path": path, "why": "", "score": 1.0}
+
+
+def test_rows_that_are_ready_together_are_recorded_in_their_order(monkeypatch):
+    """So that the same work writes the same files."""
+    names, recorded = [f"{index:02d}.mp4" for index in range(32)], []
+    monkeypatch.setattr(work, "wait", lambda waiting, **_: (set(futures.wait(waiting).done), set()))
+    monkeypatch.setattr(Journal, "record", lambda self, row: recorded.append(row["path"]))
+    with Journal("", {"score": "REAL"}, "rows") as journal:
+        journal.register((name, "") for name in names)
+        process_pending(journal, row_of_a_name, "", 2, "video")
+    assert recorded == names
 
 
 def test_only_failures(videos, tmp_path, refuse):
