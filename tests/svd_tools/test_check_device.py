@@ -57,6 +57,10 @@ FAULTY = """
 """
 
 
+LIMITS = (4, 60)
+"""Seconds for a check that hangs: the second where a machine that is busy did not begin within the first."""
+
+
 @pytest.fixture
 def group(tmp_path, monkeypatch):
     """Make a group of checks of this source, and run it."""
@@ -73,7 +77,10 @@ def group(tmp_path, monkeypatch):
 
 
 def test_checks_that_fail_crash_or_hang_do_not_keep_the_others(group):
-    results, told = group(FAULTY, time_limit=5)
+    for time_limit in LIMITS:
+        results, told = group(FAULTY, time_limit)
+        if [result.check for result in results if "the time limit" in result.error] == ["hang"]:
+            break
     verdicts = {result.check: result.verdict for result in results}
     assert verdicts == {
         **dict.fromkeys(("fine", "last"), "passed"),
@@ -84,7 +91,7 @@ def test_checks_that_fail_crash_or_hang_do_not_keep_the_others(group):
     assert (found["fine"].difference, found["fine"].limit, found["fine"].note) == (1e-6, 2e-5, "a note")
     assert "ValueError: no such thing" in found["broken"].error and "somebody" not in found["broken"].error
     assert found["crash"].error.startswith("ended by SIGSEGV")
-    assert found["hang"].error.startswith("ended after 5 s, the time limit")
+    assert found["hang"].error.startswith(f"ended after {time_limit} s, the time limit")
     assert [name for name, result in told if result is None] == list(verdicts), "progress: what begins"
     assert [result for _, result in told if result is not None] == results
 
@@ -127,7 +134,10 @@ def test_a_process_that_ends_leaves_none_behind(group):
         def checks(settings):
             return {"start": start}
     """
-    (result,), _ = group(source, time_limit=4)
+    for time_limit in LIMITS:
+        (result,), _ = group(source, time_limit)
+        if "child" in result.error:
+            break
     pid = int(result.error.split("child ")[1].split()[0])
     status = Path(f"/proc/{pid}/stat")
     assert not status.exists() or status.read_text().split(")")[1].split()[0] == "Z"
