@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import interleaved
 import numpy as np
@@ -26,8 +27,9 @@ NO_VOCABULARY = json.dumps({"vocab": {}, "merges": []})
 CHECKPOINT, DIFFUSERS = "model.safetensors", "diffusers"
 """What `write_model` writes: this project's file of a model, and diffusers' folder of the same."""
 LEARNING_RATE = 1e-5
-TOKENS = {"svd": 1, "image_ldm": 77}
-"""Of the context of cross-attention, by kind of model."""
+PROMPT_TOKENS = 77
+TIMESTEPS = (999, 1)
+"""Of Stable Diffusion's schedule, at which networks that are given text are evaluated: of the first and last clip."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,23 @@ class Size:
 
     unet: dict
     latents: tuple[int, int, int, int, int]
-    kind: str = "svd"
+    theirs: str = "UNetSpatioTemporalConditionModel"
+    """Diffusers' class of the same network."""
+    temporal: Optional[dict] = None
+    """The temporal layers over Stable Diffusion's; without them it is a model of images, or SVD."""
+
+    @property
+    def text(self) -> bool:
+        """Whether it is given text."""
+        return self.unet["vector_dim"] is None
 
     @property
     def settings(self) -> Settings:
         """A model with this UNet; its other networks are not used."""
-        if self.kind == "image_ldm":
-            return {"kind": self.kind, "unet": self.unet, "text_encoder": {"layers": 1}}
+        if self.text:
+            kind = {"kind": "video_ldm", "temporal": self.temporal} if self.temporal else {"kind": "image_ldm"}
+            width = self.unet["context_dim"]
+            return {**kind, "unet": self.unet, "text_encoder": {"layers": 1, "width": width, "heads": width // 64}}
         return {
             "unet": self.unet,
             "image_encoder": {"layers": 1, "output_dim": self.unet["context_dim"]},
@@ -54,21 +66,37 @@ class Size:
         generator = np.random.default_rng(0)
         clips, frames = self.latents[:2]
         concat = generator.standard_normal((clips, 1, *self.latents[2:]))
+        tokens = PROMPT_TOKENS if self.text else 1
+        timestep = np.linspace(*TIMESTEPS, clips)
         x = {
             "latents": generator.standard_normal(self.latents),
             "noise": generator.standard_normal(self.latents),
-            "sigma": np.exp(1 + 1.6 * generator.standard_normal(clips)),
-            "context": generator.standard_normal((clips, TOKENS[self.kind], self.unet["context_dim"])),
+            "sigma": _sigma_of(timestep) if self.text else np.exp(1 + 1.6 * generator.standard_normal(clips)),
+            "timestep": timestep,
+            "context": generator.standard_normal((clips, tokens, self.unet["context_dim"])),
             "concat": np.repeat(concat, frames, axis=1),
             "numbers": np.broadcast_to([6, 127, 0.02], (clips, 3)),
         }
         return {name: value.astype(np.float32) for name, value in x.items()}
+
+    @property
+    def network_inputs(self) -> list[np.ndarray]:
+        """x, c_noise, context, and fps, motion bucket and augmentation, which models that are given text have not."""
+        x = self.random_inputs()
+        if self.text:
+            return [x["latents"], x["timestep"], x["context"]]
+        return [np.concatenate([x["latents"], x["concat"]], 2), 0.25 * np.log(x["sigma"]), x["context"], x["numbers"]]
 
     def __str__(self) -> str:
         return "latents {} x {} x {} x {} x {}".format(*self.latents)
 
 
 SD1 = {"in_channels": 4, "num_heads": 8, "context_dim": 768, "vector_dim": None, "convolution_projection": True}
+SD2 = {"in_channels": 4, "num_heads": None, "context_dim": 1024, "vector_dim": None, "convolution_projection": False}
+TINY_SD1 = SD1 | {"model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1, "attention_resolutions": [1]}
+ANIMATEDIFF = ("UNetMotionModel", {"motion_modules": {"norm": "clip"}})
+"""Diffusers' class, and layers that normalise as it does."""
+MODELSCOPE = ("UNet3DConditionModel", {"modelscope": {}})
 SIZES = {
     "tiny": Size(
         {"model_channels": 32, "channel_mult": [1], "num_res_blocks": 1, "attention_resolutions": []}
@@ -86,13 +114,18 @@ SIZES = {
         (2, 8, 4, 32, 32),
     ),
     "full": Size({"context_dim": 1024, "vector_dim": 768}, (2, 2, 4, 16, 16)),
-    "tiny_image": Size(
-        {"model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1, "attention_resolutions": [1]} | SD1,
-        (2, 1, 4, 8, 8),
-        "image_ldm",
-    ),
-    "image": Size({"model_channels": 128} | SD1, (2, 1, 4, 32, 32), "image_ldm"),
+    "tiny_image": Size(TINY_SD1, (2, 1, 4, 8, 8), "UNet2DConditionModel"),
+    "tiny_animatediff": Size(TINY_SD1, (2, 3, 4, 8, 8), *ANIMATEDIFF),
+    "image": Size({"model_channels": 128} | SD1, (2, 1, 4, 32, 32), "UNet2DConditionModel"),
+    "animatediff": Size({"model_channels": 128} | SD1, (2, 8, 4, 16, 16), *ANIMATEDIFF),
+    "modelscope": Size({"model_channels": 128} | SD2, (2, 8, 4, 16, 16), *MODELSCOPE),
 }
+
+
+def _sigma_of(timestep: np.ndarray) -> np.ndarray:
+    """The noise levels of Stable Diffusion's timesteps, without this project, which PyTorch's side does not import."""
+    alpha_bar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[timestep.astype(int)]
+    return np.sqrt((1 - alpha_bar) / alpha_bar)
 
 
 def model_config(settings: Settings):
@@ -184,6 +217,24 @@ def load_pretrained(kind: type, folder: Path):
     start = time.perf_counter()
     network = kind.from_pretrained(folder)
     return network, Built(time.perf_counter() - start, network.num_parameters())
+
+
+def load_diffusers_unet(size: Size, folder: Path):
+    """Diffusers' network, what was built, and a function of what `network_inputs` makes, which evaluates it."""
+    import diffusers
+
+    network, built = load_pretrained(getattr(diffusers, size.theirs), folder / DIFFUSERS / "unet")
+
+    def evaluate(x, c_noise, context, *numbers):
+        if not size.text:
+            return network(x, c_noise, context, *numbers).sample
+        if not size.temporal:
+            return network(x[:, 0], c_noise, context).sample[:, None]
+        if size.theirs == "UNetMotionModel":
+            context = context.repeat_interleave(x.shape[1], 0)
+        return network(x.transpose(1, 2), c_noise, context).sample.transpose(1, 2)
+
+    return network, built, evaluate
 
 
 def load_networks(networks: dict[str, Callable], folder: Path, trained: Callable = lambda network: ()):

@@ -65,7 +65,7 @@ def vp_v(sigmas: ArrayLike = STABLE_DIFFUSION_SIGMAS) -> Preconditioning:
     return _v_prediction(_timestep_in(sigmas))
 
 
-def vp_eps(sigmas: ArrayLike) -> Preconditioning:
+def vp_eps(sigmas: ArrayLike = STABLE_DIFFUSION_SIGMAS) -> Preconditioning:
     """Noise prediction of a variance-preserving model (DDPM, arXiv 2006.11239), such as Stable Diffusion 1; c_noise as
     in `vp_v`.
     """

@@ -57,6 +57,13 @@ def test_bench_unet(run, size, shape):
     assert 0 < difference < 1e-4  # no difference at all: both sides would be the same
 
 
+def test_bench_train(run):
+    """Of the temporal layers over Stable Diffusion's; test_bench_train is that of Stable Video Diffusion's."""
+    ((inputs, difference),) = run("bench_train", "--size=tiny_animatediff")
+    assert inputs == "latents 2 x 3 x 4 x 8 x 8"
+    assert difference < 1e-5
+
+
 def test_bench_pipeline(run):
     inputs, differences = zip(*run("bench_pipeline", "--tiny"))
     assert inputs == ("3 frames of 16 x 16", "1 image of 224 x 224", "3 frames of 16 x 16, 2 steps")
