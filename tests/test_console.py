@@ -68,7 +68,7 @@ def test_the_work_goes_on_where_nobody_reads(tmp_path, command, code):
     program = f'{sys.executable} -c "$BATCH" {done}'
     environment = os.environ | {"BATCH": BATCH, "PYTHONPATH": str(ROOT)}
     shell = ["bash", "-o", "pipefail", "-c", command.format(program)]
-    ran = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=600)
     assert done.exists() and ran.returncode == code, ran.stderr
     assert "Traceback" not in ran.stderr and "Exception ignored" not in ran.stderr
     assert ("standard output could not be written (No space left on device)" in ran.stderr) == (code == 2)

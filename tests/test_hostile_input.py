@@ -15,7 +15,7 @@ def test_spoilt_inputs(tmp_path):
     command = [sys.executable, HERE / "hostile_input.py", tmp_path, "7", str(COUNT)]
     paths = os.pathsep.join([str(HERE.parent), str(HERE)])  # a program's own folder has a folder of the name svd_tools
     environment = {**os.environ, "PYTHONPATH": paths}
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     rows = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
     assert ran.returncode == 0, f"{rows[-1:]}: {ran.stderr[-2000:]}"
     rows = [row for row in rows if "reader" in row]

@@ -192,14 +192,14 @@ def test_the_golden_checkpoint_is_in_half_precision(golden_checkpoint):
 def test_an_error_in_a_process_is_one_line_and_exit_code_2(tmp_path):
     """Told before MindSpore is imported, and without a word of it."""
     command = [sys.executable, SCRIPT, "--SVD.checkpoint=nowhere.safetensors", "--image=nowhere.png"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert run.returncode == 2 and run.stdout == "" and files(tmp_path) == set()
     assert re.fullmatch(r"image_to_video.py: error: checkpoint nowhere.safetensors does not exist: .*\n", run.stderr)
 
 
 def test_help_in_a_process_explains_every_setting(tmp_path):
     """The sentences are those under the fields of SamplingConfig."""
-    run = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, timeout=600)
     assert run.returncode == 0 and run.stderr == ""
     text = " ".join(run.stdout.split())
     body = ast.parse(inspect.getsource(SamplingConfig)).body[0].body
@@ -547,7 +547,7 @@ def test_output_that_nobody_takes_ends_nothing(tmp_path):
     with open("/dev/full", "w") as full:
         run = subprocess.run(
             ["sh", "-c", 'exec "$@" 2>&-', "sh", *map(str, command), "a.png", "b.png"],
-            cwd=tmp_path, stdout=full, timeout=300,
+            cwd=tmp_path, stdout=full, timeout=600,
         )  # fmt: skip
     assert run.returncode == 2
     assert files(tmp_path / "outputs") == {f"{name}_seed0.{kind}" for name in "ab" for kind in ("gif", "yaml")}

@@ -62,7 +62,7 @@ for number, program in enumerate(programs):
 def helps(tmp_path_factory) -> dict[str, tuple[str, str, int, set[str]]]:
     """Of each program's --help: what it prints, also as errors, its code, and the packages that are imported then."""
     folder = tmp_path_factory.mktemp("helps")
-    errors = start("-c", HELP, folder, *PROGRAMS).communicate(timeout=300)[1]
+    errors = start("-c", HELP, folder, *PROGRAMS).communicate(timeout=600)[1]
     found = {}
     for number, program in enumerate(PROGRAMS):
         assert (folder / f"{number}.json").exists(), f"{program} had no end: {errors}"
@@ -90,7 +90,7 @@ def test_a_signal_while_modules_are_imported(program, number):
                 break
         time.sleep(seconds / 10)
         process.send_signal(number)
-        errors = process.communicate(timeout=60)[1]
+        errors = process.communicate(timeout=600)[1]
         told = errors.count(f"{PROGRAMS[program]}: {'interrupted' if number == signal.SIGINT else 'terminated'}")
         assert (process.returncode, told) in ((CODES[number], 1), (0, 0)), errors[-1000:]
         assert "Traceback" not in errors and "Fatal" not in errors

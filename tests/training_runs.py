@@ -113,12 +113,12 @@ class Child:
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait_for(self, text: str, seconds: float = 120) -> None:
+    def wait_for(self, text: str, seconds: float = 600) -> None:
         """Wait until it has said something."""
         self._wait(lambda: text in self.said or self.process.poll() is not None, seconds)
         assert text in self.said, self.said[-3000:]
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 600) -> int:
         """Wait until it has ended; returns the exit code."""
         self._wait(lambda: self.process.poll() is not None, seconds)
         return self.process.returncode

@@ -365,7 +365,7 @@ for _ in range(10):
     next(loader)
 print(len(caught), children() == workers)
 """
-    out, err = run_script(body).communicate(timeout=60)
+    out, err = run_script(body).communicate(timeout=600)
     assert (out, err) == ("2 True\n", "")
 
 

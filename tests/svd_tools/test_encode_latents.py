@@ -134,7 +134,7 @@ def test_the_example_of_the_documentation_on_ray(inputs, whole, tmp_path):
     (tmp_path / "example.py").write_text(example)
     search = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = os.environ | {"PYTHONPATH": search, "RAY_USAGE_STATS_ENABLED": "0"}
-    subprocess.run([sys.executable, "example.py"], cwd=tmp_path, env=environment, check=True, timeout=240)
+    subprocess.run([sys.executable, "example.py"], cwd=tmp_path, env=environment, check=True, timeout=600)
     assert len(files(tmp_path / "latents")) > 1 and len(list((tmp_path / "latents/index").iterdir())) > 1
     assert_same_clips(clips(tmp_path / "latents"), clips(whole))
 
