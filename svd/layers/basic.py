@@ -92,12 +92,15 @@ class Conv2d(nn.Conv2d):
     def set_operators(self, operators: Operators) -> None:
         self.add_bias, self.add_to_channels = shared(operators.add_bias), shared(operators.add_to_channels)
         self.sliced = operators.slices and self.kernel_size[0] > self.kernel_size[1]
+        height, width = self.kernel_size
+        keeps_size = self.stride == (1, 1) and self.padding == (height // 2, height // 2, width // 2, width // 2)
+        self.convolution = (operators.convolution(self.kernel_size) if keeps_size else None) or self.conv2d
 
     def without_bias(self, x: Tensor) -> Tensor:
         weight = in_type_of(x, self.weight)
         if self.sliced:
-            return in_slices(self.conv2d, x, weight)
-        return self.conv2d(x, weight)
+            return in_slices(self.convolution, x, weight)
+        return self.convolution(x, weight)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.add_bias(self.without_bias(x), in_type_of(x, self.bias))

@@ -9,7 +9,7 @@ from mindspore import Tensor, nn, ops
 
 from svd.config.pixel_networks import FactorisedAttention, PixelTemporalConfig, PixelUNetConfig
 from svd.layers.axes import per_image
-from svd.layers.basic import GroupNorm, in_type_of, upsample_nearest
+from svd.layers.basic import Conv2d, GroupNorm, upsample_nearest
 from svd.layers.blend import Blend, residual_blend
 from svd.layers.embeddings import EmbeddingMLP
 from svd.layers.factorised import (
@@ -26,16 +26,14 @@ from svd.networks.blocks.text_attention import TextAttention
 from svd.networks.unet import Level, Place, count_constants
 
 
-class Convolution(nn.Conv2d):
-    """A 3x3 convolution without bias over [n c h w], padded to keep the size; weights may be float32 in a 16-bit
-    network.
-    """
+class Convolution(Conv2d):
+    """A 3x3 convolution without bias over [n c h w], padded to keep the size."""
 
     def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(in_channels, out_channels, 3, pad_mode="pad", padding=1, has_bias=False)
+        super().__init__(in_channels, out_channels, 3, pad_mode="pad", padding=(1, 1, 1, 1), has_bias=False)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.conv2d(x, in_type_of(x, self.weight))
+        return self.without_bias(x)
 
 
 class Residual(nn.Cell):

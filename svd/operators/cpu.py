@@ -170,6 +170,28 @@ class Geglu(nn.Cell):
         return ops.reshape(y, x.shape[:-1] + (y.shape[-1],))
 
 
+class Convolution(nn.Cell):
+    """x [n c h w], weight [o c 3 3] or [o c 3 1] -> [n o h w]; `name` of the kernel says which."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.forward = kernel(name, "n c h w, o c k l -> n o h w")
+        self.input_gradient = kernel(name + "GradInput", "n o h w, o c k l -> n c h w")
+        self.weight_gradient = kernel(name + "GradWeight", "n o h w, n c h w, o c k l -> o c k l")
+
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self.forward(x, weight)
+
+    def bprop(self, x: Tensor, weight: Tensor, out: Tensor, dout: Tensor):
+        return self.input_gradient(dout, weight), self.weight_gradient(dout, x, weight)
+
+
+def convolution(kernel_size: tuple[int, int]) -> Optional[nn.Cell]:
+    """`portable.convolution`: kernels for 3 x 3 and 3 x 1 taps."""
+    names = {(3, 3): "Convolution", (3, 1): "TemporalConvolution"}
+    return shared(Convolution, names[kernel_size]) if kernel_size in names else None
+
+
 class Attend(nn.Cell):
     """q [b l c], k v [b n c] -> y [b l c], logarithms of the softmax's denominators [b h l]"""
 

@@ -130,6 +130,12 @@ class NormalCDF(nn.Cell):
         return (dout * ops.mul(ops.exp(ops.mul(x * x, -0.5)), (2 * pi) ** -0.5),)
 
 
+def convolution(kernel_size: tuple[int, int]) -> None:
+    """The cell (x [n c h w], weight [o c k l]) -> [n o h w] of a convolution with stride 1 that keeps the size by zeros
+    around; None: MindSpore's own.
+    """
+
+
 class Linear(nn.Cell):
     """x [... i], weight [o i], bias [o] or None -> [... o]. nn.Dense does it with operators that compile slowly."""
 

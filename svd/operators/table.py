@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Optional
 
 import mindspore as ms
 from mindspore import nn
@@ -28,6 +29,7 @@ class Operators:
     add_linear: Callable[..., nn.Cell] = portable.AddLinear
     add_to_channels: Callable[..., nn.Cell] = portable.AddToChannels
     blend: Callable[..., nn.Cell] = portable.Blend
+    convolution: Callable[[tuple[int, int]], Optional[nn.Cell]] = portable.convolution
     slices: bool = False
     """Whether convolutions over time are computed in slices of pixels (svd.layers.axes)."""
 
@@ -53,6 +55,7 @@ CPU = Operators(
     add_linear=cpu.AddLinear,
     add_to_channels=cpu.AddToChannels,
     blend=cpu.Blend,
+    convolution=cpu.convolution,
 )
 
 
