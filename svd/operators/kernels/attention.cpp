@@ -104,10 +104,11 @@ KERNEL(Attention) {
       multiply(rows, padded(keys), s.d, q, c, 1, k + key, columns, scores, KEYS, false);
       for (int64_t row = 0; row < rows; row++) {
         float *p = scores + row * KEYS, before = largest[row], highest = before, part = 0;
+        std::fill(p + keys, p + padded(keys), -std::numeric_limits<float>::infinity());  // so that vectors are whole
 #pragma omp simd reduction(max : highest)
-        for (int64_t i = 0; i < keys; i++) highest = std::max(highest, p[i] * scale);
+        for (int64_t i = 0; i < padded(keys); i++) highest = std::max(highest, p[i] * scale);
 #pragma omp simd reduction(+ : part)
-        for (int64_t i = 0; i < keys; i++) part += p[i] = exponential(p[i] * scale - highest);
+        for (int64_t i = 0; i < padded(keys); i++) part += p[i] = exponential(p[i] * scale - highest);
         const float kept = key ? exponential(before - highest) : 0.0f;
         largest[row] = highest;
         total[row] = total[row] * kept + part;
@@ -171,7 +172,7 @@ KERNEL(AttentionGrad) {
 #pragma omp simd reduction(+ : product)
             for (int64_t i = 0; i < s.d; i++) product += dy[row * width + i] * y[i];
 #pragma omp simd
-            for (int64_t i = 0; i < keys; i++) {
+            for (int64_t i = 0; i < padded(keys); i++) {  // of the last ones, which stand for no keys, nothing is read
               p_row[i] = exponential(p_row[i] * scale - log);
               dp_row[i] = p_row[i] * (dp_row[i] - product) * scale;
             }

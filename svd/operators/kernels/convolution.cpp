@@ -271,28 +271,43 @@ static void transform_outputs(const Shape<SQUARE> &s, const float *m, int64_t st
   }
 }
 
-template <bool SQUARE, bool TURNED>
-static void convolve(const Shape<SQUARE> &s, const float *x, const float *weight, float *y) {
-  const int64_t pad = padded(s.c, PANEL), panels = padded(s.o, PANEL) / PANEL, tiles = s.tiles();
-  const int64_t most = std::min(tiles, padded(std::max(CHUNK, POINTS / (s.points * pad)), CHUNK));
-  const Buffer pixels = channels_last(s, s.c, x);
-  Buffer v = buffer(s.points * most * pad);
-  for (int64_t start = 0; start < tiles; start += most) {
-    const int64_t count = std::min(most, tiles - start), chunks = (count + CHUNK - 1) / CHUNK;
-    transform_inputs(s, pad, pixels.get(), start, count, Points::in_rows(count, pad), v.get());
-    parallel(chunks * panels, [&](int64_t task) {
-      const int64_t chunk = task / panels, panel = task % panels * PANEL;
-      const int64_t begin = count * chunk / chunks, size = count * (chunk + 1) / chunks - begin;
-      Buffer m = buffer(s.points * size * PANEL), u = buffer(s.points * BLOCK * PANEL);
-      for (int64_t first = 0; first < s.c; first += BLOCK) {
-        const int64_t inputs = std::min(BLOCK, s.c - first);
-        transform_weights<SQUARE, TURNED>(s, weight, panel, first, inputs, u.get());
-        for (int64_t k = 0; k < s.points; k++)
-          multiply(size, inputs, &v[(k * count + begin) * pad + first], pad, &u[k * BLOCK * PANEL], &m[k * size * PANEL], first > 0);
-      }
-      transform_outputs(s, m.get(), start + begin, size, panel, y);
-    });
+// Calls task(shape of these images, number of the first) for groups of images with about `most` tiles: what is kept beside
+// the input and output of a convolution does not grow with their number.
+template <bool SQUARE, class Task>
+static void by_images(const Shape<SQUARE> &s, int64_t most, Task task) {
+  const int64_t group = std::max<int64_t>(1, most / (s.down() * s.across()));
+  for (int64_t first = 0; first < s.n; first += group) {
+    Shape<SQUARE> images = s;
+    images.n = std::min(group, s.n - first);
+    task(images, first);
   }
+}
+
+template <bool SQUARE, bool TURNED>
+static void convolve(const Shape<SQUARE> &all, const float *x, const float *weight, float *y) {
+  const int64_t pad = padded(all.c, PANEL), panels = padded(all.o, PANEL) / PANEL, area = all.h * all.w;
+  const int64_t most = std::min(all.tiles(), padded(std::max(CHUNK, POINTS / (all.points * pad)), CHUNK));
+  Buffer v = buffer(all.points * most * pad);
+  by_images(all, most, [&](const Shape<SQUARE> &s, int64_t image) {
+    const Buffer pixels = channels_last(s, s.c, x + image * s.c * area);
+    for (int64_t start = 0; start < s.tiles(); start += most) {
+      const int64_t count = std::min(most, s.tiles() - start), chunks = (count + CHUNK - 1) / CHUNK;
+      transform_inputs(s, pad, pixels.get(), start, count, Points::in_rows(count, pad), v.get());
+      parallel(chunks * panels, [&](int64_t task) {
+        const int64_t chunk = task / panels, panel = task % panels * PANEL;
+        const int64_t begin = count * chunk / chunks, size = count * (chunk + 1) / chunks - begin;
+        Buffer m = buffer(s.points * size * PANEL), u = buffer(s.points * BLOCK * PANEL);
+        for (int64_t first = 0; first < s.c; first += BLOCK) {
+          const int64_t inputs = std::min(BLOCK, s.c - first);
+          transform_weights<SQUARE, TURNED>(s, weight, panel, first, inputs, u.get());
+          for (int64_t k = 0; k < s.points; k++)
+            multiply(size, inputs, &v[(k * count + begin) * pad + first], pad, &u[k * BLOCK * PANEL], &m[k * size * PANEL],
+                     first > 0);
+        }
+        transform_outputs(s, m.get(), start + begin, size, panel, y + image * s.o * area);
+      });
+    }
+  });
 }
 
 static inline void weight_taps(const Vector u[4], Vector g[3]) {
@@ -331,25 +346,30 @@ static void add_weight_gradients(const Shape<SQUARE> &s, const float *du, int64_
 }
 
 template <bool SQUARE>
-static void differentiate_weights(const Shape<SQUARE> &s, const float *dy, const float *x, float *dw) {
-  const int64_t pad = padded(s.c, PANEL), out = padded(s.o, PANEL), panels = pad / PANEL, tiles = s.tiles();
-  const int64_t rows = (s.o + OUTPUTS - 1) / OUTPUTS, most = std::min(tiles, std::max(CHUNK, POINTS / (s.points * pad)));
-  const Buffer pixels = channels_last(s, s.c, x), gradients = channels_last(s, s.o, dy);
-  Buffer v = buffer(s.points * most * pad), d = buffer(s.points * most * out);
-  std::fill_n(dw, s.o * s.c * s.taps, 0.0f);
-  for (int64_t start = 0; start < tiles; start += most) {
-    const int64_t count = std::min(most, tiles - start);
-    const Points places = Points::in_panels(count, s.points);
-    transform_inputs(s, pad, pixels.get(), start, count, places, v.get());
-    transform_output_gradients(s, out, gradients.get(), start, count, places, d.get());
-    parallel(panels * rows, [&](int64_t task) {
-      const int64_t panel = task / rows * PANEL, o = task % rows * OUTPUTS;
-      alignas(64) float du[Shape<SQUARE>::points * OUTPUTS * PANEL];
-      for (int64_t k = 0; k < s.points; k++)
-        tile<OUTPUTS>(count, &d[places.at(k, 0, o)], 1, PANEL, &v[places.at(k, 0, panel)], PANEL, du + k * OUTPUTS * PANEL, false);
-      add_weight_gradients(s, du, o, panel, dw);
-    });
-  }
+static void differentiate_weights(const Shape<SQUARE> &all, const float *dy, const float *x, float *dw) {
+  const int64_t pad = padded(all.c, PANEL), out = padded(all.o, PANEL), panels = pad / PANEL, area = all.h * all.w;
+  const int64_t rows = (all.o + OUTPUTS - 1) / OUTPUTS;
+  const int64_t most = std::min(all.tiles(), std::max(CHUNK, POINTS / (all.points * pad)));
+  Buffer v = buffer(all.points * most * pad), d = buffer(all.points * most * out);
+  std::fill_n(dw, all.o * all.c * all.taps, 0.0f);
+  by_images(all, most, [&](const Shape<SQUARE> &s, int64_t image) {
+    const Buffer pixels = channels_last(s, s.c, x + image * s.c * area);
+    const Buffer gradients = channels_last(s, s.o, dy + image * s.o * area);
+    for (int64_t start = 0; start < s.tiles(); start += most) {
+      const int64_t count = std::min(most, s.tiles() - start);
+      const Points places = Points::in_panels(count, s.points);
+      transform_inputs(s, pad, pixels.get(), start, count, places, v.get());
+      transform_output_gradients(s, out, gradients.get(), start, count, places, d.get());
+      parallel(panels * rows, [&](int64_t task) {
+        const int64_t panel = task / rows * PANEL, o = task % rows * OUTPUTS;
+        alignas(64) float du[Shape<SQUARE>::points * OUTPUTS * PANEL];
+        for (int64_t k = 0; k < s.points; k++)
+          tile<OUTPUTS>(count, &d[places.at(k, 0, o)], 1, PANEL, &v[places.at(k, 0, panel)], PANEL, du + k * OUTPUTS * PANEL,
+                        false);
+        add_weight_gradients(s, du, o, panel, dw);
+      });
+    }
+  });
 }
 
 // x [n c h w], weight [o c 3 3] -> y [n o h w]
