@@ -6,6 +6,7 @@ import gzip
 import os
 import struct
 import zlib
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -17,6 +18,14 @@ from svd.data.dataset import DatasetError, check_data
 SIDE = 28
 """Pixels of a digit's height and width, as in MNIST."""
 CLASSES = 10
+SIZES = 20.0, 32.0
+"""Pixels of the longer side of a digit as people draw it (`drawn`); MNIST's has 20."""
+MARGIN = 4
+"""Pixels around it, as MNIST's has about."""
+LARGEST = round(SIZES[1]) + 2 * MARGIN
+"""Most pixels of the height and width of what `drawn` gives."""
+FINE = 4
+"""Parts of a pixel, on each axis, in which strokes are widened."""
 Part = Literal["train", "test"]
 Look = Literal["plain", "thick", "italic", "inverted"]
 
@@ -50,6 +59,60 @@ def varied(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     blurred = cv2.GaussianBlur(moved, (0, 0), 1.0)
     cut = rng.uniform(0.3, 0.75)
     return np.clip((blurred / max(blurred.max(), 1e-3) - cut) / 0.4 + 0.5, 0, 1)
+
+
+@dataclass(frozen=True)
+class Pen:
+    """What a clip is drawn with, and on: lengths in pixels, brightness from 0 to 1."""
+
+    width: float
+    """Of half a stroke of a digit of 26 pixels, and in proportion of others."""
+    edge: float
+    """Over which a stroke fades out: hard edges are of less than a pixel."""
+    ink: float
+    """Brightness of the strokes."""
+    ground: tuple[float, float, float]
+    """Brightness of the background in the middle, and how much it rises to the right and to the bottom."""
+
+    @staticmethod
+    def of(rng: np.random.Generator) -> Pen:
+        """One as people's pictures have, light on dark."""
+        level, (across, down) = 0.15 * rng.random() ** 2, rng.uniform(-1, 1, 2)
+        width, edge = rng.uniform(0.8, 2.3), 0.6 * 5 ** rng.random()
+        return Pen(width, edge, rng.uniform(0.75, 1.0), (level, level / 2 * across, level / 2 * down))
+
+    def background(self, size: int) -> np.ndarray:
+        """The empty paper: float32 [size size]."""
+        level, across, down = self.ground
+        slope = np.linspace(-0.5, 0.5, size, dtype=np.float32)
+        return level + across * slope + down * slope[:, None]
+
+
+def drawn(picture: np.ndarray, pen: Pen, rng: np.random.Generator) -> np.ndarray:
+    """Draw a digit with a pen, as another hand might have: float32 [28 28] -> [s s], white on black.
+
+    It is rotated by up to 0.2 radians, slanted by up to 0.3, narrowed to 0.8 at most, and its longer side has SIZES
+    pixels, with MARGIN around it. Strokes get the pen's width, however wide they were, but lose less than half of
+    their own: a thinner line would break.
+    """
+    (angle, slant), narrow, size = rng.uniform((-0.2, -0.3), (0.2, 0.3)), rng.uniform(0.8, 1.0), rng.uniform(*SIZES)
+    side = round(size) + 2 * MARGIN
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shape = turn @ np.array([[narrow, slant], [0, 1]])
+    inked = np.argwhere(picture > 0.3)[:, ::-1]  # (x, y)
+    if not len(inked):
+        return np.zeros((side, side), np.float32)
+    moved = inked @ shape.T
+    low, high = moved.min(0) - 0.5, moved.max(0) + 0.5
+    scale = FINE * size / (high - low).max()
+    shift = (FINE * side - 1) / 2 - scale * (low + high) / 2
+    matrix = np.column_stack([scale * shape, shift])
+    fine = cv2.warpAffine(picture, matrix, (FINE * side, FINE * side), flags=cv2.INTER_CUBIC) > 0.5
+    inside, outside = (cv2.distanceTransform(np.uint8(of), cv2.DIST_L2, 3) / FINE for of in (fine, ~fine))
+    own = inside[fine].mean() * 2 if fine.any() else 0.0  # over the width of a stroke the distance rises to half of it
+    distance = inside - outside + max(pen.width * size / 26 - own, -0.45 * own)
+    light = np.clip(distance / pen.edge + 0.5, 0, 1)
+    return cv2.resize(light.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
 
 
 def styled(picture: np.ndarray, look: Look) -> np.ndarray:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from svd.data.dataset import Dataset, check_data
-from svd.data.handwriting import SIDE, Look, Part, handwriting, styled, varied
+from svd.data.handwriting import LARGEST, SIDE, Look, Part, Pen, drawn, handwriting, styled, varied
 from svd.data.video_dataset import Clip
 from svd.seeds import Purpose, generator
 
@@ -28,12 +28,13 @@ class DigitsClip(Clip):
     """A clip and its ground truth.
 
     `digits` are the classes (0 to 9), `speed` is in pixels per frame, the same for all digits, and `centres` are their
-    centres, (x, y) in pixels, [t n 2].
+    centres, (x, y) in pixels, [t n 2]. `sides` are the heights and widths of the squares that they move in, in pixels.
     """
 
     digits: tuple[int, ...]
     speed: float
     centres: np.ndarray
+    sides: tuple[int, ...]
 
 
 def describe(digits: Sequence[int], bucket: float) -> str:
@@ -59,6 +60,9 @@ class MovingDigits(Dataset):
             reach an edge. By default each has its own.
         varied: Share of the digits that are augmented (rotation, shear, size, stroke width), so that a model learns
             more handwriting than the source has.
+        natural: Share of the clips that are drawn as people's pictures are: digits of 20 to 32 pixels, of their own
+            slants, stroke widths, soft or hard edges, grey ink, and a background that is not quite black, nor even.
+            The others show digits as they are in the source. Not together with `varied`.
         looks: Looks that a clip may have, equally likely: plain, thick or italic strokes, or inverted (black on white).
         size: Pixels of a clip's height and width.
         fps: Frames per second.
@@ -80,6 +84,7 @@ class MovingDigits(Dataset):
         speed: list[float] = [0.0, 4.0],  # noqa: B006
         direction: Optional[float] = None,
         varied: float = 0.0,
+        natural: float = 0.0,
         looks: list[Look] = ["plain"],  # noqa: B006
         size: int = 64,
         fps: int = 7,
@@ -94,15 +99,18 @@ class MovingDigits(Dataset):
         check_data(in_order, f"speed must be the slowest and fastest, got {speed}")
         check_data(bool(looks), "looks must not be empty")
         check_data(0 <= varied <= 1, f"varied is a share from 0 to 1, got {varied}")
-        check_data(size > SIDE, f"size must be more than a digit's {SIDE} pixels, got {size}")
+        check_data(0 <= natural <= 1, f"natural is a share from 0 to 1, got {natural}")
+        check_data(not (varied and natural), "varied and natural change the same digits: leave one of them 0")
+        largest = LARGEST if natural else SIDE
+        check_data(size > largest, f"size must be more than a digit's {largest} pixels, got {size}")
         check_data(
-            direction is None or speed[1] * (frames - 1) <= size - SIDE,
+            direction is None or speed[1] * (frames - 1) <= size - largest,
             f"direction: at {speed[1]} pixels per frame, {frames} frames take a digit further than to the edge",
         )
         check_data(seed >= 0, f"seed must not be negative, got {seed}")
         self.frames, self.height, self.width = frames, size, size
         self._clips, self._digits, self._speed, self._fps = clips, digits, speed, fps
-        self._direction, self._varied, self._looks = direction, varied, looks
+        self._direction, self._varied, self._natural, self._looks = direction, varied, natural, looks
         self._source, self._part, self._seed = source, part, seed
         handwriting(source, part)  # fails now if it is missing
 
@@ -122,13 +130,17 @@ class MovingDigits(Dataset):
         chosen = rng.integers(len(pictures), size=rng.choice(self._digits))
         slowest, fastest = self._speed
         speed = rng.uniform(slowest, fastest)
-        corners = np.stack([self._path(speed, rng) for _ in chosen], 1)  # [t n 2]
-        shown = pictures[chosen]
+        shown, pen = list(pictures[chosen]), None
+        if self._natural and rng.random() < self._natural:
+            pen = Pen.of(rng)
+            shown = [drawn(digit, pen, rng) for digit in shown]
+        sides = [len(digit) for digit in shown]
+        corners = np.stack([self._path(speed, side, rng) for side in sides], 1)  # [t n 2]
         if self._varied:
-            shown = np.stack([varied(digit, rng) if rng.random() < self._varied else digit for digit in shown])
+            shown = [varied(digit, rng) if rng.random() < self._varied else digit for digit in shown]
         look = self._looks[rng.integers(len(self._looks))]
-        shown = np.stack([styled(digit, look) for digit in shown])
-        frames = np.stack([self._draw(shown, places) for places in corners])
+        shown = [styled(digit, look) for digit in shown]
+        frames = np.stack([self._draw(shown, places, pen) for places in corners])
         frames = 255 - frames if look == "inverted" else frames
         names, bucket = tuple(int(digit) for digit in classes[chosen]), min(255 * speed / FASTEST, 255.0)
         return DigitsClip(
@@ -139,12 +151,13 @@ class MovingDigits(Dataset):
             caption=describe(names, bucket),
             digits=names,
             speed=float(speed),
-            centres=corners + (SIDE - 1) / 2,
+            centres=corners + (np.array(sides)[:, None] - 1) / 2,
+            sides=tuple(sides),
         )
 
-    def _path(self, speed: float, rng: np.random.Generator) -> np.ndarray:
-        """The upper left corner of a digit in each frame, [t 2]."""
-        room = self.width - SIDE
+    def _path(self, speed: float, side: int, rng: np.random.Generator) -> np.ndarray:
+        """The upper left corner of a square of this side in each frame, [t 2]."""
+        room = self.width - side
         direction, place = rng.uniform(-np.pi, np.pi), rng.uniform(0, 1, 2)
         if self._direction is not None:
             direction = np.radians(self._direction)
@@ -155,10 +168,14 @@ class MovingDigits(Dataset):
             straight = place * (room - np.ptp(steps, 0)) - steps.min(0) + steps
         return room - np.abs(straight % (2 * room) - room)  # reflected at both edges
 
-    def _draw(self, pictures: np.ndarray, corners: np.ndarray) -> np.ndarray:
-        """The sum of digits [n 28 28] at corners [n 2]: uint8 [h w]."""
+    def _draw(self, pictures: Sequence[np.ndarray], corners: np.ndarray, pen: Optional[Pen]) -> np.ndarray:
+        """The sum of digits [s s] at corners [n 2]; with a pen in its colours: uint8 [h w]."""
         frame = np.zeros((self.height, self.width), np.float32)
         for picture, (x, y) in zip(pictures, corners):
             shift = np.array([[1, 0, x], [0, 1, y]], np.float32)
             frame += cv2.warpAffine(picture, shift, frame.shape[::-1], flags=cv2.INTER_LINEAR)
-        return np.round(255 * np.minimum(frame, 1)).astype(np.uint8)
+        frame = np.minimum(frame, 1)
+        if pen is not None:
+            ground = pen.background(self.width)
+            frame = ground + frame * (pen.ink - ground)
+        return np.round(255 * np.clip(frame, 0, 1)).astype(np.uint8)

@@ -46,6 +46,9 @@ def build_parser(program: str) -> ArgumentParser:
         "bottom, without reaching an edge; by default each moves its own way.")  # fmt: skip
     add("--varied", default=0.0, type=float, help="Share of the digits that are turned, slanted, made smaller and of "
         "thinner or thicker strokes.")  # fmt: skip
+    add("--natural", default=0.0, type=float, help="Instead: share of the videos that are drawn as people's pictures are: "
+        "digits of 20 to 32 pixels, strokes of all widths, soft or hard edges, grey on a background that is not quite "
+        "black.")  # fmt: skip
     add("--looks", nargs="+", choices=get_args(Look), default=["plain"], help="Looks that a video may have: thick or "
         "italic strokes, or black on white.")  # fmt: skip
     add("--fps", default=7, type=PositiveInt, help="Frames per second.")
@@ -69,8 +72,9 @@ def run(args: Namespace) -> None:
         clips, frames_of = _published(args.source, clips, args.frames)
     else:
         settings |= {name: args[name] for name in ("digits", "speed", "direction", "varied", "part", "seed")}
-        if args.looks != ["plain"]:  # earlier versions had no other
-            settings["looks"] = args.looks
+        # earlier versions had no others
+        settings |= {"natural": args.natural} if args.natural else {}
+        settings |= {"looks": args.looks} if args.looks != ["plain"] else {}
         dataset = MovingDigits(clips, **settings)
 
         def frames_of(index: int) -> np.ndarray:

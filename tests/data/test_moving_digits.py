@@ -3,11 +3,12 @@
 import gzip
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 
 from svd.data.dataset import DatasetError
-from svd.data.handwriting import handwriting
+from svd.data.handwriting import Pen, drawn, handwriting
 from svd.data.moving_digits import MovingDigits, describe
 
 ROOM = 64 - 28
@@ -130,6 +131,43 @@ def test_varied_digits_move_alike_and_look_otherwise():
     assert max(away) < 3
 
 
+def test_clips_as_people_draw():
+    """Digits of 20 to 32 pixels that stay inside with their margin, and one pen and paper for each clip."""
+    dataset = MovingDigits(clips=80, frames=6, digits=[1, 2], natural=1.0, speed=[1.0, 4.0])
+    sizes, widths, grounds, inks = [], [], [], []
+    for index in range(80):
+        clip = dataset.load(index)
+        frames, half = clip.frames[..., 0] / 255, (np.array(clip.sides)[:, None] - 1) / 2
+        assert len(clip.sides) == len(clip.digits) and min(clip.sides) >= 28 and max(clip.sides) <= 40
+        assert (clip.centres - half).min() >= 0 and (clip.centres + half).max() <= 63
+        grounds.append(np.median(frames[0]))
+        inks.append(frames.max())
+        assert np.ptp(np.median(frames, (1, 2))) < 0.02, "the paper stands still"
+        if len(clip.digits) == 1:
+            inked = np.argwhere(frames[0] > (grounds[-1] + inks[-1]) / 2)
+            sizes.append(max(np.ptp(inked, 0)) + 1)
+            assert abs(sizes[-1] - (clip.sides[0] - 8)) < 6
+            widths.append(len(inked) / sizes[-1])
+    assert min(sizes) < 23 and max(sizes) > 28 and max(widths) > 2 * min(widths)
+    assert min(grounds) < 0.01 and 0.08 < max(grounds) < 0.2 and min(inks) < 0.85 and max(inks) > 0.95
+    plain, some = (MovingDigits(clips=60, frames=1, natural=share) for share in (0.0, 0.5))
+    changed = sum(some.load(index).sides != plain.load(index).sides for index in range(60))
+    assert 18 <= changed <= 45, "half of them"
+
+
+def test_strokes_get_the_width_of_the_pen_and_do_not_break():
+    pictures, _ = handwriting("sklearn", "train")
+    for picture in pictures[:20]:
+        drawings = []
+        for width in (0.2, 2.0, 3.5):
+            pen = Pen(width, edge=1.0, ink=1.0, ground=(0.0, 0.0, 0.0))
+            drawings.append(drawn(picture, pen, np.random.default_rng(1)))
+        thin, middle, thick = (np.uint8(drawing > 0.4) for drawing in drawings)
+        parts = [cv2.connectedComponents(drawing, connectivity=8)[0] for drawing in (thin, middle)]
+        assert 0 < thin.sum() <= middle.sum() < thick.sum() and parts[0] <= parts[1] + 1
+    assert not drawn(np.zeros((28, 28), np.float32), pen, np.random.default_rng(0)).any()
+
+
 def test_held_out_clips_show_other_handwriting():
     seen, held_out = (MovingDigits(clips=20, part=part) for part in ("train", "test"))
     (known, classes), (others, other_classes) = handwriting("sklearn", "train"), handwriting("sklearn", "test")
@@ -176,6 +214,10 @@ def test_files_that_are_not_mnists(tmp_path):
         ({"speed": [0.0, 0.0]}, "speed must be the slowest and fastest"),
         ({"direction": 0, "speed": [0.0, 3.0]}, "14 frames take a digit further than to the edge"),
         ({"varied": 1.5}, "varied is a share from 0 to 1, got 1.5"),
+        ({"natural": -0.5}, "natural is a share from 0 to 1, got -0.5"),
+        ({"natural": 0.5, "varied": 0.5}, "varied and natural change the same digits: leave one of them 0"),
+        ({"natural": 0.5, "direction": 0, "speed": [0.0, 2.5]}, "14 frames take a digit further than to the edge"),
+        ({"natural": 0.5, "size": 40}, "size must be more than a digit's 40 pixels"),
         ({"size": 28}, "size must be more than a digit's 28 pixels"),
         ({"part": "all"}, "part must be train or test"),
         ({"seed": -1}, "seed must not be negative"),
