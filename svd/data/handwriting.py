@@ -92,8 +92,8 @@ def drawn(picture: np.ndarray, pen: Pen, rng: np.random.Generator) -> np.ndarray
     """Draw a digit with a pen, as another hand might have: float32 [28 28] -> [s s], white on black.
 
     It is rotated by up to 0.2 radians, slanted by up to 0.3, narrowed to 0.8 at most, and its longer side has SIZES
-    pixels, with MARGIN around it. Strokes get the pen's width, however wide they were, but lose less than half of
-    their own: a thinner line would break.
+    pixels, with MARGIN around it. Strokes get the pen's width, however wide they were, but lose no more than 0.6 of
+    what the thinnest have: others would break.
     """
     (angle, slant), narrow, size = rng.uniform((-0.2, -0.3), (0.2, 0.3)), rng.uniform(0.8, 1.0), rng.uniform(*SIZES)
     side = round(size) + 2 * MARGIN
@@ -109,10 +109,16 @@ def drawn(picture: np.ndarray, pen: Pen, rng: np.random.Generator) -> np.ndarray
     matrix = np.column_stack([scale * shape, shift])
     fine = cv2.warpAffine(picture, matrix, (FINE * side, FINE * side), flags=cv2.INTER_CUBIC) > 0.5
     inside, outside = (cv2.distanceTransform(np.uint8(of), cv2.DIST_L2, 3) / FINE for of in (fine, ~fine))
-    own = inside[fine].mean() * 2 if fine.any() else 0.0  # over the width of a stroke the distance rises to half of it
-    distance = inside - outside + max(pen.width * size / 26 - own, -0.45 * own)
+    own, thinnest = half_widths(inside, 0.5, 0.2)
+    distance = inside - outside + max(pen.width * size / 26 - own, -0.6 * thinnest)
     light = np.clip(distance / pen.edge + 0.5, 0, 1)
     return cv2.resize(light.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+
+
+def half_widths(inside: np.ndarray, *quantiles: float) -> np.ndarray:
+    """Quantiles of half the widths of strokes, from the distances to what is no stroke [h w]; zeros if there is none."""
+    ridge = inside[(inside > 0) & (inside >= cv2.dilate(inside, np.ones((3, 3))))]  # in the middle of strokes
+    return np.quantile(ridge, quantiles) if len(ridge) else np.zeros(len(quantiles))
 
 
 def styled(picture: np.ndarray, look: Look) -> np.ndarray:
