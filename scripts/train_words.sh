@@ -18,14 +18,15 @@ svd make-digits --out_dir $out/videos --clips "$clips" --frames 28 --varied 0.5
 [ -f $out/initial.safetensors ] ||
     svd initialize --config configs/digits/words_image.yaml --captions $out/videos/videos.csv \
         --out $out/initial.safetensors
-stage autoencoder "$@"
-svd encode-latents --out $out/latents --config configs/digits/words_latents.yaml
-stage text_to_image "$@"
+stage autoencoder --train.scale_clips=1000 "$@"
+# From here on the model is what its checkpoint says: its latents' scale was measured.
+svd encode-latents --out $out/latents --config configs/digits/words_latents.yaml --svd_config=null
+stage text_to_image --svd_config=null "$@"
 [ -f $out/video_initial.safetensors ] ||
     svd initialize --config configs/digits/words_video.yaml --image_model $out/text_to_image/model.safetensors \
         --out $out/video_initial.safetensors
-stage text_to_video "$@"
-stage inverted "$@"
+stage text_to_video --svd_config=null "$@"
+stage inverted --svd_config=null "$@"
 model=$out/text_to_video/model.safetensors inverted=$out/inverted/model.safetensors
 prompts=("a three" "a seven and a two" "a fast five" "a slow eight")
 svd text-to-video --model.checkpoint=$model --prompt "${prompts[@]}" --output_dir=$out/samples

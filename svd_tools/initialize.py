@@ -12,6 +12,8 @@ if __name__ == "__main__":  # signals are handled from here on, also during impo
 
     start("initialize")
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Optional
@@ -28,6 +30,7 @@ from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import ConfigError, ImageLDMConfig, LatentModel, dump_config, load_config
 from svd.console import first_few
 from svd.data.csv_rows import CsvRows
+from svd.errors import check
 from svd.initialization import initial_value
 from svd_tools.checkpoints.converter import check_free, writing
 from svd_tools.checkpoints.vocabulary import read_vocabulary, train_vocabulary
@@ -41,6 +44,8 @@ def build_parser(program: str) -> ArgumentParser:
     add("--out", required=True, type=str, help="File to write: NAME.safetensors.")
     add("--seed", default=0, type=NonNegativeInt, help="The same seed gives the same weights.")
     add("--overwrite", action="store_true", help="Replace the file if it exists.")
+    add("--grey", action="store_true", help="For videos without colours: the decoder's three begin alike, and so they "
+        "stay while it learns from grey ones.")  # fmt: skip
     add("--image_model", type=Optional[str], help="Checkpoint of an image model, whose weights and vocabulary a model "
         "of videos gets; its temporal layers alone are then random.")  # fmt: skip
     add("--tokenizer", type=Optional[str], help="Vocabulary of a model that is given text: folder of vocab.json and "
@@ -58,8 +63,12 @@ def initialize(
     image_model: Optional[str | Path] = None,
     tokenizer: Optional[str | Path] = None,
     captions: Optional[str | Path] = None,
+    grey: bool = False,
 ) -> None:
     """Write a model with random weights; it has one encoder for images and videos.
+
+    `image_model` gives its latents' scale, too: it belongs to the weights. With `grey` the decoder's last convolution
+    has the same weights for each colour: on grey videos their gradients are equal, and so they stay the same.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -71,9 +80,13 @@ def initialize(
     from svd.layers.marks import temporal_parameters, zero_init_names
 
     model, target = load_config(config), Path(out)
+    check(not (grey and image_model), "grey is about the decoder, which is the image model's: leave one of them out")
+    check(not grey or isinstance(model, LatentModel), "grey is about the decoder, and this model has none")
     check_free(target, overwrite)
-    metadata = {"format": MODEL_FORMAT, "config": dump_config(model)}
-    metadata |= _vocabulary(model, image_model=image_model, tokenizer=tokenizer, captions=captions)
+    vocabulary = _vocabulary(model, image_model=image_model, tokenizer=tokenizer, captions=captions)
+    if image_model is not None:
+        model = _scaled_as(model, Checkpoint(image_model).config)
+    metadata = {"format": MODEL_FORMAT, "config": dump_config(model), **vocabulary}
     networks = {f"{prefix}.": network for prefix, network in build_networks(model).items()}
     networks = {prefix: network for prefix, network in networks.items() if prefix not in optional_parts(model)}
     shapes = {prefix + p.name: tuple(p.shape) for prefix, cell in networks.items() for p in cell.get_parameters()}
@@ -81,6 +94,8 @@ def initialize(
     tensors = {}
     for place, (name, shape) in enumerate(shapes.items()):
         values = partial(initial_value, name, shape, seed, name in zeros)
+        if grey and name.endswith("decoder.conv_out.weight"):  # [3 c 3 3]
+            values = partial(_alike, values)
         tensors[name] = LazyTensor(shape, np.dtype(np.float32), ("", place), values)
     if image_model is not None:
         new = {prefix + p.name for prefix, cell in networks.items() for p in temporal_parameters(cell)}
@@ -89,6 +104,12 @@ def initialize(
     with writing(target, tensors) as (temporary, progress):
         write_safetensors(temporary, tensors, metadata, progress)
     print(f"wrote {len(tensors)} tensors:\n{target}")
+
+
+def _alike(values: Callable[[], np.ndarray]) -> np.ndarray:
+    """Weights [o ...] with those of the first output in place of all."""
+    array = values()
+    return np.repeat(array[:1], len(array), 0)
 
 
 def _vocabulary(model: LatentModel, **sources: Optional[str | Path]) -> dict[str, str]:
@@ -111,11 +132,16 @@ def _vocabulary(model: LatentModel, **sources: Optional[str | Path]) -> dict[str
     of_image = checkpoint.config
     differing = [] if isinstance(of_image, ImageLDMConfig) else ["it is no model that is given text"]
     for part in ImageLDMConfig.networks:
-        if not differing and getattr(of_image, part) != getattr(model, part):
+        if not differing and getattr(of_image, part) != getattr(_scaled_as(model, of_image), part):
             differing = [f"its {part} is another one"]
     if differing:
         raise CheckpointError(f"{source} is no image model of this video model: {differing[0]}", setting="image_model")
     return {TOKENIZER: checkpoint.metadata[TOKENIZER]} if TOKENIZER in checkpoint.metadata else {}
+
+
+def _scaled_as(model: LatentModel, other: LatentModel) -> LatentModel:
+    """The model with the scale of another one's latents."""
+    return replace(model, autoencoder=replace(model.autoencoder, scale_factor=other.autoencoder.scale_factor))
 
 
 def _taken(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, LazyTensor]:

@@ -28,7 +28,7 @@ from svd.files import check_folder, write_text
 from svd.records import differing
 from svd.training.config import TrainConfig
 from svd.training.launcher import end_with_launcher, is_leader, stop_code
-from svd.training.tasks import TASKS, find_task
+from svd.training.tasks import TASKS, Plan, find_task
 
 USES = {
     ModelConfig: ("python image_to_video.py", "SVD", "--image=IMAGE"),
@@ -106,26 +106,43 @@ def run_alone(parser: ArgumentParser, args: Namespace, options: Namespace, model
         return stop_code(trainer.stopped_by)
     if trainer.ranks.first:
         with redirect_stdout(sys.stderr):  # logs of a training go there; standard output may be closed
-            finish(train, trainer.last_checkpoint)
+            finish(plan, trainer.last_checkpoint)
     return 0
 
 
-def finish(train: TrainConfig, checkpoint: Path) -> None:
+def finish(plan: Plan, checkpoint: Path) -> None:
     """Write the trained model, or its adapters, and print how to use it."""
     from svd_tools.checkpoints.trained import read_trained, write_merged, write_trained
 
-    trained = read_trained(checkpoint / f"{'ema' if train.optimizer.ema_decay else 'trained'}.safetensors")
+    train, kind = plan.train, "ema" if plan.train.optimizer.ema_decay else "trained"
+    trained = read_trained(checkpoint / f"{kind}.safetensors")
     program, group, given = USES[type(trained.config)]
     target = Path(train.output_dir) / ("lora.safetensors" if train.lora.rank else "model.safetensors")
     if train.lora.rank:
         write_trained(trained, target)
         log(f"{program} --{group}.checkpoint={train.pretrained} --{group}.lora={target} {given}")
         return
-    write_merged(trained, Path(train.pretrained), target)
+    scale = measured_scale(plan, checkpoint, kind) if train.scale_clips else None
+    write_merged(trained, Path(train.pretrained), target, scale_factor=scale)
     if find_task(train.task).complete:
         log(f"{program} --{group}.checkpoint={target} {given}")
     else:
         log(f"the next training may begin with it: --train.pretrained={target}")
+
+
+def measured_scale(plan: Plan, checkpoint: Path, kind: str) -> float:
+    """One over the deviation of the latents, with the weights of this kind in a checkpoint of the training."""
+    from svd.autoencoder.autoencoder import autoencoder_part
+    from svd.training.checkpoint import load
+    from svd.training.tasks.autoencoder import latents_deviation
+
+    train = plan.train
+    load(checkpoint, kind, plan.trained)
+    encoder = plan.networks[autoencoder_part(plan.networks, "encoder")]
+    deviation = latents_deviation(encoder, train.dataset, train.scale_clips, train.seed)
+    scale = round(1 / deviation, 4)
+    log(f"the latents' deviation is {deviation:.4f}: autoencoder.scale_factor is {scale} in the model")
+    return scale
 
 
 def main(argv: Optional[list[str]] = None, program: str = "train.py") -> int:

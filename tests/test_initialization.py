@@ -3,7 +3,7 @@
 from hashlib import blake2b
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops
 from safetensors.numpy import load_file
 from small_model import SMALL
 
@@ -11,6 +11,7 @@ from svd.build import build_networks
 from svd.checkpoints.model_file import Checkpoint
 from svd.config import dump_config
 from svd.initialization import initial_value
+from svd.training.tasks.autoencoder import ReconstructionObjective
 from svd_tools.initialize import main
 
 
@@ -76,3 +77,28 @@ def test_an_initial_model_is_complete_and_its_video_model_is_its_image_model(eag
     for frame in range(3):
         alone = decoder(z[:, frame : frame + 1]).asnumpy()[:, 0]
         np.testing.assert_allclose(together[:, frame], alone, atol=1e-5 * abs(alone).max())
+
+
+def test_a_grey_decoder_stays_grey(eager, tmp_path, capsys):
+    """Its colours are equal before and after a training on grey videos, whatever else is trained."""
+    (tmp_path / "model.yaml").write_text(dump_config(SMALL))
+    out = tmp_path / "initial.safetensors"
+    assert main(["--config", str(tmp_path / "model.yaml"), "--out", str(out), "--grey"]) == 0
+    networks = build_networks(SMALL)
+    decoder, encoder = networks["autoencoder.decoder"], networks["conditioner.autoencoder.encoder"]
+    Checkpoint(out).load({"autoencoder.decoder": decoder, "conditioner.autoencoder.encoder": encoder})
+    parts = {"encoder": encoder, "decoder": decoder}
+    trained = {f"{part}.{p.name}": p for part, cell in parts.items() for p in cell.get_parameters()}
+    objective = ReconstructionObjective(encoder, decoder, SMALL.autoencoder, 1e-4, trained, seed=0)
+    rng = np.random.default_rng(0)
+    video = Tensor(np.repeat(rng.uniform(-1, 1, (1, 2, 1, 16, 16)), 3, 2).astype(np.float32))
+    noise = Tensor(rng.standard_normal((1, 2, SMALL.autoencoder.latent_channels, 8, 8)).astype(np.float32))
+    grads = ops.value_and_grad(objective.loss, None, list(trained.values()))
+    for _ in range(3):
+        _, found = grads(video, noise)
+        for parameter, gradient in zip(trained.values(), found):
+            parameter.set_data(parameter - 0.1 * ops.sign(gradient) * (ops.abs(gradient) > 1e-7))
+    images = decoder(noise).asnumpy()
+    assert images.std() > 0.01 and np.ptp(images, axis=2).max() < 1e-5
+    assert main(["--config", str(tmp_path / "model.yaml"), "--out", str(out), "--grey", "--image_model", str(out)]) == 2
+    assert "grey is about the decoder, which is the image model's" in capsys.readouterr().err

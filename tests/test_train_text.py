@@ -11,9 +11,13 @@ from safetensors.numpy import load_file
 from text_training import MODELS, text_options, write_text_inputs
 from training_runs import assert_same, checkpoint, metrics, names, tensors, train_here
 
+from svd.build import build_networks
 from svd.checkpoints.model_file import Checkpoint
 from svd.data.dataset import DatasetError
 from svd.data.latents_dataset import LatentsDataset
+from svd.data.video_dataset import VideoDataset, pixels
+from svd.seeds import Purpose, generator
+from svd.training.tasks.video import encode_frames
 from svd_tools import encode_latents, initialize
 
 TEMPORAL = re.compile(r"\.(temporal|blend)\.|\.vector_embedding\.")
@@ -85,11 +89,39 @@ def test_temporal_layers_alone(text_inputs, tmp_path):
 def test_other_parts_of_them(text_inputs, tmp_path, task, model):
     """The spatial layers of a video model; the autoencoder, whose decoder takes single frames."""
     trained(*text_options(text_inputs, tmp_path / "run", model), f"--train.task={task}")
+    assert Checkpoint(tmp_path / "run/model.safetensors").config == MODELS[model]
     before, after = load_file(text_inputs / f"{model}.safetensors"), load_file(tmp_path / "run/model.safetensors")
     part = "network." if task == "text_to_image" else "autoencoder."
     for name, value in before.items():
         learned = name.startswith(part) and not TEMPORAL.search(name)
         assert (value.tobytes() != after[name].tobytes()) == learned, name
+
+
+def test_the_measured_scale_of_latents_is_that_of_what_follows(text_inputs, tmp_path):
+    """One over the deviation of samples of the trained encoder, and what is trained after it takes or refuses it."""
+    flags = text_options(text_inputs, tmp_path / "run", "image")
+    trained(*flags, "--train.task=autoencoder", "--train.scale_clips=3")
+    model = tmp_path / "run/model.safetensors"
+    config, networks = Checkpoint(model).config, build_networks(Checkpoint(model).config)
+    encoder = networks["autoencoder.encoder"]
+    Checkpoint(model).load({"autoencoder.encoder": encoder})
+    data = VideoDataset(str(text_inputs / "captions.csv"), frames=3, step=2, height=8, width=8)
+    clips = [data.load(index, generator(0, index, Purpose.DATA)) for index in range(3)]
+    mean, log_variance = np.split(np.concatenate([encode_frames(encoder, pixels([clip])[0]) for clip in clips]), 2, 1)
+    noise = np.random.default_rng(0).standard_normal((500, *mean.shape))
+    deviation = (mean + np.exp(0.5 * log_variance) * noise).std()
+    assert config.autoencoder.scale_factor == pytest.approx(1 / deviation, rel=0.01)
+
+    following = [*text_options(text_inputs, tmp_path / "next", "image"), f"--train.pretrained={model}"]
+    refused = train_here(*following)
+    assert refused.code == 2 and "autoencoder.scale_factor is" in refused.error
+    out = tmp_path / "latents"
+    assert encode_latents.main([*following, "--svd_config=null", f"--out={out}", "--passes=1"]) == 0
+    assert LatentsDataset(str(out)).settings["model"]["autoencoder"]["scale_factor"] == config.autoencoder.scale_factor
+    video = tmp_path / "video.safetensors"
+    command = ["--config", str(text_inputs / "video.yaml"), "--image_model", str(model), "--out", str(video)]
+    assert initialize.main(command) == 0
+    assert Checkpoint(video).config.autoencoder == config.autoencoder
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,10 @@ class TrainConfig:
     text_encoder: bool = False
     """Train the text encoder along with the spatial layers (text_to_image), as for a model from scratch. Cached latents
     are then of tokens, not of their embeddings."""
+    scale_clips: int = 0
+    """Of the task autoencoder: clips whose latents' deviation is measured at the end, with the trained encoder. One
+    over it is the autoencoder.scale_factor of the model that is written; with 0 that is what it was. Trainings after it
+    take it from there, unless svd_config is given, which has to agree."""
     epochs: float = 10
     """Passes over the data; `updates` replaces it."""
     updates: Optional[int] = None
@@ -215,11 +219,13 @@ class TrainConfig:
             check(0 < getattr(self, name) < inf, f"train.{name} must be positive, got {getattr(self, name)}")
         check(self.log_every > 0, f"train.log_every must be positive, got {self.log_every}")
         check(self.updates is None or self.updates > 0, f"train.updates must be positive, got {self.updates}")
-        for name in ("workers", "seed"):
+        for name in ("workers", "seed", "scale_clips"):
             check(getattr(self, name) >= 0, f"train.{name} must not be negative, got {getattr(self, name)}")
         for name in ("pretrained", "output_dir", "resume"):
             check("\0" not in (getattr(self, name) or ""), f"train.{name} has a zero byte, which no path has")
         check(self.item_seconds >= 1, f"train.item_seconds must be at least 1, got {self.item_seconds}")
-        counts = dict.fromkeys(("updates", "checkpoint_every", "keep_checkpoints", "log_every"), MOST_UPDATES)
+        counts = dict.fromkeys(
+            ("updates", "scale_clips", "checkpoint_every", "keep_checkpoints", "log_every"), MOST_UPDATES
+        )
         check_most(self, "train", epochs=1e9, gradient_accumulation=1e6, batch_size=65_536, **counts)
         check_most(self, "train", workers=1024, seed=2**63, item_seconds=1e6)

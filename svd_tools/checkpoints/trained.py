@@ -62,6 +62,7 @@ def write_merged(
     to: str = OURS,
     dtype: str = "keep",
     lora_scale: float = 1.0,
+    scale_factor: Optional[float] = None,
 ) -> None:
     """Write the pretrained model with the trained tensors in place of its own.
 
@@ -70,6 +71,7 @@ def write_merged(
         target: the output, replaced if it exists.
         to, dtype: the layout, and the type of the values, as for `write_model`.
         lora_scale: scale of the adapters.
+        scale_factor: of the autoencoder's latents, if it was measured.
 
     Raises:
         CheckpointError: the two cannot be merged; nothing was written.
@@ -86,6 +88,10 @@ def write_merged(
     model = trained.config
     if "config" in metadata:
         model = _merged_config(trained, pretrained, parse_config(metadata["config"]))
+    if scale_factor is not None:
+        model = dataclasses.replace(
+            model, autoencoder=dataclasses.replace(model.autoencoder, scale_factor=scale_factor)
+        )
     layout = find_layout(model, to)
     layout.check(model, True)
     if stores_tokenizer(model, layout) and TOKENIZER not in metadata:

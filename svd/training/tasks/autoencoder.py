@@ -9,15 +9,16 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from svd.autoencoder.autoencoder import autoencoder_part
 from svd.config import AutoencoderConfig, LatentModel, ModelConfig
+from svd.data.dataset import BadItem, Dataset, Unavailable, check_data
 from svd.data.latents_dataset import LatentsDataset
-from svd.data.video_dataset import Clip
+from svd.data.video_dataset import Clip, pixels
 from svd.errors import check
 from svd.layers.axes import fold_frames, per_image
 from svd.layers.marks import spatial_parameters, temporal_parameters
 from svd.seeds import Purpose, generator
 from svd.training.config import TrainConfig
 from svd.training.tasks import Plan
-from svd.training.tasks.video import frames_and_shape
+from svd.training.tasks.video import encode_frames, frames_and_shape
 
 
 class ReconstructionLoss(nn.Cell):
@@ -88,7 +89,9 @@ class AutoencoderTask:
     def __init__(self, temporal_only: bool):
         self.temporal_only = temporal_only
         self.kinds = ("svd",) if temporal_only else ("svd", "image_ldm", "video_ldm")
-        self.settings = () if temporal_only else ("loss.kl_weight",)  # a frozen encoder's divergence is a constant
+        self.settings = (
+            () if temporal_only else ("loss.kl_weight", "scale_clips")
+        )  # a frozen encoder's divergence is a constant
 
     def check(self, train: TrainConfig, model: LatentModel) -> None:
         encoded, temporal = isinstance(train.dataset, LatentsDataset), model.autoencoder.decoder == "temporal"
@@ -109,6 +112,26 @@ class AutoencoderTask:
         encoder, decoder = (plan.networks[autoencoder_part(plan.networks, part)] for part in ("encoder", "decoder"))
         kl_weight, seed = plan.train.loss.kl_weight, plan.train.seed
         return ReconstructionObjective(encoder, decoder, plan.model.autoencoder, kl_weight, plan.trained, seed)
+
+
+def latents_deviation(encoder: nn.Cell, dataset: Dataset, clips: int, seed: int) -> float:
+    """The standard deviation of the latents of a dataset's first clips, over all of their numbers (arXiv 2112.10752,
+    appendix G): of samples of the posterior, whose own variance counts. Clips that cannot be read are left out.
+
+    Raises:
+        DatasetError: none can be read.
+    """
+    total, squares, count = 0.0, 0.0, 0
+    for index in range(min(clips, len(dataset))):
+        try:
+            clip = dataset.load(index, generator(seed, index, Purpose.DATA))
+        except (BadItem, Unavailable):
+            continue
+        mean, log_variance = np.split(encode_frames(encoder, pixels([clip])[0]).astype(np.float64), 2, 1)
+        total, count = total + mean.sum(), count + mean.size
+        squares += (mean**2 + np.exp(np.clip(log_variance, -30, 20))).sum()
+    check_data(count > 0, "no clip can be read, of which the latents' deviation is to be measured")
+    return float(np.sqrt(squares / count - (total / count) ** 2))
 
 
 AUTOENCODER, TEMPORAL_DECODER = AutoencoderTask(temporal_only=False), AutoencoderTask(temporal_only=True)
