@@ -116,7 +116,7 @@ def drawn(picture: np.ndarray, pen: Pen, rng: np.random.Generator) -> np.ndarray
 
 
 def half_widths(inside: np.ndarray, *quantiles: float) -> np.ndarray:
-    """Quantiles of half the widths of strokes, from the distances to what is no stroke [h w]; zeros if there is none."""
+    """Quantiles of half the widths of strokes, from the distances to what is no stroke [h w]; zeros without any."""
     ridge = inside[(inside > 0) & (inside >= cv2.dilate(inside, np.ones((3, 3))))]  # in the middle of strokes
     return np.quantile(ridge, quantiles) if len(ridge) else np.zeros(len(quantiles))
 

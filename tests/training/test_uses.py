@@ -80,6 +80,7 @@ ELSEWHERE = {
     "task": "test_tasks differ in all that they learn",
     "pretrained": "tests/test_train_refusals.py",
     "output_dir": "tests/test_train.py",
+    "scale_clips": "tests/test_train_text.py",
     "resume": "tests/test_train_resume.py",
     "item_seconds": "tests/data/test_loader.py",
 }
@@ -296,6 +297,7 @@ def test_previews_have_their_settings(eager, inputs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "options", "message"),
     [
+        ("scale_clips", 5, {}, "train.scale_clips is 5, but it is for the task autoencoder, not for image_to_video"),
         ("loss.kl_weight", 0.1, {}, "train.loss.kl_weight is 0.1, but it is for the task autoencoder, not for "
          "image_to_video; leave it at 1e-06"),
         ("temporal_only", False, {"lora": LoRAConfig(rank=2)}, "train.temporal_only is False, but it chooses between "
