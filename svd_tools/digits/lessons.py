@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -13,12 +13,14 @@ from svd.data.handwriting import CLASSES
 from svd.data.moving_digits import DigitsClip, MovingDigits
 from svd.seeds import Purpose, generator
 from svd_tools.digits.image_encoder import cross_entropy
-from svd_tools.digits.judge import CELL, MOTIONS, DigitJudge, judge_videos
+from svd_tools.digits.judge import CELL, LAYOUT, MOTIONS, DigitJudge, classes_present, judge_frames, judge_videos
 from svd_tools.digits.motion import speed
 from svd_tools.digits.scores import Clips
 
 FRAMES = 7
 """Frames of a training clip: half of a model's, so that twice as many are seen in the same time."""
+SCRIBBLES = 8
+"""Every so many-th picture shows lines or spots that are no digit."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,11 @@ class Lesson:
 
 
 class Lessons(Dataset):
-    """Every second lesson is a clip; the others show more handwriting in the same number of frames."""
+    """Every fourth lesson is a clip; the others show more handwriting in the same number of frames, mostly alone."""
 
     def __init__(self, lessons: int, **data):
         self.clips = MovingDigits(lessons, frames=FRAMES, **data)
-        self.pictures = MovingDigits(lessons * FRAMES, frames=1, **data)
+        self.pictures = MovingDigits(lessons * FRAMES, frames=1, digits=[1, 1, 2], **data)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -43,10 +45,28 @@ class Lessons(Dataset):
         return self.clips.name(index)
 
     def load(self, index: int, rng: np.random.Generator) -> Lesson:
-        if index % 2 == 0:
+        if index % 4 == 0:
             return Lesson([self.clips.load(index)], self.name(index))
         first = index * FRAMES
-        return Lesson([self.pictures.load(i) for i in range(first, first + FRAMES)], self.name(index))
+        return Lesson([self._picture(number) for number in range(first, first + FRAMES)], self.name(index))
+
+    def _picture(self, number: int) -> DigitsClip:
+        clip = self.pictures.load(number)
+        if number % SCRIBBLES:
+            return clip
+        frame = scribble(clip.frames.shape[1], np.random.default_rng(number))
+        return replace(clip, frames=np.repeat(frame[None, ..., None], 3, -1), digits=(), centres=clip.centres[:, :0])
+
+
+def scribble(size: int, rng: np.random.Generator) -> np.ndarray:
+    """A picture without a digit, uint8 [size size]: level lines of smooth noise, or its hills, in a round window."""
+    noise = cv2.GaussianBlur(rng.standard_normal((size, size)), (0, 0), rng.uniform(2.5, 6.0))
+    noise /= noise.std()
+    radius, middle = rng.uniform(8, 24), rng.uniform(12, size - 12, 2)
+    distance = np.hypot(*(np.indices((size, size)) - middle[:, None, None]))
+    light = rng.uniform(0.15, 0.4) - np.abs(noise) if rng.random() < 0.7 else noise - rng.uniform(0.5, 1.5)
+    light = np.clip(4 * light + 0.5, 0, 1) * np.clip(radius - distance, 0, 1)
+    return np.round(255 * rng.uniform(0.75, 1.0) * light).astype(np.uint8)
 
 
 class JudgeLoss(nn.Cell):
@@ -102,7 +122,7 @@ def altered(clip: DigitsClip, rng: np.random.Generator) -> tuple[np.ndarray, np.
     that an imperfect video is judged by what it shows. One clip in four shakes.
     """
     t, h, w, _ = clip.frames.shape
-    angle, slant = rng.uniform(-0.2, 0.2, 2)
+    angle, slant = rng.uniform(-0.15, 0.15, 2)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.array([[1, slant], [0, 1]]) * rng.uniform(0.88, 1.12, 2)
     middle = np.array([w - 1, h - 1]) / 2
@@ -126,7 +146,9 @@ def digit_maps(digits: tuple[int, ...], centres: np.ndarray, size: int) -> np.nd
 
 
 def layout(centres: np.ndarray, size: int) -> np.ndarray:
-    """What LAYOUT says of digits with these centres [t n 2], in parts of a cell: [t 4]"""
+    """What LAYOUT says of digits with these centres [t n 2], in parts of a cell: [t 4]; of none, zeros."""
+    if not centres.shape[1]:
+        return np.zeros((len(centres), LAYOUT))
     middle = centres.mean(1)
     return np.concatenate([middle - size / 2, np.abs(centres - middle[:, None]).mean(1)], -1) / CELL
 
@@ -139,11 +161,21 @@ def motion(centres: np.ndarray) -> np.ndarray:
     return np.array([speed(paths).mean(), *np.abs(steps).mean((0, 1)), *steps.mean((0, 1)), change])
 
 
-def held_out_accuracy(judge: DigitJudge, data: MovingDigits) -> dict[str, float]:
-    """How often the judge sees exactly the digits in the last frames of clips, and its mean error of their speed."""
+def held_out_accuracy(judge: DigitJudge, data: MovingDigits, pictures: MovingDigits) -> dict[str, float]:
+    """How often the judge sees exactly the digits in the last frames of clips, its mean error of their speed, and how
+    often it sees exactly the digits of single pictures.
+    """
     clips = Clips.of(data)
     seen = judge_videos(judge, clips.videos)
     right, counts = seen.shows(clips.present, frame=-1), sorted(set(clips.count.tolist()))
     rates = {f"last frames of {n} right": float(right[clips.count == n].mean()) for n in counts}
     error = np.abs(seen.speed - clips.speeds).mean()
+    rates["single digits right"] = float(seen_alone(judge, pictures).mean())
     return {**rates, "mean error of the speed, pixels per frame": float(error)}
+
+
+def seen_alone(judge: DigitJudge, pictures: MovingDigits) -> np.ndarray:
+    """Whether the judge sees exactly the digits of each of these single frames, bool [n]."""
+    clips = [pictures.load(index) for index in range(len(pictures))]
+    seen = judge_frames(judge, np.concatenate([clip.frames for clip in clips])) > 0.5
+    return (seen == classes_present([clip.digits for clip in clips])).all(-1)

@@ -46,9 +46,9 @@ def build_parser(program: str) -> ArgumentParser:
         "bottom, without reaching an edge; by default each moves its own way.")  # fmt: skip
     add("--varied", default=0.0, type=float, help="Share of the digits that are turned, slanted, made smaller and of "
         "thinner or thicker strokes.")  # fmt: skip
-    add("--natural", default=0.0, type=float, help="Instead: share of the videos that are drawn as people's pictures are: "
-        "digits of 20 to 32 pixels, strokes of all widths, soft or hard edges, grey on a background that is not quite "
-        "black.")  # fmt: skip
+    add("--natural", default=0.0, type=float, help="Instead: share of the videos that are drawn as people's pictures "
+        "are: digits of 20 to 32 pixels, strokes of all widths, soft or hard edges, grey on a background that is not "
+        "quite black.")  # fmt: skip
     add("--looks", nargs="+", choices=get_args(Look), default=["plain"], help="Looks that a video may have: thick or "
         "italic strokes, or black on white.")  # fmt: skip
     add("--fps", default=7, type=PositiveInt, help="Frames per second.")

@@ -31,9 +31,12 @@ def build_parser(program: str) -> ArgumentParser:
     add("--out", type=Path, required=True, help="Judge to write, a .safetensors file; beside it, OUT_run has the run.")
     add("--source", type=str, default="sklearn", help="Handwriting, as of the data that the videos are compared with.")
     add("--size", type=int, default=64, help="Pixels of a clip's height and width, a multiple of 8.")
-    add("--updates", type=int, default=500, help="Updates of the weights.")
-    add("--batch_size", type=int, default=32, help="Lessons of an update, of 7 frames.")
+    add("--updates", type=int, default=10_000, help="Updates of the weights.")
+    add("--batch_size", type=int, default=8, help="Lessons of an update, of 7 frames.")
     add("--test_clips", type=int, default=1024, help="Clips of held-out handwriting that the judge is tested on.")
+    add("--test_pictures", type=int, default=10_000, help="And single frames of one digit of it.")
+    add("--natural", type=float, default=0.5, help="Share of the lessons that look as people's pictures do, as of "
+        "MovingDigits.")  # fmt: skip
     add("--seed", type=int, default=0, help="Of the weights, the clips, their order and their changes.")
     add("--workers", type=int, default=0, help="Processes that make clips; with 0, this one does.")
     add_device(parser)
@@ -55,9 +58,10 @@ def run(args: Namespace) -> int:
         raise ConfigError(f"--size must be a multiple of {CELL}, got {args.size}")
     check_folder(args.out.parent, "--out")
     data = {"size": args.size, "source": args.source, "seed": args.seed}
-    settings = {**data, "batch_size": args.batch_size, "updates": args.updates}
-    config = training(args, Lessons(1_000_000, **data, part="train"))
+    settings = {**data, "natural": args.natural, "batch_size": args.batch_size, "updates": args.updates}
+    config = training(args, Lessons(1_000_000, **data, natural=args.natural, part="train"))
     tested = MovingDigits(args.test_clips, **data, part="test")
+    pictures = MovingDigits(args.test_pictures, frames=1, digits=[1], **data, part="test")
     device = runtime.setup(args.device_target, args.mode)
     ms.set_seed(args.seed)
     parameters = (judge := DigitJudge(args.size)).trainable_params()
@@ -78,7 +82,7 @@ def run(args: Namespace) -> int:
     load(trainer.last_checkpoint, "ema", task.trained)
     for parameter in parameters:  # the judge is tested as it is written, in float16
         parameter.set_data(ms.Tensor(parameter.asnumpy().astype(np.float16).astype(np.float32)))
-    accuracy = held_out_accuracy(judge.set_train(False), tested)
+    accuracy = held_out_accuracy(judge.set_train(False), tested, pictures)
     facts = {**settings, **accuracy, "svd": __version__, **runtime.describe(args.mode)}
     with atomic_write(args.out, need=0) as aside:
         write_judge(aside, judge, args.size, facts)
@@ -98,14 +102,15 @@ def training(args: Namespace, lessons: Dataset) -> TrainConfig:
         seed=args.seed,
         workers=args.workers,
         resume="auto",
-        checkpoint_every=100,
+        checkpoint_every=500,
+        log_every=50,
         optimizer=OptimizerConfig(
             learning_rate=3e-3,
             schedule="cosine",
-            warmup_updates=20,
+            warmup_updates=100,
             betas=(0.9, 0.99),
             weight_decay=0.02,
-            ema_decay=0.98,
+            ema_decay=0.995,
         ),
     )
 

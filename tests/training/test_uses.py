@@ -297,7 +297,8 @@ def test_previews_have_their_settings(eager, inputs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "options", "message"),
     [
-        ("scale_clips", 5, {}, "train.scale_clips is 5, but it is for the task autoencoder, not for image_to_video"),
+        ("scale_clips", 5, {}, "train.scale_clips is 5, but it is for the task autoencoder, not for "
+         "image_to_video; leave it at 0"),
         ("loss.kl_weight", 0.1, {}, "train.loss.kl_weight is 0.1, but it is for the task autoencoder, not for "
          "image_to_video; leave it at 1e-06"),
         ("temporal_only", False, {"lora": LoRAConfig(rank=2)}, "train.temporal_only is False, but it chooses between "
@@ -347,6 +348,7 @@ ARGUMENTS = {
         "speed": [1.0, 1.5],
         "direction": 30.0,
         "varied": 1.0,
+        "natural": 1.0,
         "looks": ["inverted"],
         "size": 40,
         "fps": 9,

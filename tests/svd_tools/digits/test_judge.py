@@ -15,7 +15,16 @@ from svd.checkpoints.tensor_header import CheckpointError
 from svd.data.moving_digits import MovingDigits
 from svd.records import RecordError
 from svd_tools.digits import lessons, train_judge
-from svd_tools.digits.judge import FORMAT, DigitJudge, Judgement, classes_present, judge_videos, load_judge, write_judge
+from svd_tools.digits.judge import (
+    FORMAT,
+    DigitJudge,
+    Judgement,
+    classes_present,
+    judge_frames,
+    judge_videos,
+    load_judge,
+    write_judge,
+)
 from svd_tools.digits.motion import brightness_centres
 
 ROOT = Path(__file__).parents[3]
@@ -49,8 +58,17 @@ def test_frames_are_seen_one_by_one_and_motion_in_their_order(mode, judge):
 
 def test_its_parameters_are_those_of_the_file_that_comes_with_the_project():
     published = load_file(ROOT / "assets/digits/judge.safetensors")
-    shapes = {parameter.name: tuple(parameter.shape) for parameter in DigitJudge().get_parameters()}
+    judge = load_judge(ROOT / "assets/digits/judge.safetensors", DEVICE, 64, source=None)
+    shapes = {parameter.name: tuple(parameter.shape) for parameter in judge.get_parameters()}
     assert shapes == {name.removeprefix("judge."): value.shape for name, value in published.items()}
+
+
+def test_a_frame_alone_is_judged_as_in_a_clip(mode, judge):
+    videos = random_videos(2)
+    maps = outputs(judge, videos)[0].astype(np.float64)
+    odds = np.exp(maps).sum(-1).reshape(12, 10)
+    found = judge_frames(judge, videos.reshape(12, *videos.shape[2:]), batch_size=5)
+    np.testing.assert_allclose(found, odds / (1 + odds), atol=1e-5)
 
 
 def test_batches_and_what_fills_them_up_change_nothing(eager, judge):
@@ -94,6 +112,25 @@ def test_damaged_metadata_are_told(judge, tmp_path, facts):
     save_file(tensors, tmp_path / "judge.safetensors", metadata)
     with pytest.raises(RecordError, match="judge.safetensors: its metadata.* (is no JSON|mapping)"):
         load_judge(tmp_path / "judge.safetensors", DEVICE, SIZE)
+
+
+@pytest.mark.parametrize("widths", ["[12]", "[]", "[8000000]", "{}", "[8", "[8.0, 8, 8, 32]", "[8, 8, 8, 8]"])
+def test_damaged_widths_are_told(judge, tmp_path, widths):
+    tensors = {f"judge.{p.name}": p.asnumpy() for p in judge.get_parameters()}
+    metadata = {"format": FORMAT, "size": str(SIZE), "facts": "{}", "widths": widths}
+    save_file(tensors, tmp_path / "judge.safetensors", metadata)
+    with pytest.raises(RecordError, match="judge.safetensors: its metadata"):
+        load_judge(tmp_path / "judge.safetensors", DEVICE, SIZE)
+
+
+def test_a_judge_of_other_widths(eager, tmp_path):
+    """They are in its file."""
+    judge = fill(DigitJudge(SIZE, (8, 8, 16, 32)))
+    write_judge(tmp_path / "judge.safetensors", judge, SIZE, {})
+    read = load_judge(tmp_path / "judge.safetensors", DEVICE, SIZE)
+    assert read.widths == [8, 8, 16, 32]
+    frames = random_videos(1)[0]
+    np.testing.assert_allclose(judge_frames(read, frames), judge_frames(judge, frames), atol=1e-3)
 
 
 def test_what_is_no_judge_of_such_frames_is_told(judge, golden_source, tmp_path):
@@ -141,10 +178,14 @@ def test_what_is_said_of_the_motion():
 def test_lessons_are_clips_and_pictures_of_more_handwriting():
     data = lessons.Lessons(40, part="train", size=SIZE)
     items = [data.load(index, None) for index in range(8)]
-    assert [len(item.clips) for item in items] == [1, 7] * 4
+    assert [len(item.clips) for item in items] == [1, 7, 7, 7] * 2
     assert all(sum(len(clip.frames) for clip in item.clips) == 7 for item in items)
     pictures = {clip.path for item in items if len(item.clips) > 1 for clip in item.clips}
-    assert len(pictures) == 4 * 7  # none is shown twice
+    assert len(pictures) == 6 * 7  # none is shown twice
+    shown = [clip for item in items if len(item.clips) > 1 for clip in item.clips]
+    scribbles = [clip for clip in shown if not clip.digits]
+    assert len(scribbles) in (5, 6) and all(clip.frames.max() > 100 and not clip.centres.size for clip in scribbles)
+    assert sum(len(clip.digits) == 1 for clip in shown) > len(shown) / 2, "most digits are alone"
     video, maps, places, motion, is_clip = lessons.JudgeTask(DigitJudge(SIZE), seed=0).inputs(items[:2], [0, 1])
     assert video.shape == (2, 7, 3, SIZE, SIZE) and places.shape == (2, 7, 4)
     present = np.repeat(classes_present([items[0].clips[0].digits]), 7, 0)
@@ -178,12 +219,14 @@ def test_the_loss_is_that_of_its_parts(eager, judge):
 def test_a_training_writes_a_judge_and_is_not_mixed_with_another(eager, tmp_path, capsys):
     out = tmp_path / "judge.safetensors"
     flags = [f"--out={out}", f"--size={SIZE}", "--updates=2", "--batch_size=2", "--test_clips=4", "--mode=1"]
+    flags += ["--test_pictures=5", "--natural=0"]  # whose digits are larger than these frames
     assert train_judge.main(flags) == 0
     assert capsys.readouterr().out.splitlines() == [str(out)]
     with safe_open(out, framework="np") as file:
         facts = json.loads(file.metadata()["facts"])
     assert facts["updates"] == 2 and facts["size"] == SIZE and facts["mindspore"]
-    assert 0 <= facts["last frames of 1 right"] <= 1 and facts["mean error of the speed, pixels per frame"] > 0
+    assert 0 <= facts["last frames of 1 right"] <= 1 and 0 <= facts["single digits right"] <= 1
+    assert facts["mean error of the speed, pixels per frame"] > 0
     first = {name: value.tobytes() for name, value in load_file(out).items()}
     assert train_judge.main(flags) == 0  # nothing is left to train: the same judge again
     assert {name: value.tobytes() for name, value in load_file(out).items()} == first
