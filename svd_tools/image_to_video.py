@@ -12,6 +12,7 @@ if __name__ == "__main__":  # signals are handled from here on, also during impo
     start("image-to-video")
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Optional
 
@@ -38,6 +39,9 @@ def build_parser(program: str) -> ArgumentParser:
     add("--resize", choices=RESIZES, default="crop", help="How an image of another size is brought to "
         "the video's: crop fills it, pad shows all of the image on black, fit gives the video the image's "
         "shape.")  # fmt: skip
+    add("--prepare", choices=("auto", "digits", "none"), default="auto", help="digits makes light strokes on black of "
+        "a photograph or drawing, as the model of moving digits knows them; auto does so with the one that comes with "
+        "the project, and nothing with others.")  # fmt: skip
     add_outputs(parser)
     add("--noise", type=Optional[str], help="Noise to start from instead of the seed's: an .npz file with `noise` "
         "[b t c h/8 w/8] and `aug_noise` [b 3 h w], both of unit variance.")  # fmt: skip
@@ -59,6 +63,9 @@ def resolve(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
     if args.SVD.checkpoint is None and args.SVD.config is None and digits.is_file():
         args.SVD.checkpoint = str(digits)
         log(f"no --SVD.checkpoint was given: using {digits.name} of moving digits, {DIGITS}")
+    if args.prepare == "auto":
+        own = args.SVD.checkpoint is not None and Path(args.SVD.checkpoint).resolve() == digits.resolve()
+        args.prepare = "digits" if own else "none"
     if not args.SVD.checkpoint:
         raise ConfigError("--SVD.checkpoint is missing: the weights, as svd_tools/convert.py writes them")
     if not args.image:
@@ -107,6 +114,17 @@ def noise_shapes(
     }
 
 
+def preparation(args: Namespace, sampling: SamplingConfig) -> Optional[Callable[[Image.Image, Path], Image.Image]]:
+    """What `--prepare` makes of an image, once the device is set up; None for nothing."""
+    if args.prepare == "none":
+        return None
+    from mindspore import get_context
+
+    from svd_tools.digits.picture import Preparation
+
+    return Preparation(sampling.height, sampling.width, get_context("device_target"))
+
+
 def run(parser: ArgumentParser, args: Namespace) -> None:
     """The work of the command line."""
     model, sampling = resolve(args)
@@ -115,6 +133,7 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
     paths, first, damaged = usable_images(find_images(args.image), set(map(Path, args.image)))
     noise = read_noise(args.noise, noise_shapes(model, sampling, first, args.resize)) if args.noise else {}
     pipe = options.load(args, args.SVD, model, lora=args.SVD.lora, lora_scale=args.SVD.lora_scale)
+    prepare = preparation(args, sampling)
     facts = describe(args.mode, args.SVD.checkpoint, args.SVD.lora)
     for path in paths:
         start = time.perf_counter()
@@ -124,6 +143,7 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
             log(f"warning: {error}")
             damaged.append(path)
             continue
+        image = prepare(image, path) if prepare else image
         beside = side_file(parser, args, {**facts, "image sha256": sha256(path)}, image=[str(path)])
         frames = pipe(image, settings=sampling, seed=args.seed, resize=args.resize, **noise)
         writers = video_writers(args.format, frames, args.SVD.fps)

@@ -37,9 +37,14 @@ CELL = 8
 WIDTHS = (16, 32, 64, 96, 128)
 """Channels of the trunk's convolutions, 4 or 5; the second and fourth from the end halve the resolution."""
 EARLIER_WIDTHS = (32, 64, 96, 96)
-"""Those of judges whose files do not say it."""
+EARLIER_SURE = 0.01
+"""Those of judges whose files do not say it, and what SURE says of them, roughly."""
 FEATURES = 64
 """Features of a clip. Few enough for a full-rank covariance of 256 clips, four per feature."""
+
+
+SURE = "probability of 98 % of single digits"
+"""Fact about a judge: how sure it is, at least, of nearly all digits that it was tested on."""
 
 
 class DigitJudge(nn.Cell):
@@ -54,6 +59,7 @@ class DigitJudge(nn.Cell):
 
     def __init__(self, size: int = 64, widths: Sequence[int] = WIDTHS):
         super().__init__()
+        self.sure = 0.0  # what SURE says, of one that was read from its file
         self.side, self.widths, last = size // CELL, list(widths), widths[-1]
         strides = [2 - (len(widths) - place) % 2 for place in range(len(widths))]
         layers = []
@@ -204,5 +210,6 @@ def load_judge(path: str | Path, device: str, size: int, source: Optional[str] =
             f"`svd digits train-judge --source={source}`"
         )
     judge = place(DigitJudge(size, made.widths).set_train(False), device, ms.float32)
+    judge.sure = float(made.facts.get(SURE, EARLIER_SURE))
     file.load({"judge": judge})
     return judge

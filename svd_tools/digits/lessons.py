@@ -13,7 +13,7 @@ from svd.data.handwriting import CLASSES
 from svd.data.moving_digits import DigitsClip, MovingDigits
 from svd.seeds import Purpose, generator
 from svd_tools.digits.image_encoder import cross_entropy
-from svd_tools.digits.judge import CELL, LAYOUT, MOTIONS, DigitJudge, classes_present, judge_frames, judge_videos
+from svd_tools.digits.judge import CELL, LAYOUT, MOTIONS, SURE, DigitJudge, classes_present, judge_frames, judge_videos
 from svd_tools.digits.motion import speed
 from svd_tools.digits.scores import Clips
 
@@ -70,9 +70,10 @@ def scribble(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 class JudgeLoss(nn.Cell):
-    """Cross-entropies of the digits in each cell, each frame and the clip; squared errors of the rest.
+    """Cross-entropies of what each frame and the clip show, and of the cell where it is; squared errors of the rest.
 
-    The cells train the trunk: labels with positions are easier to learn from.
+    Labels with positions are easier to learn from. Where a digit is is a choice among the cells: told of each cell by
+    itself, between two of them a digit would be half in both, and seen in neither.
     """
 
     def __init__(self, judge: DigitJudge):
@@ -85,8 +86,9 @@ class JudgeLoss(nn.Cell):
         """
         seen, places, _, clip = self.judge(video)
         present = ops.minimum(ops.reduce_sum(maps, 3), 1.0)  # [b t 10]
-        cells = ops.mul(ops.mean(cross_entropy(seen, maps)), float(maps.shape[3]))
-        frames = ops.mean(cross_entropy(ops.logsumexp(seen, 3), present))
+        whole = ops.logsumexp(seen, 3)
+        frames = ops.mean(cross_entropy(whole, present))
+        cells = ops.mean(ops.reduce_sum(maps * (ops.expand_dims(whole, 3) - seen), 3))
         digits = ops.mean(is_clip * cross_entropy(clip[:, :CLASSES], present[:, 0]))
         errors = ops.mean(ops.square(places - layout)) + ops.mean(is_clip * ops.square(clip[:, CLASSES:] - motion))
         return cells + frames + digits + errors
@@ -170,12 +172,14 @@ def held_out_accuracy(judge: DigitJudge, data: MovingDigits, pictures: MovingDig
     right, counts = seen.shows(clips.present, frame=-1), sorted(set(clips.count.tolist()))
     rates = {f"last frames of {n} right": float(right[clips.count == n].mean()) for n in counts}
     error = np.abs(seen.speed - clips.speeds).mean()
-    rates["single digits right"] = float(seen_alone(judge, pictures).mean())
+    truth, seen_alone = seen_in_pictures(judge, pictures)
+    rates["single digits right"] = float((truth == (seen_alone > 0.5)).all(-1).mean())
+    rates[SURE] = float(np.quantile(seen_alone[truth], 0.02))
     return {**rates, "mean error of the speed, pixels per frame": float(error)}
 
 
-def seen_alone(judge: DigitJudge, pictures: MovingDigits) -> np.ndarray:
-    """Whether the judge sees exactly the digits of each of these single frames, bool [n]."""
+def seen_in_pictures(judge: DigitJudge, pictures: MovingDigits) -> tuple[np.ndarray, np.ndarray]:
+    """Which digits the first frames of clips show, bool [n 10], and how probable the judge finds each of them there."""
     clips = [pictures.load(index) for index in range(len(pictures))]
-    seen = judge_frames(judge, np.concatenate([clip.frames for clip in clips])) > 0.5
-    return (seen == classes_present([clip.digits for clip in clips])).all(-1)
+    seen = judge_frames(judge, np.stack([clip.frames[0] for clip in clips]))
+    return classes_present([clip.digits for clip in clips]), seen

@@ -56,6 +56,7 @@ def test_a_picture_becomes_a_video_without_any_option(tmp_path, capsys):
     assert image_to_video.main(command) == 0
     told = capsys.readouterr()
     assert "no --SVD.checkpoint was given: using model.safetensors of moving digits" in told.err
+    assert "prepare: digits" in Path(told.out.split()[1]).read_text(), "the side file repeats it with the same weights"
     frames = imageio.imread(told.out.split()[0]).astype(np.float64)
     assert frames.shape == (14, 64, 64, 3)
     wanted = np.asarray(Image.open(path).convert("RGB"), np.float64)
