@@ -92,7 +92,7 @@ def run(args: Namespace) -> None:
 
     from svd.build import load_pipeline  # MindSpore takes seconds to import
     from svd_tools.digits.judge import MIN_FRAMES, judge_videos, load_judge
-    from svd_tools.digits.scores import Clips, motion_control, scores
+    from svd_tools.digits.scores import Clips, confusion, fastest, motion_control, right_by_frame, scores
 
     if frames < MIN_FRAMES:
         raise ConfigError(f"--SVD.num_frames must be {MIN_FRAMES} or more for motion to be judged, got {frames}")
@@ -111,10 +111,9 @@ def run(args: Namespace) -> None:
 
     columns = {"generated": generated, "still": still, "real": clips.videos}
     compared = judge_videos(judge, others.videos, args.batch_size)
-    table = pd.DataFrame({
-        name: scores(videos, judge_videos(judge, videos, args.batch_size), clips, compared)
-        for name, videos in columns.items()
-    })  # fmt: skip
+    seen = {name: judge_videos(judge, videos, args.batch_size) for name, videos in columns.items()}
+    table = pd.DataFrame({name: scores(columns[name], seen[name], clips, compared) for name in columns})
+    confused = confusion(seen["generated"], clips)
     rows = np.repeat(np.arange(min(args.control_pictures, args.clips)), len(BUCKETS))
     buckets = np.resize(BUCKETS, len(rows))
     videos = make(clips.pictures[rows], buckets, rows, "drawing pictures with every bucket", kept / "every_bucket")
@@ -127,10 +126,16 @@ def run(args: Namespace) -> None:
         "sha256": {"checkpoint": facts["checkpoint"], "judge": sha256(args.judge)},
         "versions": facts["versions"],
         "scores": table.to_dict(),
-        "motion_control": {"speed_by_bucket": speeds.to_dict(), "rank_correlation": correlations},
+        "right_by_frame": {name: right_by_frame(judged, clips) for name, judged in seen.items()},
+        "confusion": confused.to_dict("index"),
+        "motion_control": {
+            "speed_by_bucket": speeds.to_dict(),
+            "part_of_fastest": fastest(speeds),
+            "rank_correlation": correlations,
+        },
     }
     write(Path(args.out_dir), report, contact_sheet(clips.videos, generated), grid(generated), sampling.fps)
-    show(table, speeds, correlations)
+    show(table, confused, speeds, correlations)
 
 
 def describe(args: Namespace, model: ModelConfig, sampling: SamplingConfig) -> dict[str, Any]:
@@ -155,13 +160,17 @@ def write(folder: Path, report: dict[str, Any], sheet: np.ndarray, samples: np.n
     write_text(folder / "metrics.json", json.dumps(plain(report), indent=1, allow_nan=False) + "\n")
 
 
-def show(table: pd.DataFrame, speeds: pd.DataFrame, correlations: dict[str, float]) -> None:
+def show(table: pd.DataFrame, confused: pd.DataFrame, speeds: pd.DataFrame, correlations: dict[str, float]) -> None:
     """Print the numbers."""
-    from svd_tools.digits.scores import title
+    from svd_tools.digits.scores import fastest, title
 
     print(table.rename(index=title).to_string(float_format="%.3f", na_rep="-"))
+    print("\nwhat the last frames of clips of one digit show, by digit")
+    print(confused.to_string())
     print("\nspeed by motion bucket, pixels per frame: clips of 1 by centres, all by the judge")
     print(speeds.T.to_string(float_format="%.2f", na_rep="-"))
+    for name, value in fastest(speeds).items():
+        print(f"speed at bucket 255, by the {name}, in parts of what it means: {value:.2f}")
     for name, value in correlations.items():
         print(f"rank correlation of speed and bucket, by the {name.replace('_', ' ')}: {value:.3f}")
 

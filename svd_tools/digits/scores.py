@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from svd.data.handwriting import SIDE
-from svd.data.moving_digits import MovingDigits
+from svd.data.handwriting import CLASSES
+from svd.data.moving_digits import FASTEST, MovingDigits
 from svd.metrics.frechet import frechet_distance
 from svd_tools.digits.judge import Judgement, classes_present
 from svd_tools.digits.motion import brightness_centres, deviation, rank_correlation, speed
@@ -20,6 +20,7 @@ BEST_PSNR = 10 * math.log10(12 * 255**2)
 TITLES = {
     "psnr_mean": "first frame: PSNR to the picture, mean, dB",
     "psnr_median": "first frame: PSNR to the picture, median, dB",
+    "right_first_{n}": "first frame shows the picture's digits, clips of {n}",
     "right_{n}": "last frame shows the picture's digits, clips of {n}",
     "kept_{n}": "last frame shows what the first shows, clips of {n}",
     "speed_error_centres": "error of the speed, clips of 1 by centres, pixels/frame",
@@ -28,6 +29,7 @@ TITLES = {
     "bucket_correlation_judge": "rank correlation of speed and bucket, all by the judge",
     "deviation_mean": "deviation from a bouncing path, clips of 1, mean, pixels",
     "deviation_median": "deviation from a bouncing path, clips of 1, median, pixels",
+    "saturation": "most that a pixel's colours differ by, of white",
     "lost": "a frame without a digit, clips of 1",
     "frechet": "Frechet distance of the judge's features to other real clips",
 }
@@ -53,6 +55,8 @@ class Clips:
     """Number of digits in each, [n]."""
     present: np.ndarray
     """Their classes, bool [n 10]."""
+    sides: np.ndarray
+    """Pixels of the square that moves, of each one's first digit, [n]."""
 
     @staticmethod
     def of(data: MovingDigits) -> Clips:
@@ -64,6 +68,7 @@ class Clips:
             np.array([clip.speed for clip in clips]),
             np.array([len(clip.digits) for clip in clips]),
             classes_present([clip.digits for clip in clips]),
+            np.array([clip.sides[0] for clip in clips]),
         )
 
     @property
@@ -86,15 +91,16 @@ def scores(videos: np.ndarray, judged: Judgement, clips: Clips, other: Judgement
     """
     single, n_digits = clips.count == 1, sorted(set(clips.count.tolist()))
     paths = brightness_centres(videos[single])
-    walls = ((SIDE - 1) / 2, videos.shape[2] - (SIDE + 1) / 2)
-    deviations = np.array([deviation(path, walls) for path in paths])
+    walls = [((side - 1) / 2, videos.shape[2] - (side + 1) / 2) for side in clips.sides[single]]
+    deviations = np.array([deviation(*each) for each in zip(paths, walls)])
     quality, moved = psnr(videos[:, 0], clips.pictures), speed(paths)
-    right = judged.shows(clips.present, frame=-1)
+    first, right = (judged.shows(clips.present, frame) for frame in (0, -1))
     # a first frame without digits does not count
     kept = judged.shows(judged.digits[:, 0], frame=-1) & judged.digits[:, 0].any(-1)
     return {
         "psnr_mean": quality.mean(),
         "psnr_median": np.median(quality),
+        **{f"right_first_{n}": first[clips.count == n].mean() for n in n_digits},
         **{f"right_{n}": right[clips.count == n].mean() for n in n_digits},
         **{f"kept_{n}": kept[clips.count == n].mean() for n in n_digits},
         "speed_error_centres": nan_average(np.mean, np.abs(moved - clips.speeds[single])),
@@ -103,9 +109,28 @@ def scores(videos: np.ndarray, judged: Judgement, clips: Clips, other: Judgement
         "bucket_correlation_judge": rank_correlation(judged.speed, clips.buckets),
         "deviation_mean": nan_average(np.mean, deviations),
         "deviation_median": nan_average(np.median, deviations),
+        "saturation": float(np.ptp(videos, axis=-1).max() / 255),
         "lost": nan_average(np.mean, np.isnan(deviations)),
         "frechet": frechet_distance(judged.features, other.features),
     }
+
+
+def confusion(judged: Judgement, clips: Clips) -> pd.DataFrame:
+    """What the last frames of clips of one digit show: numbers of clips, with a row for each digit, and a column for each
+    that is seen alone, for none and for several.
+    """
+    single = clips.count == 1
+    seen = judged.digits[single, -1]
+    what = np.where(seen.sum(-1) == 1, seen.argmax(-1), np.where(seen.any(-1), CLASSES + 1, CLASSES))
+    counts = np.zeros((CLASSES, CLASSES + 2), int)
+    np.add.at(counts, (clips.present[single].argmax(-1), what), 1)
+    return pd.DataFrame(counts, range(CLASSES), [*map(str, range(CLASSES)), "none", "several"])
+
+
+def right_by_frame(judged: Judgement, clips: Clips) -> dict[str, list[float]]:
+    """The share of clips of one digit, of two, ... whose frames show the picture's digits and no others, by frame."""
+    right = (judged.digits == clips.present[:, None]).all(-1)
+    return {str(n): right[clips.count == n].mean(0).tolist() for n in sorted(set(clips.count.tolist()))}
 
 
 def nan_average(average: Callable[[np.ndarray], float], values: np.ndarray) -> float:
@@ -136,3 +161,8 @@ def motion_control(
         correlations[f"{name}_each_picture"] = nan_average(np.mean, each)
         correlations[f"{name}_all"] = rank_correlation(table[name], table["bucket"])
     return table.groupby("bucket")[["centres", "judge"]].mean(), correlations
+
+
+def fastest(speeds: pd.DataFrame) -> dict[str, float]:
+    """The speeds at motion bucket 255, in parts of what it means; NaN where it was not measured."""
+    return {name: float(speeds[name].get(255, math.nan) / FASTEST) for name in speeds}

@@ -76,6 +76,10 @@ def test_the_report_says_what_it_is_about(outcome, folder):
     assert report["sampling"]["sampling_steps"] == 1 and report["versions"]["mindspore"]
     speeds = report["motion_control"]["speed_by_bucket"]["judge"]
     assert list(speeds) == [str(bucket) for bucket in BUCKETS]
+    assert report["motion_control"]["part_of_fastest"]["judge"] == pytest.approx(speeds["255"] / 4)
+    single = sum(len(MovingDigits(CLIPS, part="test", seed=5).load(index).digits) == 1 for index in range(CLIPS))
+    assert sum(sum(row.values()) for row in report["confusion"].values()) == single
+    assert all(len(curve) == FRAMES for curve in report["right_by_frame"]["real"].values())
 
 
 def test_pictures_and_samples_are_written(outcome):

@@ -7,7 +7,18 @@ import pytest
 
 from svd.data.moving_digits import MovingDigits
 from svd_tools.digits.judge import Judgement
-from svd_tools.digits.scores import BEST_PSNR, TITLES, Clips, motion_control, psnr, scores, title
+from svd_tools.digits.scores import (
+    BEST_PSNR,
+    TITLES,
+    Clips,
+    confusion,
+    fastest,
+    motion_control,
+    psnr,
+    right_by_frame,
+    scores,
+    title,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +39,9 @@ def features() -> np.ndarray:
 def test_real_clips_are_without_fault(clips, features):
     judged = judged_truly(clips, clips.speeds, features)
     found = scores(clips.videos, judged, clips, judged)
-    assert set(found) == {name for name in TITLES if "{" not in name} | {"right_1", "right_2", "kept_1", "kept_2"}
+    assert set(found) == {name for name in TITLES if "{" not in name} | {
+        f"{name}_{n}" for name in ("right_first", "right", "kept") for n in (1, 2)
+    }
     # A mean of equal numbers need not be that number: how it is rounded depends on the processor.
     assert [found["psnr_mean"], found["psnr_median"]] == pytest.approx([BEST_PSNR] * 2)
     assert found["right_1"] == found["right_2"] == found["kept_1"] == found["kept_2"] == 1
@@ -36,7 +49,8 @@ def test_real_clips_are_without_fault(clips, features):
     assert found["bucket_correlation_centres"] > 0.99
     assert found["bucket_correlation_judge"] == pytest.approx(1)
     assert found["deviation_mean"] < 0.1 and found["lost"] == 0
-    assert found["frechet"] < 1e-9
+    assert found["frechet"] < 1e-9 and found["saturation"] == 0
+    assert found["right_first_1"] == found["right_first_2"] == 1
 
 
 def test_a_picture_that_stands_still(clips, features):
@@ -60,12 +74,41 @@ def test_faults_are_counted_for_clips_of_one_and_of_two(clips, features):
     digits[two[1]] = False  # none, all the time
     videos = clips.videos.copy()
     videos[one[1], 5] = 0
+    videos[0, 3, 1, 2] = (0, 51, 30)
     found = scores(videos, Judgement(digits, features, clips.speeds), clips, judged)
     assert found["right_1"] == found["kept_1"] == pytest.approx(1 - 1 / len(one))
     assert found["right_2"] == pytest.approx(1 - 2 / len(two))
     assert found["kept_2"] == pytest.approx(1 - 1 / len(two))
-    assert found["lost"] == pytest.approx(1 / len(one))
+    assert found["lost"] == pytest.approx(1 / len(one)) and found["saturation"] == pytest.approx(0.2)
+    assert found["right_first_1"] == 1 and found["right_first_2"] == pytest.approx(1 - 2 / len(two))
+    curves = right_by_frame(Judgement(digits, features, clips.speeds), clips)
+    assert curves["1"] == pytest.approx([1] * 13 + [1 - 1 / len(one)]) and len(curves["2"]) == 14
+    assert (curves["1"][-1], curves["2"][-1]) == (found["right_1"], found["right_2"])
     assert math.isfinite(found["deviation_mean"]) and math.isfinite(found["speed_error_centres"])
+
+
+def test_what_is_taken_for_what(clips, features):
+    """Of clips of one digit: another, none or several in the last frame; what frames before it show does not count."""
+    one = np.flatnonzero(clips.count == 1)
+    digits = np.repeat(clips.present[:, None], 14, 1)
+    digits[:, 0] = False
+    truth = clips.present[one].argmax(-1)
+    digits[one[0], -1] = np.arange(10) == (truth[0] + 1) % 10
+    digits[one[1], -1], digits[one[2], -1] = False, True
+    table = confusion(Judgement(digits, features, clips.speeds), clips)
+    assert table.columns.tolist() == [*map(str, range(10)), "none", "several"] and table.to_numpy().sum() == len(one)
+    assert table.loc[truth[0], str((truth[0] + 1) % 10)] >= 1
+    assert table.loc[truth[1], "none"] == table["none"].sum() == 1
+    assert table.loc[truth[2], "several"] == table["several"].sum() == 1
+    assert sum(table.loc[digit, str(digit)] for digit in range(10)) == len(one) - 3
+
+
+def test_digits_of_other_sizes_turn_at_the_same_edges(features):
+    """Their squares are larger, and their paths shorter."""
+    clips = Clips.of(MovingDigits(24, digits=[1], part="test", natural=1.0, speed=[2.0, 4.0]))
+    judged = judged_truly(clips, clips.speeds, features)
+    assert len(set(clips.sides)) > 5
+    assert scores(clips.videos, judged, clips, judged)["deviation_mean"] < 0.6
 
 
 def test_a_path_that_shakes_deviates(clips, features):
@@ -105,6 +148,8 @@ def test_speed_that_follows_the_bucket_is_told_from_one_that_does_not():
     assert correlations["centres_each_picture"] == correlations["centres_all"] == pytest.approx(1)
     assert correlations["judge_each_picture"] == pytest.approx(0)
     assert correlations["judge_all"] == pytest.approx(0.2390457)
+    assert math.isnan(fastest(table)["judge"])
+    assert fastest(table.rename(index={200: 255})) == pytest.approx({"centres": 0.75, "judge": 0.475})
 
 
 def test_titles():
