@@ -116,8 +116,8 @@ def scores(videos: np.ndarray, judged: Judgement, clips: Clips, other: Judgement
 
 
 def confusion(judged: Judgement, clips: Clips) -> pd.DataFrame:
-    """What the last frames of clips of one digit show: numbers of clips, with a row for each digit, and a column for each
-    that is seen alone, for none and for several.
+    """What the last frames of clips of one digit show: numbers of clips, a row for each digit, and columns for those
+    that are seen alone, for none and for several.
     """
     single = clips.count == 1
     seen = judged.digits[single, -1]
