@@ -2,8 +2,9 @@
 
 svd digits publish
 
-Writes assets/digits/ (weights, provenance.json) and, into docs/, the losses of every stage (digits_losses.csv, .png),
-the evaluation's numbers (digits_metrics.json), contact sheet and GIF.
+Writes assets/digits/ (weights, the configurations that they were trained with, provenance.json) and, into docs/, the
+losses of every stage (digits_losses.csv, .png), the evaluations' numbers (digits_metrics.json; over the training
+digits_curve.csv), contact sheet and GIF.
 """
 
 from __future__ import annotations
@@ -22,9 +23,16 @@ from svd.errors import UserError
 from svd.files import atomic_write, sha256, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("autoencoder", "image_encoder", "image_model", "video_model", "temporal_decoder")
-EVALUATIONS = {"evaluation": "video model", "evaluation_image_model": "image model"}
-"""Folders of svd_tools/evaluate.py's results, and what was evaluated."""
+STAGES = ("autoencoder", "image_encoder", "image_model", "video_model", "whole_unet", "temporal_decoder")
+EVALUATIONS = {
+    "evaluation": "video model",
+    "evaluation_image_model": "image model",
+    "evaluation_natural": "video model, pictures as people draw",
+}
+"""Folders of svd_tools/evaluate.py's results, and what was evaluated: the weights that are shipped, or what they were
+before the temporal layers, which is the image model."""
+CURVE = "evaluation_update_*"
+"""Folders of evaluations over the training."""
 
 
 class PublishError(UserError, ValueError):
@@ -48,13 +56,21 @@ def read_stage(run: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     return facts, metrics[["update", "loss"]].assign(stage=run.name)[["stage", "update", "loss"]]
 
 
-def read_evaluation(folder: Path, sums: dict[str, str]) -> dict[str, Any]:
+def read_evaluation(folder: Path, model: Path, judge: Path) -> dict[str, Any]:
     """What svd_tools/evaluate.py measured; raises PublishError if it was with other weights than these."""
     report = json.loads((folder / "metrics.json").read_text())
-    wanted = {"checkpoint": sums["model.safetensors"], "judge": sums["judge.safetensors"]}
-    if report["sha256"] != wanted:
+    if report["sha256"] != {"checkpoint": sha256(model), "judge": sha256(judge)}:
         raise PublishError(f"{folder} evaluates other weights than are to be published: run evaluate.py again")
     return report
+
+
+def read_curve(trained: Path) -> pd.DataFrame:
+    """The scores of the evaluations over the training, a row for each."""
+    rows = []
+    for folder in sorted(trained.glob(CURVE)):
+        report = json.loads((folder / "metrics.json").read_text())
+        rows.append({"update": int(folder.name.rpartition("_")[2]), **report["scores"]["generated"]})
+    return pd.DataFrame(rows)
 
 
 def plot(tables: list[pd.DataFrame], path: Path) -> None:
@@ -77,9 +93,17 @@ def publish(trained: Path, to: Path) -> None:
         "judge.safetensors": trained / "judge.safetensors",
     }
     sums = {name: sha256(source) for name, source in weights.items()}
-    evaluations = {name: read_evaluation(trained / folder, sums) for folder, name in EVALUATIONS.items()}
+    models = {"evaluation_image_model": trained / "fp16_image_model/model.safetensors"}
+    evaluations = {
+        name: read_evaluation(
+            trained / folder, models.get(folder, weights["model.safetensors"]), weights["judge.safetensors"]
+        )
+        for folder, name in EVALUATIONS.items()
+    }
+    curve = read_curve(trained)
     stages, losses = zip(*(read_stage(trained / stage) for stage in STAGES))
     copies = {assets / name: source for name, source in weights.items()}
+    copies |= {assets / f"{name}.yaml": to / f"configs/digits/{name}.yaml" for name in ("model", *STAGES)}
     copies |= {docs / "digits_contact_sheet.png": trained / "evaluation/contact_sheet.png"}
     copies |= {docs / "digits.gif": trained / "evaluation/samples.gif"}
     mode = stages[-1]["settings"]["environment"]["mode"]
@@ -91,6 +115,7 @@ def publish(trained: Path, to: Path) -> None:
             shutil.copyfile(source, aside)
     write_text(assets / "provenance.json", f"{json.dumps(provenance, indent=2)}\n")
     write_text(docs / "digits_metrics.json", f"{json.dumps(evaluations, indent=1)}\n")
+    write_text(docs / "digits_curve.csv", curve.round(4).to_csv(index=False))
     write_text(docs / "digits_losses.csv", pd.concat(losses).round(5).to_csv(index=False))
     with atomic_write(docs / "digits_losses.png", need=0) as aside:
         plot(losses, aside)

@@ -26,14 +26,17 @@ def trained(tmp_path) -> Path:
         (folder / stage / "config.yaml").write_text(yaml.safe_dump(settings))
         rows = {"update": range(1, 41), "loss": np.linspace(1, 0.22, 40), "clips_per_second": 0.5}
         pd.DataFrame(rows).to_csv(folder / stage / "metrics.csv", index=False)
-    (folder / "fp16").mkdir()
     weights = {"checkpoint": folder / "fp16/model.safetensors", "judge": folder / "judge.safetensors"}
+    weights["image model"] = folder / "fp16_image_model/model.safetensors"
     for name, path in weights.items():
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(name.encode())
     sums = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in weights.items()}
-    for name in script.EVALUATIONS:
+    for name in (*script.EVALUATIONS, "evaluation_update_00000010", "evaluation_update_00000020"):
         (folder / name).mkdir()
-        (folder / name / "metrics.json").write_text(json.dumps({"sha256": sums, "scores": {"of": name}}))
+        checkpoint = sums["image model" if name == "evaluation_image_model" else "checkpoint"]
+        report = {"sha256": {"checkpoint": checkpoint, "judge": sums["judge"]}, "scores": {"generated": {"of": name}}}
+        (folder / name / "metrics.json").write_text(json.dumps(report))
         Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(folder / name / "contact_sheet.png")
         (folder / name / "samples.gif").write_bytes(name.encode())
     return folder
@@ -41,8 +44,10 @@ def trained(tmp_path) -> Path:
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    for name in ("assets/digits", "docs"):
+    for name in ("assets/digits", "docs", "configs/digits"):
         (tmp_path / "project" / name).mkdir(parents=True)
+    for name in ("model", *script.STAGES):
+        (tmp_path / f"project/configs/digits/{name}.yaml").write_text(f"# {name}")
     return tmp_path / "project"
 
 
@@ -62,10 +67,14 @@ def test_weights_their_making_and_their_numbers_go_together(trained, project):
     losses = pd.read_csv(docs / "digits_losses.csv")
     assert losses.groupby("stage")["update"].max().to_dict() == dict.fromkeys(script.STAGES, 40)
     metrics = json.loads((docs / "digits_metrics.json").read_text())
-    assert {name: report["scores"]["of"] for name, report in metrics.items()} == {
+    assert {name: report["scores"]["generated"]["of"] for name, report in metrics.items()} == {
         "video model": "evaluation",
         "image model": "evaluation_image_model",
+        "video model, pictures as people draw": "evaluation_natural",
     }
+    curve = pd.read_csv(docs / "digits_curve.csv")
+    assert curve["update"].tolist() == [10, 20] and curve["of"].tolist()[1] == "evaluation_update_00000020"
+    assert (assets / "whole_unet.yaml").read_text() == "# whole_unet" and (assets / "model.yaml").exists()
     assert (docs / "digits.gif").read_bytes() == b"evaluation"
     assert all(Image.open(docs / name).size for name in ("digits_losses.png", "digits_contact_sheet.png"))
 
@@ -79,4 +88,5 @@ def test_what_is_not_complete_is_not_published(trained, project):
     pd.read_csv(metrics).head(30).to_csv(metrics, index=False)
     with pytest.raises(script.PublishError, match="video_model is at update 30 of 40: train it to its end"):
         script.publish(trained, project)
-    assert not [path for path in project.rglob("*") if path.is_file()]
+    assert not [path for path in project.rglob("*") if path.is_file() and path.suffix != ".yaml"]
+    assert not list((project / "assets").rglob("*.yaml"))
