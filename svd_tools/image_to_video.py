@@ -40,8 +40,8 @@ def build_parser(program: str) -> ArgumentParser:
         "the video's: crop fills it, pad shows all of the image on black, fit gives the video the image's "
         "shape.")  # fmt: skip
     add("--prepare", choices=("auto", "digits", "none"), default="auto", help="digits makes light strokes on black of "
-        "a photograph or drawing, as the model of moving digits knows them; auto does so with the one that comes with "
-        "the project, and nothing with others.")  # fmt: skip
+        "a photograph or drawing, as the model of moving digits knows them; auto does so if no model is given, and "
+        "nothing with others.")  # fmt: skip
     add_outputs(parser)
     add("--noise", type=Optional[str], help="Noise to start from instead of the seed's: an .npz file with `noise` "
         "[b t c h/8 w/8] and `aug_noise` [b 3 h w], both of unit variance.")  # fmt: skip
@@ -60,12 +60,14 @@ def build_parser(program: str) -> ArgumentParser:
 def resolve(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
     """Resolve model and sampling settings: given options, then the model's configuration; `args` is updated."""
     digits = DIGITS / "model.safetensors"
-    if args.SVD.checkpoint is None and args.SVD.config is None and digits.is_file():
+    default = args.SVD.checkpoint is None and args.SVD.config is None and digits.is_file()
+    if default:
         args.SVD.checkpoint = str(digits)
         log(f"no --SVD.checkpoint was given: using {digits.name} of moving digits, {DIGITS}")
     if args.prepare == "auto":
-        own = args.SVD.checkpoint is not None and Path(args.SVD.checkpoint).resolve() == digits.resolve()
-        args.prepare = "digits" if own else "none"
+        args.prepare = "digits" if default else "none"
+    if args.prepare == "digits" and args.resize != "crop":
+        raise ConfigError(f"--resize={args.resize} is for images that are not made anew: add --prepare=none")
     if not args.SVD.checkpoint:
         raise ConfigError("--SVD.checkpoint is missing: the weights, as svd_tools/convert.py writes them")
     if not args.image:

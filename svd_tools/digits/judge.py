@@ -21,7 +21,7 @@ from svd.data.handwriting import CLASSES
 from svd.layers.basic import GELU, GroupNorm, Linear, SwapAxes, conv2d
 from svd.layers.resblock import ResBlock
 from svd.placement import place
-from svd.records import parse_json, record
+from svd.records import RecordError, parse_json, record
 
 FORMAT = "svd-mindspore-digit-judge"
 """Format name in the metadata of a judge's file."""
@@ -210,6 +210,8 @@ def load_judge(path: str | Path, device: str, size: int, source: Optional[str] =
             f"`svd digits train-judge --source={source}`"
         )
     judge = place(DigitJudge(size, made.widths).set_train(False), device, ms.float32)
-    judge.sure = float(made.facts.get(SURE, EARLIER_SURE))
+    judge.sure = made.facts.get(SURE, EARLIER_SURE)
+    if not isinstance(judge.sure, (int, float)):
+        raise RecordError(f"{where}: {SURE} has to be a number")
     file.load({"judge": judge})
     return judge

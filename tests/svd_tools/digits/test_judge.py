@@ -17,6 +17,7 @@ from svd.records import RecordError
 from svd_tools.digits import lessons, train_judge
 from svd_tools.digits.judge import (
     FORMAT,
+    SURE,
     DigitJudge,
     Judgement,
     classes_present,
@@ -121,6 +122,15 @@ def test_damaged_widths_are_told(judge, tmp_path, widths):
     save_file(tensors, tmp_path / "judge.safetensors", metadata)
     with pytest.raises(RecordError, match="judge.safetensors: its metadata"):
         load_judge(tmp_path / "judge.safetensors", DEVICE, SIZE)
+
+
+def test_how_sure_it_is_has_to_be_a_number(judge, tmp_path):
+    path = tmp_path / "judge.safetensors"
+    write_judge(path, judge, SIZE, {SURE: 0.25})
+    assert load_judge(path, DEVICE, SIZE).sure == 0.25
+    write_judge(path, judge, SIZE, {SURE: []})
+    with pytest.raises(RecordError, match="judge.safetensors: its metadata: .* has to be a number"):
+        load_judge(path, DEVICE, SIZE)
 
 
 def test_a_judge_of_other_widths(eager, tmp_path):

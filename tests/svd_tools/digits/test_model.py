@@ -68,3 +68,8 @@ def test_a_picture_becomes_a_video_without_any_option(tmp_path, capsys):
     assert 10 * np.log10(255**2 / error) > 16, "the first frame is the picture"
     light = frames.sum((1, 2, 3)) / wanted.sum()
     assert (light > 0.6).all() and (light < 1.5).all(), "what is drawn stays"
+
+
+def test_another_way_to_resize_is_for_pictures_that_stay_as_they_are(tmp_path, capsys):
+    assert image_to_video.main([f"--image={ASSETS / 'drawing.png'}", f"--output_dir={tmp_path}", "--resize=pad"]) == 2
+    assert "--resize=pad is for images that are not made anew: add --prepare=none" in capsys.readouterr().err
