@@ -3,8 +3,8 @@
 # made again, and a stage that was stopped goes on from its last checkpoint: the same command continues.
 # Usage: scripts/train_digits.sh [FOLDER [FLAGS]], with a folder of MNIST's idx files (data/mnist if it is not given, or
 # scikit-learn's digits if that is not there either), and flags of every training, such as --train.updates=20.
-# CLIPS (12000) is how many videos are learned from; JUDGE and EVALUATE are flags of the judge's training and of every
-# evaluation.
+# CLIPS (12000) is how many videos are learned from; JUDGE, EVALUATE and SAMPLES are flags of the judge's training, of
+# every evaluation, and of the videos of pictures.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mnist=${1:-data/mnist}
@@ -38,7 +38,8 @@ of_clips=--train.dataset.init_args.source=$handwriting
     svd initialize --config configs/digits/model.yaml --out $out/initial.safetensors --grey
 stage autoencoder initial.safetensors "$of_clips" "$@"
 stage image_encoder autoencoder/model.safetensors "$of_clips" "$@"
-svd make-digits --out_dir $out/videos --clips "$clips" --frames 14 --natural 0.7 --source "$handwriting"
+svd make-digits --out_dir $out/videos --clips "$clips" --frames 14 --speed 0 4.4 --natural 0.7 \
+    --source "$handwriting"
 svd encode-latents --out $out/latents --config configs/digits/latents.yaml
 stage image_model image_encoder/model.safetensors "$@"
 stage video_model image_model/model.safetensors "$@"
@@ -61,6 +62,9 @@ evaluate evaluation $out/fp16/model.safetensors --control_pictures=8
 evaluate evaluation_natural $out/fp16/model.safetensors --clips=64 --control_pictures=1 --data.natural=1
 half $out/image_model/model.safetensors $out/fp16_image_model
 evaluate evaluation_image_model $out/fp16_image_model/model.safetensors --image_model --clips=64 --control_pictures=1
+# shellcheck disable=SC2086
+svd image-to-video --SVD.checkpoint=$out/fp16/model.safetensors --prepare=digits --image assets/photographs \
+    assets/three.png assets/drawing.png assets/four_and_nine.png --output_dir=$out/samples ${SAMPLES-}
 # The curve over the training of all layers: of the first 32 clips, by the averaged weights of each checkpoint.
 for checkpoint in $out/whole_unet/checkpoints/update_*; do
     at=$(basename "$checkpoint")
