@@ -185,6 +185,8 @@ class _Made:
 def load_judge(path: str | Path, device: str, size: int, source: Optional[str] = "sklearn") -> DigitJudge:
     """A judge for frames of this many pixels and handwriting, or any with None, in float32, on a device that is set up.
 
+    Judges of MNIST have learned scikit-learn's digits, too, but for earlier ones.
+
     Raises:
         CheckpointError: the file is missing, damaged, no judge, or a judge of frames of another size or of
             scikit-learn's handwriting where another is requested, or vice versa.
@@ -204,7 +206,9 @@ def load_judge(path: str | Path, device: str, size: int, source: Optional[str] =
             f"`svd digits train-judge --size={size}`"
         )
     learned = made.facts.get("source", source)
-    if source is not None and (learned == "sklearn") != (source == "sklearn"):  # a folder may have several names
+    known = {learned, "sklearn"} if made.facts.get("sklearn_too") else {learned}
+    # a folder may have several names
+    if source is not None and not any((name == "sklearn") == (source == "sklearn") for name in known):
         raise CheckpointError(
             f"{path} judges handwriting of {learned}, not of {source}: train one with "
             f"`svd digits train-judge --source={source}`"

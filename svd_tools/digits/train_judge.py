@@ -83,7 +83,7 @@ def run(args: Namespace) -> int:
     for parameter in parameters:  # the judge is tested as it is written, in float16
         parameter.set_data(ms.Tensor(parameter.asnumpy().astype(np.float16).astype(np.float32)))
     accuracy = held_out_accuracy(judge.set_train(False), tested, pictures)
-    facts = {**settings, **accuracy, "svd": __version__, **runtime.describe(args.mode)}
+    facts = {**settings, "sklearn_too": True, **accuracy, "svd": __version__, **runtime.describe(args.mode)}
     with atomic_write(args.out, need=0) as aside:
         write_judge(aside, judge, args.size, facts)
     for name, value in accuracy.items():

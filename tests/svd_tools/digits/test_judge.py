@@ -150,6 +150,9 @@ def test_what_is_no_judge_of_such_frames_is_told(judge, golden_source, tmp_path)
         load_judge(path, DEVICE, 64)
     write_judge(tmp_path / "mnist.safetensors", judge, SIZE, {"source": "mnist"})
     load_judge(tmp_path / "mnist.safetensors", DEVICE, SIZE, "data/mnist")
+    write_judge(tmp_path / "both.safetensors", judge, SIZE, {"source": "mnist", "sklearn_too": True})
+    for source in ("sklearn", "data/mnist"):
+        load_judge(tmp_path / "both.safetensors", DEVICE, SIZE, source)
     with pytest.raises(CheckpointError, match="judges handwriting of mnist, not of sklearn: train .* --source=sklearn"):
         load_judge(tmp_path / "mnist.safetensors", DEVICE, SIZE)
     with pytest.raises(CheckpointError, match="is no judge of digits: train one with `svd digits train-judge`"):
@@ -203,6 +206,16 @@ def test_lessons_are_clips_and_pictures_of_more_handwriting():
     np.testing.assert_array_equal(maps.asnumpy()[1].max(-1), classes_present([c.digits for c in items[1].clips]))
     assert is_clip.asnumpy().tolist() == [[1], [0]]
     assert motion.asnumpy()[0, 0] > 0 and not motion.asnumpy()[1].any()
+
+
+def test_lessons_of_other_handwriting_show_scikit_learns_too(tmp_path):
+    pictures, classes = np.full((3, 28, 28), 255), np.array([1, 1, 1])  # all white: no other digit is
+    for name, array in (("train-images-idx3-ubyte", pictures), ("train-labels-idx1-ubyte", classes)):
+        header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+        (tmp_path / name).write_bytes(header + array.astype(np.uint8).tobytes())
+    data = lessons.Lessons(40, source=str(tmp_path), part="train", size=64)
+    digits = [{digit for clip in data.load(index, None).clips for digit in clip.digits} for index in range(22)]
+    assert [index for index in range(22) if digits[index] - {1}] == [3, 8, 14, 19]
 
 
 def test_the_loss_is_that_of_its_parts(eager, judge):
