@@ -63,8 +63,9 @@ evaluate evaluation_natural $out/fp16/model.safetensors --clips=64 --control_pic
 half $out/image_model/model.safetensors $out/fp16_image_model
 evaluate evaluation_image_model $out/fp16_image_model/model.safetensors --image_model --clips=64 --control_pictures=1
 # shellcheck disable=SC2086
-svd image-to-video --SVD.checkpoint=$out/fp16/model.safetensors --prepare=digits --image assets/photographs \
-    assets/three.png assets/drawing.png assets/four_and_nine.png --output_dir=$out/samples ${SAMPLES-}
+[ -d $out/samples ] ||
+    svd image-to-video --SVD.checkpoint=$out/fp16/model.safetensors --prepare=digits --output_dir=$out/samples \
+        --image assets/photographs assets/three.png assets/drawing.png assets/four_and_nine.png ${SAMPLES-}
 # The curve over the training of all layers: of the first 32 clips, by the averaged weights of each checkpoint.
 for checkpoint in $out/whole_unet/checkpoints/update_*; do
     at=$(basename "$checkpoint")
