@@ -60,6 +60,8 @@ evaluate() { # NAME CHECKPOINT [FLAGS]
 }
 evaluate evaluation $out/fp16/model.safetensors --control_pictures=8
 evaluate evaluation_natural $out/fp16/model.safetensors --clips=64 --control_pictures=1 --data.natural=1
+# guidance costs every step twice: what 64 clips are without it
+evaluate evaluation_unguided $out/fp16/model.safetensors --clips=64 --control_pictures=1 --SVD.guidance=1
 half $out/image_model/model.safetensors $out/fp16_image_model
 evaluate evaluation_image_model $out/fp16_image_model/model.safetensors --image_model --clips=64 --control_pictures=1
 # shellcheck disable=SC2086
