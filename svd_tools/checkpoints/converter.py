@@ -20,6 +20,7 @@ from svd_tools.checkpoints.layout import Entry, Layout, expand
 from svd_tools.checkpoints.layouts import ENDINGS, OURS, find_layout, layouts_of
 from svd_tools.checkpoints.output import cast_all, writing
 from svd_tools.checkpoints.recognition import Choice
+from svd_tools.checkpoints.reversal import convert_reversal, unet_file
 from svd_tools.checkpoints.sources import read_weights
 
 
@@ -34,6 +35,7 @@ def convert(
     weights: Choice = "auto",
     image_model: Optional[str | Path] = None,
     tokenizer: Optional[str | Path] = None,
+    reversal_of: Optional[str | Path] = None,
 ) -> Path:
     """Convert a checkpoint, print what was found and left out, and return the path written.
 
@@ -44,6 +46,8 @@ def convert(
     """
     source, model = Path(pt_weights_file), _model(config)
     target = output_path(source, Path(out_dir), to)
+    if reversal_of is not None:
+        source, target = unet_file(source), target.with_name(f"{target.stem}_reversal.safetensors")
     check_free(target, overwrite)
     opened = read_weights(source, layouts_of(model))
     if adapter_style(opened.tensors):
@@ -51,6 +55,11 @@ def convert(
             options = "--to, --weights, --image_model and --tokenizer"
             raise CheckpointError(f"{source} holds adapters (LoRA): they are converted without {options}")
         return convert_adapters(source, opened.tensors, model, target, dtype, report)
+    if reversal_of is not None:
+        if to != OURS or image_model or tokenizer or report:
+            raise CheckpointError("reversal_of goes without --to, --image_model, --tokenizer and --report")
+        source_of_unet = open_source(source, opened, model, weights, complete=False)
+        return convert_reversal(source_of_unet, Path(reversal_of), target, dtype)
     layout = find_layout(model, to)
     layout.check(model, True)
     sources = [open_source(source, opened, model, weights, complete=image_model is None)]

@@ -34,7 +34,7 @@ def test_a_pan_is_explained_by_its_motion():
 def test_the_error_of_warping_is_that_of_lai():
     """Where flow and return agree, with the flow of OpenCV, written out."""
     a, b = pan(1, 2, step=3)
-    b = np.clip(b.astype(int) + 9, 0, 255).astype(np.uint8)
+    a[10:30, 10:30], b[10:30, 16:36] = (picture(9)[:20, :20],) * 2  # covers what was seen, and shows what was not
     greys = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (a, b)]
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     there, back = dis.calc(*greys, None), dis.calc(*greys[::-1], None)
@@ -44,10 +44,10 @@ def test_the_error_of_warping_is_that_of_lai():
             at = np.float32([[x + there[y, x, 0]]]), np.float32([[y + there[y, x, 1]]])
             value, returned = (cv2.remap(image, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0, 0]
                                for image in (b.astype(np.float32) / 255, back))  # fmt: skip
-            lengths = (there[y, x] ** 2).sum() + (returned * 0 + back[y, x]) @ back[y, x]
+            lengths = (there[y, x] ** 2).sum() + (returned**2).sum()
             if ((there[y, x] + returned) ** 2).sum() <= 0.01 * lengths + 0.5:
                 errors.append(np.mean((a[y, x] / 255 - value) ** 2))
-    assert 1000 < len(errors) < 48 * 64
+    assert 1000 < len(errors) < 48 * 64 - 50
     assert measure([a, b]).warp_error[0] == pytest.approx(np.mean(errors), rel=1e-3)
 
 
@@ -80,14 +80,14 @@ def test_a_jump_at_a_seam_is_told_by_the_clips_own_steps():
 
 
 def test_drift_of_the_picture_and_of_motion():
-    """Brighter by half, with less contrast and colour, blurred, and slower, towards the end."""
+    """In the second half with less contrast and colour, blurred, and still."""
     video = np.concatenate([pan(7, 8, step=2), np.repeat(pan(7, 9, step=2)[-1:], 8, 0)]).astype(np.float32)
     grey = video.mean(-1, keepdims=True)
     changed = video.copy()
     changed[8:] = 64 + 0.25 * grey[8:] + 0.25 * video[8:]
     changed[8:] = np.stack([cv2.GaussianBlur(frame, (0, 0), 3) for frame in changed[8:]])
     scores = measure(changed.astype(np.uint8)).scores
-    assert scores["contrast_drift"] < -0.4 and scores["saturation_drift"] < -0.6 and scores["sharpness_drift"] < -0.6
+    assert scores["contrast_drift"] < -0.4 and scores["saturation_drift"] < -0.6 and scores["sharpness_drift"] < -0.5
     assert scores["motion_drift"] < -0.9 and abs(scores["brightness_drift"]) < 0.1
     same = measure(np.repeat(pan(7, 1), 8, 0)).scores
     assert all(same[f"{name}_drift"] == 0 for name in ("brightness", "contrast", "saturation", "sharpness"))
