@@ -110,9 +110,7 @@ def last_images(given: list[str], paths: list[Path]) -> dict[Path, Path]:
     """
     found = [path for name in given for path in find_images(name)]
     if len(found) not in (1, len(paths)):
-        raise ConfigError(
-            f"--last_image must be one image, or one for each of the {len(paths)} of --image, got {len(found)}"
-        )
+        raise ConfigError(f"--last_image takes one image, or as many as --image ({len(paths)}), got {len(found)}")
     for path in dict.fromkeys(found):
         check_image(path)
     return dict(zip(paths, found * (len(paths) // len(found))))

@@ -86,6 +86,10 @@ class Curves:
         }
 
 
+PER_TRANSITION = ("step", "motion", "warp_error", "unexplained")
+"""Curves of t - 1 values."""
+PER_FRAME = ("brightness", "contrast", "saturation", "sharpness", "identity")
+"""Curves of t values."""
 SCORES = {
     "frames": "frames",
     "cuts": "cuts: frames that begin a new shot",
@@ -132,7 +136,6 @@ def continuity(
     videos: Mapping[str, Iterable[np.ndarray]] | Iterable[Iterable[np.ndarray]],
     seams: Sequence[int] = (),
     judge: Optional[Judge] = None,
-    progress: Callable[[Iterable], Iterable] = iter,
 ) -> Report:
     """Measure the continuity of videos.
 
@@ -140,14 +143,13 @@ def continuity(
         videos: each an array uint8 [t h w 3], or an iterable of frames [h w 3]; by names, or numbered from 0.
         seams: the frames at which the videos were put together, each the first of a new piece (1 to t - 1).
         judge: says how alike frames are to their video's first.
-        progress: wraps the videos, as tqdm does.
 
     Raises:
         ValueError: there is no video; or one is of fewer than two frames, has no frame at a seam, or has frames that
             cannot be used.
     """
     named = videos.items() if isinstance(videos, Mapping) else ((str(i), video) for i, video in enumerate(videos))
-    curves = {name: measure(video, seams, judge, name) for name, video in progress(list(named))}
+    curves = {name: measure(video, seams, judge, name) for name, video in named}
     if not curves:
         raise ValueError("no video was given")
     return Report(curves)
