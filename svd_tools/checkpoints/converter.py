@@ -47,7 +47,8 @@ def convert(
     source, model = Path(pt_weights_file), _model(config)
     target = output_path(source, Path(out_dir), to)
     if reversal_of is not None:
-        source, target = unet_file(source), target.with_name(f"{target.stem}_reversal.safetensors")
+        name = source.resolve().name if source.is_dir() else source.stem
+        source, target = unet_file(source), target.with_name(f"{name}_reversal.safetensors")
     check_free(target, overwrite)
     opened = read_weights(source, layouts_of(model))
     if adapter_style(opened.tensors):
