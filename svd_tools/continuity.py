@@ -35,8 +35,7 @@ from svd.data.dataset import BadItem, DatasetError, Unavailable
 from svd.data.video_reader import open_video
 from svd.files import atomic_write, check_folder, write_text
 from svd.metrics.continuity import PER_FRAME, PER_TRANSITION, SCORES, Curves, Judge, Report, measure
-from svd_tools.jobs.work import find_files
-from svd_tools.motion_bucket import SUFFIXES
+from svd_tools.jobs.work import VIDEO_SUFFIXES, find_files
 
 
 def build_parser(program: str) -> ArgumentParser:
@@ -76,9 +75,9 @@ def find_videos(given: list[str]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, given):
         if path.is_dir():
-            inside = [path / name for name, fault in find_files(str(path), SUFFIXES) if not fault]
+            inside = [path / name for name, fault in find_files(str(path), VIDEO_SUFFIXES) if not fault]
             if not inside:
-                known = ", ".join(sorted(SUFFIXES))
+                known = ", ".join(sorted(VIDEO_SUFFIXES))
                 raise DatasetError(f"{path}: no videos in it or below; they are known by {known}")
             found += inside
         elif os.path.exists(path):
