@@ -1,6 +1,6 @@
 """Image to video beyond the trained length, and between two images: what the pipeline's arguments do.
 
-`pipe` is the small random model under pynative mode; tests/parity/test_key_frames.py compares with PyTorch, in graph
+`pipe` is the small random model under pynative mode; tests/parity/test_two_images.py compares with PyTorch, in graph
 mode too.
 """
 
