@@ -51,16 +51,16 @@ def convert(
         source, target = unet_file(source), target.with_name(f"{name}_reversal.safetensors")
     check_free(target, overwrite)
     opened = read_weights(source, layouts_of(model))
+    if reversal_of is not None:
+        if to != OURS or image_model or tokenizer or report:
+            raise CheckpointError("reversal_of goes without --to, --image_model, --tokenizer and --report")
+        unet = open_source(source, opened, model, weights, complete=False)
+        return convert_reversal(unet, Path(reversal_of), target, dtype)
     if adapter_style(opened.tensors):
         if to != OURS or weights != "auto" or image_model or tokenizer:
             options = "--to, --weights, --image_model and --tokenizer"
             raise CheckpointError(f"{source} holds adapters (LoRA): they are converted without {options}")
         return convert_adapters(source, opened.tensors, model, target, dtype, report)
-    if reversal_of is not None:
-        if to != OURS or image_model or tokenizer or report:
-            raise CheckpointError("reversal_of goes without --to, --image_model, --tokenizer and --report")
-        source_of_unet = open_source(source, opened, model, weights, complete=False)
-        return convert_reversal(source_of_unet, Path(reversal_of), target, dtype)
     layout = find_layout(model, to)
     layout.check(model, True)
     sources = [open_source(source, opened, model, weights, complete=image_model is None)]
