@@ -14,10 +14,12 @@ from mindspore.nn.utils import no_init_parameters
 from svd import runtime
 from svd.checkpoints.lora import LoRA, merging, read_loras
 from svd.checkpoints.model_file import Checkpoint, checkpoint_parameters
+from svd.checkpoints.reversal import read_reversal
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.compile_cache import CompileCache
 from svd.config import Model, VideoLDMConfig, dump_config, load_config
 from svd.graphs import keep_latest
+from svd.layers.reversal import pair_attention
 from svd.models import model_of
 from svd.models.part import Part
 from svd.personalization import take_decoder, take_spatial
@@ -64,6 +66,7 @@ def load_pipeline(
     compile_cache: Optional[str | Path] = None,
     spatial: Optional[str | Path] = None,
     decoder: Optional[str | Path] = None,
+    reversal: Optional[str | Path] = None,
 ) -> ImageToVideo | TextToVideo | VideoDiffusion:
     """Build the pipeline of a model, of any kind, and load its weights.
 
@@ -81,6 +84,8 @@ def load_pipeline(
         spatial: the checkpoint of another image model, such as a personalised one, of which spatial layers and text
             encoder are taken in place of the video model's own.
         decoder: a checkpoint of Stable Video Diffusion, whose temporal decoder decodes in place of the model's own.
+        reversal: what fine-tuning for videos backward in time added to Stable Video Diffusion, as svd_tools/convert.py
+            writes it: the pipeline is then for videos between two images alone.
 
     Raises:
         RuntimeSetupError: versions are not supported, or the device is not available.
@@ -98,8 +103,12 @@ def load_pipeline(
     if decoder is not None:
         config = take_decoder(config, file, Checkpoint(decoder))
     image = None if spatial is None else Checkpoint(spatial)
+    backward = None if reversal is None else read_reversal(reversal, config)
     networks = load_networks(config, file, device, amp_level, loras=read_loras(lora, lora_scale), spatial=image)
     pipe = model_of(config).pipeline(config, networks, lambda: runtime.free_memory(device), file.metadata)
+    if backward is not None:
+        pair_attention(networks["network"], backward)
+        pipe.paired = True
     cache = compile_cache and CompileCache(compile_cache, dump_config(config), device, amp_level)
     for name, cell in {**networks, **pipe.denoiser.graphs}.items():
         keep_latest(cell)

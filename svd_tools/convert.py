@@ -41,6 +41,9 @@ def build_parser(program: str) -> ArgumentParser:
     add("--tokenizer", type=str, help="Vocabulary of a model that is given text, if there is none with its checkpoint "
         "(single files have none): the folder tokenizer of a diffusers folder, or bpe_simple_vocab_16e6.txt.gz of "
         "OpenAI's CLIP and open_clip.")  # fmt: skip
+    add("--reversal_of", type=str, help="The converted checkpoint that the UNet in --pt_weights_file was "
+        "fine-tuned from for videos backward in time (Generative Inbetweening, arXiv 2408.15239): what was changed is "
+        "written, for `svd image-to-video --SVD.reversal`.")  # fmt: skip
     add("--weights", choices=get_args(Choice), default="auto", help="Which weights to take from a training checkpoint: "
         "ema, the averages that it keeps beside the weights, or plain, the weights themselves. auto: the averages, if "
         "there are any.")  # fmt: skip

@@ -36,6 +36,8 @@ def build_parser(program: str) -> ArgumentParser:
     parser = options.new_parser(program, __doc__, "File of these options; one is written beside each video.")
     add = parser.add_argument
     add("--image", nargs="+", type=str, help="Image file, folder of images, or several of both.")
+    add("--last_image", nargs="+", type=str, help="Image that the video ends with, or one for each image, in their "
+        "order: the video is drawn forward from the image and backward from the last one at once.")  # fmt: skip
     add("--resize", choices=RESIZES, default="crop", help="How an image of another size is brought to "
         "the video's: crop fills it, pad shows all of the image on black, fit gives the video the image's "
         "shape.")  # fmt: skip
@@ -53,6 +55,8 @@ def build_parser(program: str) -> ArgumentParser:
         "writes it with --train.lora.rank.")  # fmt: skip
     add("--SVD.lora_scale", type=float, default=1.0, help="How much of what the adapters add; 0 leaves the model as it "
         "is.")  # fmt: skip
+    add("--SVD.reversal", type=Optional[str], help="For --last_image: what fine-tuning for videos backward in time has "
+        "changed, as `svd convert --reversal_of` writes it.")  # fmt: skip
     options.add_sampling(parser)
     return parser
 
@@ -76,7 +80,9 @@ def resolve(args: Namespace) -> tuple[ModelConfig, SamplingConfig]:
         raise ConfigError("--SVD.lora_scale is for the adapters of --SVD.lora, and none are given")
     options.check_compile_cache(args)
     model = options.resolve_model(args.SVD, ModelConfig)
-    return model, options.resolve_sampling(model, args.SVD)
+    sampling = options.resolve_sampling(model, args.SVD)
+    model.check_ends(sampling, bool(args.last_image), args.SVD.reversal is not None)
+    return model, sampling
 
 
 def usable_images(paths: list[Path], named: set[Path]) -> tuple[list[Path], Image.Image, list[Path]]:
@@ -102,6 +108,21 @@ def usable_images(paths: list[Path], named: set[Path]) -> tuple[list[Path], Imag
     if first is None:
         raise ImageError(f"none of these {len(paths)} images can be used")
     return usable, first, damaged
+
+
+def last_images(given: list[str], paths: list[Path]) -> dict[Path, Path]:
+    """The last images by the first ones: one for all of them, or one for each; all can be used.
+
+    Raises:
+        ConfigError: there are not as many.
+        ImageError: one cannot be used.
+    """
+    found = [path for name in given for path in find_images(name)]
+    if len(found) not in (1, len(paths)):
+        raise ConfigError(f"--last_image takes one image, or as many as --image ({len(paths)}), got {len(found)}")
+    for path in dict.fromkeys(found):
+        check_image(path)
+    return dict(zip(paths, found * (len(paths) // len(found))))
 
 
 def noise_shapes(
@@ -132,24 +153,35 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
     model, sampling = resolve(args)
     check_outputs(args)
     # A bad image is reported before minutes of loading and compiling; images are decoded one at a time.
-    paths, first, damaged = usable_images(find_images(args.image), set(map(Path, args.image)))
+    found = find_images(args.image)
+    ends = last_images(args.last_image, found) if args.last_image else {}
+    paths, first, damaged = usable_images(found, set(map(Path, args.image)))
     noise = read_noise(args.noise, noise_shapes(model, sampling, first, args.resize)) if args.noise else {}
-    pipe = options.load(args, args.SVD, model, lora=args.SVD.lora, lora_scale=args.SVD.lora_scale)
+    adapters = {"lora": args.SVD.lora, "lora_scale": args.SVD.lora_scale}
+    pipe = options.load(args, args.SVD, model, **adapters, reversal=args.SVD.reversal)
     prepare = preparation(args, sampling)
     facts = describe(args.mode, args.SVD.checkpoint, args.SVD.lora)
+    facts |= {"reversal sha256": sha256(args.SVD.reversal)} if args.SVD.reversal else {}
     for path in paths:
         start = time.perf_counter()
         try:
             image, first = first or load_image(path), None
+            last = load_image(ends[path]) if path in ends else None
         except ImageError as error:  # its header was valid
             log(f"warning: {error}")
             damaged.append(path)
             continue
-        image = prepare(image, path) if prepare else image
-        beside = side_file(parser, args, {**facts, "image sha256": sha256(path)}, image=[str(path)])
-        frames = pipe(image, settings=sampling, seed=args.seed, resize=args.resize, **noise)
+        if prepare:
+            image = prepare(image, path)
+            last = None if last is None else prepare(last, ends[path])
+        facts["image sha256"], given, stem = sha256(path), {"image": [str(path)]}, path.stem
+        if last is not None:
+            facts["last image sha256"], given["last_image"] = sha256(ends[path]), [str(ends[path])]
+            stem = f"{stem}_to_{ends[path].stem}"
+        beside = side_file(parser, args, facts, **given)
+        frames = pipe(image, last_image=last, settings=sampling, seed=args.seed, resize=args.resize, **noise)
         writers = video_writers(args.format, frames, args.SVD.fps)
-        written = write_results(args, path.stem, writers, beside)
+        written = write_results(args, stem, writers, beside)
         log(f"{path}: {len(frames)} frames in {time.perf_counter() - start:.1f} s")
         print(*written, sep="\n")
     if damaged:

@@ -271,6 +271,37 @@ def test_images_of_the_same_name_in_two_folders(cli, out, tmp_path):
     assert options == {"photo_seed0.yaml": [str(paths[0])], "photo_seed0_1.yaml": [str(paths[1])]}
 
 
+def test_last_images(cli, out, tmp_path):
+    """One for all images, or one for each, in their order; the names say both."""
+    paths = [tmp_path / f"{name}.png" for name in "abcd"]
+    for index, path in enumerate(paths):
+        Image.fromarray(random_pixels(seed=index)).save(path)
+    a, b, c, d = paths
+    assert cli("--format", "png", "--last_image", c, images=[a, b]).code == 0
+    videos = {name: read_frames(out / f"{name}_seed0_frames") for name in ("a_to_c", "b_to_c")}
+    options = read_options(out / "b_to_c_seed0.yaml")
+    assert (options["image"], options["last_image"]) == ([str(b)], [str(c)])
+    assert re.search("^# last image sha256: .+$", (out / "b_to_c_seed0.yaml").read_text(), re.MULTILINE)
+    assert cli("--SVD.fusion=linear", "--format", "png", "--last_image", d, c, images=[a, b]).code == 0
+    assert files(out) >= {"a_to_d_seed0_frames", "b_to_c_seed0_1_frames"}
+    assert (read_frames(out / "b_to_c_seed0_1_frames") != videos["b_to_c"]).mean() > 0.1
+    assert image_to_video.main([f"--config={out / 'b_to_c_seed0.yaml'}"]) == 0
+    np.testing.assert_array_equal(read_frames(out / "b_to_c_seed0_2_frames"), videos["b_to_c"])
+
+
+def test_last_images_that_do_not_fit(cli, out, image, tmp_path):
+    run = cli("--last_image", image, image, images=[image])
+    assert run.error == "--last_image takes one image, or as many as --image (1), got 2"
+    (tmp_path / "broken.png").write_bytes(image.read_bytes()[:30])
+    run = cli("--last_image", tmp_path / "broken.png")
+    assert run.code == 2 and "broken.png" in run.error and not out.exists()
+
+
+def test_more_frames_than_are_seen_at_once(cli, out):
+    assert cli("--format", "png", "--SVD.num_frames=7", "--SVD.window=3", "--mode=1").code == 0
+    assert len(files(out / "photo_seed0_frames")) == 7
+
+
 # --- whose settings hold ---
 
 
@@ -688,6 +719,15 @@ def test_a_bad_image(cli, out, tmp_path, image, kind, what):
             "decode_overlap 2 must be smaller than decode_chunk_size 2",
         ),
         ("--SVD.decode_chunk_size=2 --SVD.decode_memory_gb=1", "decode_memory_gb is what .* chosen from: give one"),
+        ("--SVD.window=3 --SVD.window_overlap=2", r"window_overlap 2 must be smaller than what window 3 has beside"),
+        ("--SVD.renoise=1 --SVD.sampler=dpmpp_2m", "renoise is for the samplers euler and heun, got dpmpp_2m"),
+        ("--SVD.fusion=linear", r"fusion is for videos between two images: give .* \(--SVD.fusion\)"),
+        ("--SVD.reversal=a.safetensors", r"reversal is for videos between two images: give .* \(--SVD.reversal\)"),
+        (
+            "--last_image a.png --SVD.num_frames=6 --SVD.window=3",
+            r"a video between two images is drawn at once: .* \(--SVD.window\)",
+        ),
+        ("--last_image nowhere.png", "nowhere.png: no such file or folder; check the path"),
         ("--SVD.lora_scale=0.5", "--SVD.lora_scale is for the adapters of --SVD.lora, and none are given"),
         ("--compile_cache=kept --mode=1", "--compile_cache keeps compiled graphs, and --mode=1 compiles none"),
         ("--config=nowhere.yaml", "nowhere.yaml"),

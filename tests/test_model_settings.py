@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import fields, replace
 from functools import cache
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -108,6 +109,11 @@ SAMPLING = {
     "sigma_min": (0.1, {"sampling_steps": 2}),
     "sigma_max": (80.0, {}),
     "rho": (3.0, {"sampling_steps": 3}),
+    "window": (2, {}),
+    "window_overlap": (0, {"num_frames": 5, "window": 4}),
+    "renoise": (1, {"sampling_steps": 2}),
+    "renoise_part": (1.0, {"sampling_steps": 2, "renoise": 1}),
+    "fusion": ("linear", {"last_image": Path(__file__).parents[1] / "assets/three.png"}),
     "decode_chunk_size": (2, {}),
     "decode_overlap": (2, {"decode_chunk_size": 3, "num_frames": 5}),
     "decode_tile_size": (8, {}),

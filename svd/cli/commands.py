@@ -34,6 +34,7 @@ COMMANDS = {
     "encode-latents": Command("svd_tools.encode_latents", "encode the videos of a training once", CONTINUES),
     "check-device": Command("svd_tools.check_device", "check what works on a device", "what was done is in the report"),
     "evaluate": Command("svd_tools.digits.evaluate", "measure a model of moving digits", CONTINUES),
+    "continuity": Command("svd_tools.continuity", "measure how continuous videos are", NOTHING),
     "make-digits": Command("svd_tools.digits.make", "write videos of moving digits", CONTINUES),
     "digits train-judge": Command("svd_tools.digits.train_judge", "train the network that judges digits", CONTINUES),
     "digits words": Command("svd_tools.digits.words", "measure a model of words to moving digits"),

@@ -122,6 +122,19 @@ class ModelConfig(LatentModel):
             check(not getattr(self.unet, name), f"unet.{name} is for models that are given text: leave it at false")
         self._check_networks(self.image_encoder)
 
+    def check_ends(self, sampling: SamplingConfig, between: bool, reversal: bool = False) -> None:
+        """Raise ConfigError for settings that are not possible for a video of one image, or `between` two.
+
+        `reversal`: whether the network has been changed into one for videos between two images.
+        """
+        if between and sampling.frames_seen < sampling.num_frames:
+            problem = "a video between two images is drawn at once: leave out window, or last_image"
+            raise ConfigError(problem, setting="window")
+        if not between and reversal:
+            raise ConfigError("reversal is for videos between two images: give last_image, or leave it out", "reversal")
+        if not between and sampling.fusion != self.sampling.fusion:
+            raise ConfigError("fusion is for videos between two images: give last_image, or leave it out", "fusion")
+
 
 @dataclass
 class ImageLDMConfig(LatentModel):

@@ -66,6 +66,20 @@ class SamplingConfig:
     """Largest noise level of the Karras schedule."""
     rho: float = 7.0
     """Curvature of the Karras schedule."""
+    window: Optional[int] = None
+    """Frames that the network sees at a time, for videos longer than it was trained on; all of them if not given. The
+    first of each window is the first of the video, which is what the network takes the image for."""
+    window_overlap: Optional[int] = None
+    """Frames that neighbouring windows share beside the first; half of a window if not given."""
+    renoise: int = 0
+    """How often a step is repeated, with as much fresh noise before as it takes away: the published way between two
+    images repeats it 5 times (arXiv 2408.15239). Each repetition costs as much as the step."""
+    renoise_part: float = 0.5
+    """The part of the steps that renoise repeats, from the first: 0 to 1."""
+    fusion: Literal["average", "linear"] = "average"
+    """Between two images: how the video forward from the first and the one backward from the last are fused.
+    `average`: each counts half in every frame, and guidance is the same in all; `linear`: from the first alone in the
+    first frame to the last alone in the last."""
     decode_chunk_size: Optional[int] = None
     """Frames decoded at a time; chosen from decode_memory_gb when it is not given."""
     decode_overlap: Optional[int] = None
@@ -98,7 +112,29 @@ class SamplingConfig:
             self.churn == 0 or self.sampler != "dpmpp_2m",
             f"churn is for the samplers euler and heun, got {self.sampler}: give churn 0 with it",
         )
+        check(
+            self.renoise == 0 or self.sampler != "dpmpp_2m",
+            f"renoise is for the samplers euler and heun, got {self.sampler}: give renoise 0 with it",
+        )
+        _check_bounds(self, not_negative=["renoise", "window_overlap"], shares=["renoise_part"])
+        check_most(self, "", window=1024, renoise=1000)
+        window, overlap = self.window, self.window_overlap
+        check(window is None or window >= 2, f"window must be at least 2, its first frame and another, got {window}")
+        check(overlap is None or window is not None, f"window_overlap {overlap} goes with a window: give one")
+        check(
+            overlap is None or overlap < window - 1,
+            f"window_overlap {overlap} must be smaller than what window {window} has beside its first frame",
+        )
+        part = self.renoise_part
+        check(
+            part == 0.5 or self.renoise > 0, f"renoise_part {part} goes with renoise: leave it at 0.5, or give renoise"
+        )
         check(self.sigma_min < self.sigma_max, f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
+
+    @property
+    def frames_seen(self) -> int:
+        """Frames that the network sees at a time."""
+        return min(self.window or self.num_frames, self.num_frames)
 
 
 @dataclass

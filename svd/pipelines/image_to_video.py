@@ -21,14 +21,28 @@ from svd.config import ConfigError, ModelConfig, SamplingConfig
 from svd.data.images import ImageError, load_image, prepare_image, to_float
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.guidance import guidance_applies, guided, linear_scale, triangular_scale
+from svd.diffusion.key_frames import (
+    Both,
+    BothWays,
+    apart,
+    bind_both,
+    forward_share,
+    fused,
+    fused_scale,
+    renoised,
+    together,
+)
 from svd.diffusion.samplers import SAMPLERS, Churn
 from svd.diffusion.schedules import karras
 from svd.pipelines import pipeline
 from svd.pipelines.pipeline import NoiseSource, Output, Seed, check_output, latents_shape, solve, warn_of_size
 from svd.pipelines.progress import Bars
+from svd.pipelines.windows import in_windows, share_noise
 
 GUIDANCE_SHAPES = {"linear": linear_scale, "triangular": triangular_scale}
 ImageLike = str | Path | Image.Image | np.ndarray
+Pair = tuple[Conditioning, Conditioning]
+"""(cond, uncond)"""
 
 
 class ImageToVideo:
@@ -48,11 +62,14 @@ class ImageToVideo:
         self.config = config
         self.conditioner, self.denoiser, self.autoencoder = conditioner, denoiser, autoencoder
         self.free_memory, self.bars = free_memory, Bars()
+        self.paired = False
+        """Whether the network is one of forward and backward clips (svd.layers.reversal)."""
 
     def __call__(
         self,
         image: ImageLike | list[ImageLike],
         *,
+        last_image: Optional[ImageLike | list[ImageLike]] = None,
         settings: Optional[SamplingConfig] = None,
         motion_bucket_id: Optional[ArrayLike] = None,
         seed: Seed | list[Seed] = 0,
@@ -69,11 +86,14 @@ class ImageToVideo:
         Args:
             image: a path, a PIL image or an array [h w 3]; or several: a list of these, or an array [b h w 3]. Arrays
                 are uint8, or floats in [0, 1].
+            last_image: an image that the video ends with: one for all clips, or several, one for each. The video is
+                drawn forward from the first image and backward from the last one at the same time.
             settings: sampling settings; the model's own if None.
             motion_bucket_id: overrides that of the settings, one for all clips or [b].
             seed: of the noise; every clip of a batch gets the same noise as alone. A list has one per clip.
             noise: the latents' noise at unit variance, [b t c h/8 w/8]; replaces the seed's.
-            aug_noise: the noise added to the image, at unit variance, [b 3 h w]; replaces the seed's.
+            aug_noise: the noise added to the image, and to the last one, at unit variance, [b 3 h w]; replaces the
+                seed's.
             output: `uint8` video [t h w 3], `float` video in [0, 1], or scaled `latents` [t c h/8 w/8].
             resize: how an image of another size is brought to height x width: `crop` fills it, `pad` shows all of the
                 image on black, `fit` chooses another size of the video, of the image's shape.
@@ -95,14 +115,22 @@ class ImageToVideo:
         pixels, several = self._prepare(image, settings, resize)
         settings = dataclasses.replace(settings, height=pixels.shape[-2], width=pixels.shape[-1])
         buckets = self._motion_buckets(settings, motion_bucket_id, clips=len(pixels))
+        self.config.check_ends(settings, last_image is not None, self.paired)
+        if image_only and last_image is not None:
+            raise ConfigError("image_only leaves out what joins two images: leave out it, or last_image", "image_only")
+        last = None if last_image is None else self._prepare_last(last_image, settings, resize, clips=len(pixels))
         self._warn_outside_training(settings, buckets)
         warn_of_size(self.config, settings)
 
-        draw = NoiseSource(seed, clips=len(pixels))
+        draw, given = NoiseSource(seed, clips=len(pixels)), noise is not None
         noise = draw.or_given("noise", noise, latents_shape(self.config, settings))
         aug_noise = draw.or_given("aug_noise", aug_noise, pixels.shape[1:])
+        if settings.frames_seen < settings.num_frames and not given:
+            step = settings.frames_seen - 1 - _overlap(settings)
+            noise = share_noise(noise, draw.orders(step), settings.frames_seen)
         pair = self.condition(pixels, aug_noise, settings, progress, buckets)
-        latents = self.sample(pair, noise, settings, draw, progress, image_only)
+        last_pair = None if last is None else self.condition(last, aug_noise, settings, progress, buckets)
+        latents = self.sample(pair, noise, settings, draw, progress, image_only, last_pair)
         result = self._as_output(latents, settings, output, progress, image_only)
         return result if several else result[0]
 
@@ -113,8 +141,9 @@ class ImageToVideo:
         settings: SamplingConfig,
         progress: bool = True,
         motion_bucket_id: Optional[ArrayLike] = None,
-    ) -> tuple[Conditioning, Conditioning]:
-        """Images [b 3 h w] in [-1, 1] and the unit noise to add to them, [b 3 h w] -> the pair (cond, uncond).
+    ) -> Pair:
+        """Images [b 3 h w] in [-1, 1] and the unit noise to add to them, [b 3 h w] -> the pair (cond, uncond), for as
+        many frames as the network sees at a time.
 
         The motion buckets are the settings', or one for each clip, [b].
         """
@@ -122,32 +151,54 @@ class ImageToVideo:
         numbers = settings.fps, bucket, settings.noise_aug_strength
         bar = self.bars(progress, "encoding", "image", pixels.shape)
         for images in bar([pixels]):
-            pair = self.conditioner.pair(images, settings.num_frames, *numbers, aug_noise)
+            pair = self.conditioner.pair(images, settings.frames_seen, *numbers, aug_noise)
         return pair
 
     def sample(
         self,
-        pair: tuple[Conditioning, Conditioning],
+        pair: Pair,
         noise: np.ndarray,
         settings: SamplingConfig,
         churn_noise: Callable[[tuple], Tensor],
         progress: bool = True,
         image_only: bool = False,
+        last: Optional[Pair] = None,
     ) -> np.ndarray:
-        """Unit noise [b t c h w] -> scaled latents [b t c h w], float32 (SVD, appendix D.3), by a pair (cond, uncond).
+        """Unit noise [b t c h w] -> scaled latents [b t c h w], float32 (SVD, appendix D.3), by a pair (cond, uncond),
+        and by another if there is a last image.
 
         `churn_noise` draws unit Gaussian noise of a shape; `image_only` leaves the temporal layers out (alpha = 1).
         Steps with and without guidance have two batch sizes, and so two graphs. If a guidance interval needs both, the
         second is compiled in the middle of sampling; the message about compilation is about the first step's.
         """
         sigmas = karras(settings.sampling_steps, settings.sigma_max, settings.sigma_min, settings.rho)
-        scale = GUIDANCE_SHAPES[settings.guidance_shape](*settings.guidance, settings.num_frames)
+        seen, interval = settings.frames_seen, settings.guidance_interval
+        scale = GUIDANCE_SHAPES[settings.guidance_shape](*settings.guidance, seen)
         bind = partial(self.denoiser.bind, image_only=image_only)
-        denoise = guided(bind, *pair, scale, settings.guidance_interval)
-        guided_first = guidance_applies(sigmas[0], scale, settings.guidance_interval)
-        bar = self.bars(progress, "sampling", "step", (*noise.shape, guided_first, image_only))
-        options = {"churn": Churn(settings.churn), "noise": churn_noise} if settings.churn else {}
-        return solve(SAMPLERS[settings.sampler], denoise, noise, sigmas, progress=bar, **options)
+        if last is not None:
+            scale = fused_scale(scale, settings.fusion)
+            denoise = fused(self._both_ways(bind, pair, last, scale, interval), forward_share(settings.fusion, seen))
+        else:
+            denoise = guided(bind, *pair, scale, interval)
+        if seen < noise.shape[1]:
+            denoise = in_windows(denoise, seen, _overlap(settings), anchored=True)
+        guided_first = guidance_applies(sigmas[0], scale, interval)
+        clips = len(noise) * (1 + self.paired)
+        bar = self.bars(progress, "sampling", "step", (clips, seen, *noise.shape[2:], guided_first, image_only))
+        sampler, options = SAMPLERS[settings.sampler], {}
+        if settings.churn:
+            options |= {"churn": Churn(settings.churn), "noise": churn_noise}
+        if settings.renoise:
+            sampler = renoised(sampler, settings.renoise, settings.renoise_part)
+            options |= {"noise": churn_noise}
+        return solve(sampler, denoise, noise, sigmas, progress=bar, **options)
+
+    def _both_ways(self, bind: Callable, first: Pair, last: Pair, scale: np.ndarray, interval: list[float]) -> Both:
+        """The guided denoisers of videos forward from the first image, and backward from the last one."""
+        if not self.paired:
+            return apart(*(guided(bind, *pair, scale, interval) for pair in (first, last)))
+        pair = (BothWays(*ways) for ways in zip(first, last))
+        return together(guided(bind_both(bind), *pair, np.concatenate([scale, scale]), interval))
 
     def _prepare(self, image, settings: SamplingConfig, resize: str) -> tuple[np.ndarray, bool]:
         """float32 [b 3 h w] in [-1, 1] of the video's size, and whether several images were given."""
@@ -168,6 +219,13 @@ class ImageToVideo:
             raise ImageError("images of different shapes cannot be fitted in one batch: call the pipeline for each")
         return np.stack(arrays), several
 
+    def _prepare_last(self, image, settings: SamplingConfig, resize: str, clips: int) -> np.ndarray:
+        """The last images, float32 [b 3 h w] in [-1, 1]; the size is that of the first ones."""
+        pixels, _ = self._prepare(image, settings, "crop" if resize == "fit" else resize)
+        if len(pixels) not in (1, clips):
+            raise ConfigError(f"last_image must be one image, or one for each of {clips}, got {len(pixels)}")
+        return np.repeat(pixels, clips // len(pixels), axis=0)
+
     def _motion_buckets(self, settings: SamplingConfig, given: Optional[ArrayLike], clips: int) -> list[float]:
         """One for all clips, or one for each; within bounds."""
         buckets = np.ravel(settings.motion_bucket_id if given is None else given).tolist()
@@ -182,3 +240,9 @@ class ImageToVideo:
             if not low <= value <= high:
                 bounds = f"{low:g} to {high:g}" if low < high else f"{low:g} only"
                 warnings.warn(f"{name} {value:g} is outside of what the model was trained on: {bounds}", stacklevel=3)
+
+
+def _overlap(settings: SamplingConfig) -> int:
+    """Frames that neighbouring windows share, beside the first frame of the video."""
+    overlap = settings.window_overlap
+    return (settings.frames_seen - 1) // 2 if overlap is None else overlap

@@ -47,6 +47,11 @@ class NoiseSource:
         """[b ...] for the sampler."""
         return Tensor(np.ascontiguousarray(self._draw(tuple(shape[1:]))))
 
+    def orders(self, n: int) -> np.ndarray:
+        """A permutation of n for each clip, [b n]."""
+        orders = np.stack([each.permutation(n) for each in self._generators])
+        return np.broadcast_to(orders, (self._clips, n))
+
     def or_given(self, name: str, given: Optional[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
         """The caller's noise, checked, or else drawn noise: float32 [b, *shape]."""
         drawn = self._draw(shape)  # always drawn: later noise must not depend on what was given

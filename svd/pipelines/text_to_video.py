@@ -10,7 +10,6 @@ import numpy as np
 from mindspore import Tensor
 
 from svd.autoencoder.autoencoder import Autoencoder
-from svd.autoencoder.windows import WindowedAxis, apply_in_windows
 from svd.conditioning.conditioning import Conditioning
 from svd.conditioning.text_conditioner import TextConditioner
 from svd.config import ConfigError, ImageLDMConfig, TextSamplingConfig, VideoLDMConfig
@@ -21,6 +20,7 @@ from svd.diffusion.schedules import discrete_sigmas, visited_levels
 from svd.pipelines import pipeline
 from svd.pipelines.pipeline import NoiseSource, Output, Seed, check_output, latents_shape, solve, warn_of_size
 from svd.pipelines.progress import Bars
+from svd.pipelines.windows import in_windows
 
 
 class TextToVideo:
@@ -142,21 +142,6 @@ class TextToVideo:
         latents = solve(DISCRETE_SAMPLERS[settings.sampler], denoise, noise, sigmas, **options)
         # a last noise level above 0 is part of what the autoencoder is given, on the model's own scale
         return latents / np.float32(np.sqrt(1 + sigmas[-1] ** 2))
-
-
-def in_windows(denoise: Callable[[Tensor, float], Tensor], window: int, overlap: int) -> Callable:
-    """Return (x, sigma) -> D [b t c h w] for more frames than the network sees at a time: the average over overlapping
-    windows, cross-faded where they overlap, as if it denoised them all (MultiDiffusion, arXiv 2302.08113).
-    """
-    axes = [WindowedAxis(1, window, overlap)]
-
-    def denoise_windows(x: Tensor, sigma: float) -> Tensor:
-        def of_window(frames: np.ndarray) -> np.ndarray:
-            return denoise(Tensor(np.ascontiguousarray(frames)), sigma).asnumpy()
-
-        return Tensor(apply_in_windows(of_window, x.asnumpy(), axes))
-
-    return denoise_windows
 
 
 def _texts(given: str | list[str], name: str) -> list[str]:

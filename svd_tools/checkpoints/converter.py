@@ -20,6 +20,7 @@ from svd_tools.checkpoints.layout import Entry, Layout, expand
 from svd_tools.checkpoints.layouts import ENDINGS, OURS, find_layout, layouts_of
 from svd_tools.checkpoints.output import cast_all, writing
 from svd_tools.checkpoints.recognition import Choice
+from svd_tools.checkpoints.reversal import convert_reversal, unet_file
 from svd_tools.checkpoints.sources import read_weights
 
 
@@ -34,6 +35,7 @@ def convert(
     weights: Choice = "auto",
     image_model: Optional[str | Path] = None,
     tokenizer: Optional[str | Path] = None,
+    reversal_of: Optional[str | Path] = None,
 ) -> Path:
     """Convert a checkpoint, print what was found and left out, and return the path written.
 
@@ -44,8 +46,16 @@ def convert(
     """
     source, model = Path(pt_weights_file), _model(config)
     target = output_path(source, Path(out_dir), to)
+    if reversal_of is not None:
+        name = source.resolve().name if source.is_dir() else source.stem
+        source, target = unet_file(source), target.with_name(f"{name}_reversal.safetensors")
     check_free(target, overwrite)
     opened = read_weights(source, layouts_of(model))
+    if reversal_of is not None:
+        if to != OURS or image_model or tokenizer or report:
+            raise CheckpointError("reversal_of goes without --to, --image_model, --tokenizer and --report")
+        unet = open_source(source, opened, model, weights, complete=False)
+        return convert_reversal(unet, Path(reversal_of), target, dtype)
     if adapter_style(opened.tensors):
         if to != OURS or weights != "auto" or image_model or tokenizer:
             options = "--to, --weights, --image_model and --tokenizer"

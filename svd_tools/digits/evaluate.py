@@ -63,8 +63,8 @@ def build_parser(program: str) -> ArgumentParser:
     add("--image_model", action="store_true", help="Switch the temporal layers off: what the image model does alone.")
     add_device(parser)
     add_model(parser, "Weights of the model.", default=str(DIGITS / "model.safetensors"))
-    # each clip has its own motion bucket; all frames are decoded at once
-    add_sampling(parser, skip={"motion_bucket_id", "decode_memory_gb"})
+    # each clip has its own motion bucket, and one image; all frames are decoded at once
+    add_sampling(parser, skip={"motion_bucket_id", "decode_memory_gb", "fusion"})
     skipped = {"clips", "frames", "size", "fps", "part", "seed"}  # follow from the others
     parser.add_class_arguments(MovingDigits, "data", skip=skipped, help="real clips, as those of the training")
     return parser

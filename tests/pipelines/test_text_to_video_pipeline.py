@@ -17,7 +17,8 @@ from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.guidance import guided
 from svd.diffusion.preconditioning import vp_v
 from svd.errors import NumericalError
-from svd.pipelines.text_to_video import TextToVideo, in_windows
+from svd.pipelines.text_to_video import TextToVideo
+from svd.pipelines.windows import in_windows
 
 
 def quiet(pipe, *args, **options) -> np.ndarray:
