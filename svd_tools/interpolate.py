@@ -58,7 +58,7 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
     (sampling,) = streamed.resolve_sampling(args, [model])
     video = inspect(args.video)
     facts = {
-        **{name: value for name, value in args.as_dict().items() if name not in ("config", "output_dir", "video")},
+        **{name: value for name, value in args.as_dict().items() if name not in streamed.NOT_OF_RESULT},
         "checkpoint sha256": sha256(args.model.checkpoint),
         "video sha256": sha256(args.video),
     }

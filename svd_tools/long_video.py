@@ -65,7 +65,7 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
     labels = read_labels(args, any(model.own_layers.motion for model in models.values()), sampling[0])
     image = first_image(args, sampling[0])
     facts = {
-        **{name: value for name, value in args.as_dict().items() if name not in ("config", "output_dir", "labels")},
+        **{name: value for name, value in args.as_dict().items() if name not in streamed.NOT_OF_RESULT},
         **{f"{name} sha256": sha256(args.model[name]) for name in MODELS},
         "first frame": None if image is None else image.tobytes().hex(),
         "labels": labels,

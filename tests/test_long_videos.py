@@ -32,7 +32,7 @@ from svd_tools import interpolate, long_video
 
 ROOT = Path(__file__).parents[1]
 LAYERS = VideoLDMLayers(frames=True, fps=True, motion=True)
-SAMPLING = TextSamplingConfig(num_frames=6, height=8, width=8, fps=16, sampling_steps=1)
+SAMPLING = TextSamplingConfig(num_frames=6, height=8, width=8, fps=16, sampling_steps=1, spacing="trailing")
 KEYS = replace(TINY_VIDEO, temporal=TemporalConfig(video_ldm=LAYERS), sampling=SAMPLING)
 BETWEEN = replace(
     KEYS,
@@ -201,7 +201,8 @@ def test_an_interpolated_video(cli, models, tmp_path):
     assert (made.frames, made.fps, made.height, made.width) == (24, 20, 18, 26)  # 17 pixels are 18 in the given file
     code, sixteen, err = cli(interpolate, "--factor=16")
     assert code == 0 and inspect(str(sixteen[0])).frames == 96
-    assert np.abs(frames_of(sixteen[0])[::16].astype(int) - frames_of(paths[0])[::4]).max() < 40  # the given frames
+    given = frames_of(sixteen[0])[::16].astype(int) - frames_of(paths[0])[::4]
+    assert np.abs(given).mean() < 10  # given frames are the same, but for the compression
 
 
 def test_audio_is_kept(cli, models, tmp_path):
@@ -232,8 +233,8 @@ def test_audio_is_kept(cli, models, tmp_path):
     ("flags", "message"),
     [
         (["--seconds=0"], "--seconds must be positive, got 0"),
-        (["--seconds=nan"], "--seconds must be positive, got nan"),
-        (["--seconds=inf"], "--seconds must be positive, got inf"),
+        (["--seconds=.nan"], "--seconds must be positive, got nan"),
+        (["--seconds=.inf"], "--seconds must be positive, got inf"),
         (["--image="], "--image or --prompt is missing"),
         (["--image=nowhere.png"], "nowhere.png"),
         (["--model.prediction="], "--model.prediction is missing: the weights, as `svd train --train.task=prediction`"),

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SKIPPED = {"num_frames", "window", "window_overlap", "guidance_rescale"}
 """Sampling settings that a video in windows of given frames does not have; decoding has a flag of its own."""
 SKIPPED |= {"decode_chunk_size", "decode_overlap", "decode_memory_gb"}
+NOT_OF_RESULT = {"config", "output_dir", "compile_cache", "image", "labels", "video"}
+"""Options that a result does not depend on, or not on the name of their file."""
 DAY = 86_400
 MOST_DAYS = 30
 """Of computing."""
@@ -129,7 +131,7 @@ def write(
     work: Work,
     stages: list[Stage],
     fps: float,
-    total: Optional[int],
+    total: int,
     beside: str,
     length: Optional[float] = None,
     audio: Optional[Path] = None,
@@ -137,7 +139,7 @@ def write(
     """Do a work, or go on with it, in its folder: write the video and its side file.
 
     Args:
-        total: frames of the video; None: until the stages end.
+        total: frames of the video.
         length: seconds that were asked for; the time and the space that they take are looked at after the first frames.
         audio: a file whose audio the video gets.
 

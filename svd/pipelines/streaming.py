@@ -199,11 +199,11 @@ def write_stream(
     stages: list[Stage],
     record: Record,
     append: Callable[[np.ndarray], int],
-    total: Optional[int],
+    total: int,
     written: int,
     progress: Callable[[int], object],
 ) -> int:
-    """Make frames and write them until there are `total`, or until the stages end; returns how many there are.
+    """Make frames and write them until there are `total`; returns how many there are, fewer if the stages end.
 
     Args:
         append: writes frames [n h w 3], perhaps none; returns the bytes of all that is written.
@@ -213,7 +213,7 @@ def write_stream(
     if written == total:
         return written
     for frames in stream(stages):
-        new = np.empty(0) if frames is None else frames if total is None else frames[: total - written]
+        new = np.empty(0) if frames is None else frames[: total - written]
         size = append(new)
         written += len(new)
         record.save(stages, frames=written, bytes=size)

@@ -248,8 +248,8 @@ def test_a_given_video(tmp_path, stop):
         return interpolation_stages(Sampler(9), video, 1, 0, TOLD, 2)
 
     if stop:
-        assert len(written(tmp_path, stages(), None, stop)) < 28
-    made = written(tmp_path, stages(), None)
+        assert len(written(tmp_path, stages(), 28, stop)) < 28
+    made = written(tmp_path, stages(), 28)
     assert made.shape == (28, 3, 5, 3)
     np.testing.assert_array_equal(made[::4, 0, 0, 0], 10 * np.arange(7))
     assert (made[24:] == 60).all()

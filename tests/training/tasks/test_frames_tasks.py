@@ -19,6 +19,7 @@ from svd.data.latents_dataset import EncodedClip
 from svd.seeds import Purpose, generator
 from svd.training.config import LossConfig, TrainConfig
 from svd.training.tasks import Plan, find_task
+from svd.training.tasks.given_frames import GivenFramesObjective
 from svd.training.tasks.interpolation import part
 from svd_tools import encode_latents
 
@@ -51,6 +52,18 @@ def test_every_fourth_frame_is_given():
     given = masks.any(1)
     assert abs(given.mean() - 0.75) < 0.06
     assert (masks[given] == [1, 0, 0, 0, 1, 0, 0, 0, 1]).all()
+
+
+def test_all_frames_and_their_noise():
+    """All of them as often as said; levels of the noise from 0 to the largest, independent of the batch."""
+    shape = (3, 1, 2, 2)
+    for share, most in ((0.0, 5), (0.25, 2), (1.0, 0)):
+        task = SimpleNamespace(seed=0, config=LossConfig(all_frames=share, frames_noise=most))
+        task.mask = lambda rng, frames: np.zeros(frames, np.float32)
+        masks, levels, noises = zip(*(GivenFramesObjective._draw_given(task, n, shape) for n in range(400)))
+        assert {tuple(mask) for mask in masks} <= {(0, 0, 0), (1, 1, 1)}
+        assert abs(np.mean(masks) - share) < 0.06 and set(levels) == set(range(most + 1))
+        assert len({noise.tobytes() for noise in noises}) == 400
 
 
 def test_windows_of_every_rate():
