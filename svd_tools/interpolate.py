@@ -38,7 +38,7 @@ def build_parser(program: str) -> ArgumentParser:
     add("--model.checkpoint", type=Optional[str], help="Weights of a model for interpolation, as `svd train` writes "
         "them.")  # fmt: skip
     streamed.add_precision(parser)
-    streamed.add_sampling(parser, skip={"height", "width", "fps"})
+    streamed.add_sampling(parser, skip={"height", "width", "fps", "guidance"})
     return parser
 
 

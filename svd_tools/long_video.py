@@ -95,6 +95,8 @@ def check(args: Namespace) -> None:
             raise ConfigError(f"--model.{name} is missing: the weights, as `svd train --train.task={name}` writes them")
     if not args.image and not args.prompt.strip():
         raise ConfigError("--image or --prompt is missing: what the video begins with")
+    if args.image and args.sampling.guidance is not None:
+        raise ConfigError("--sampling.guidance is for a first frame that is drawn from words, and --image is given")
     if not (args.seconds > 0 and isfinite(args.seconds)):
         raise ConfigError(f"--seconds must be positive, got {args.seconds:g}")
     options.check_compile_cache(args)

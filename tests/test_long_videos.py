@@ -122,6 +122,7 @@ def test_options_change_the_result(cli, tmp_path):
         "noise": ["--context_noise=200"],
         "prompt": ["--prompt=the dog"],
         "words": ["--image=", "--prompt=the dog"],
+        "guided": ["--image=", "--prompt=the dog", "--sampling.guidance=2"],
         "motion": ["--sampling.motion_bucket_id=3"],
         "steps": ["--sampling.sampling_steps=2"],
     }
@@ -179,11 +180,9 @@ def test_a_killed_process(cli, models, tmp_path):
     argv = [sys.executable, "-m", "svd", "long-video", *arguments(long_video, models, tmp_path / "out"), "--seconds=20"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        while True:
-            records = list(tmp_path.glob("out/*.part/state.safetensors"))
-            sizes = [path.stat().st_size for path in tmp_path.glob("out/*.part/frames.h264")]
-            if records and sizes and sizes[0]:
-                break
+        sizes = set()
+        while len(sizes) < 3:  # nothing, a segment, and another one, before which the first was recorded
+            sizes |= {path.stat().st_size for path in tmp_path.glob("out/*.part/frames.h264")}
             assert process.poll() is None, process.stderr.read()
         process.send_signal(signal.SIGKILL)
     code, paths, err = cli(long_video, "--seconds=20")
@@ -242,6 +241,7 @@ def test_audio_is_kept(cli, models, tmp_path):
         (["--context_noise=1001"], r"context_noise must be 0 to 1000, got 1001 \(--context_noise\)"),
         (["--context_guidance=-1"], r"context_guidance must be 0 to 1000, got -1.0 \(--context_guidance\)"),
         (["--sampling.height=9", "--sampling.fps=0"], "fps must be positive"),
+        (["--sampling.guidance=3"], "--sampling.guidance is for a first frame that is drawn from words"),
         (["--labels=nowhere.yaml"], "--labels nowhere.yaml cannot be read"),
     ],
 )

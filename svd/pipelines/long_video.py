@@ -137,7 +137,7 @@ class LongVideo:
 
     def first_frame(self, prompt: str, seed: int) -> np.ndarray:
         """Latents [1 c h w] of an image from words, by the spatial layers alone: the image model."""
-        settings = replace(self.settings, num_frames=1, guidance=self.prediction.config.sampling.guidance)
+        settings = replace(self.settings, num_frames=1)
         made = self.prediction(
             prompt, settings=settings, seed=(seed, FIRST), output="latents", image_only=True, progress=False
         )
