@@ -190,15 +190,20 @@ def check_extent(work: Work, length: float, total: int, stages: list[Stage], byt
     if not all(stage.made for stage in stages):  # this process has gone on where some were ahead
         return
     days, size = total * seconds_per_frame(stages) / DAY, total * bytes_per_frame
-    extent = f"{total:,} frames would take about {duration(days)} and make a file of about {size / 1e9:,.2g} GB"
+    extent = f"{total:,} frames would take about {duration(days)} and make a file of about {amount(size)}"
     if length > LONGEST or days > MOST_DAYS:
         remove(work.folder)
         most = f"at most {LONGEST // 3600} hours are made, in at most {MOST_DAYS} days"
         raise ConfigError(f"seconds is {length:g}: {extent}; {most}", "seconds")
     free = shutil.disk_usage(work.target.parent).free
     if 2 * size > free:  # the segments, and at the end the file that is made of them
-        raise FileError(f"{extent}, twice that while it is made, and {free / 1e9:,.2g} GB are free in "
+        raise FileError(f"{extent}, twice that while it is made, and {amount(free)} are free in "
                         f"{work.target.parent}: make room, or choose another folder")  # fmt: skip
+
+
+def amount(size: float) -> str:
+    """A number of bytes in words."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"
 
 
 def duration(days: float) -> str:

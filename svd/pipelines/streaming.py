@@ -102,15 +102,15 @@ class Decode(Stage):
 
     def ready(self) -> bool:
         waiting = 0 if self.pending is None else len(self.pending)
-        return waiting >= self.chunk or (self.ended and waiting > (0 if self.tail is None else self.overlap))
+        # the last chunk waits for the end, of which it has to know
+        return waiting > (self.chunk if not self.ended else 0 if self.tail is None else self.overlap)
 
     def make(self) -> np.ndarray:
         latents = self.pending[: self.chunk]
         last = self.ended and len(self.pending) <= self.chunk
         padding = np.repeat(latents[-1:], self.chunk - len(latents), 0)  # one graph for all chunks
-        video = self.autoencoder.decode(np.concatenate([latents, padding])[None], tile_size=self.tile)[
-            0, : len(latents)
-        ]
+        padded = np.concatenate([latents, padding])[None]
+        video = self.autoencoder.decode(padded, tile_size=self.tile)[0, : len(latents)]
         if not np.isfinite(video).all():
             raise NumericalError("the decoder returned values that are not finite: try amp_level O0", "amp_level")
         if self.tail is not None:

@@ -238,14 +238,14 @@ def test_stopped_work_goes_on_as_if_it_had_not_been(tmp_path, stop):
     np.testing.assert_array_equal(written(tmp_path / "stopped", long_stages(), 150), whole)  # nothing is left to do
 
 
-@pytest.mark.parametrize("stop", [None, (2, "after"), (8, "before")])
-def test_a_given_video(tmp_path, stop):
+@pytest.mark.parametrize(("stop", "chunk"), [(None, 2), ((2, "after"), 2), ((8, "before"), 2), (None, 5), (None, 25)])
+def test_a_given_video(tmp_path, stop, chunk):
     """Of 7 frames of 3 x 5, 28: with those between, and the last one held; the same if it was stopped."""
     frames = [np.full((3, 5, 3), 10 * number, np.uint8) for number in range(7)]
 
     def stages() -> list:
         video = SimpleNamespace(pictures=lambda: iter(frames), fps=5.0, height=3, width=5)
-        return interpolation_stages(Sampler(9), video, 1, 0, TOLD, 2)
+        return interpolation_stages(Sampler(9), video, 1, 0, TOLD, chunk)
 
     if stop:
         assert len(written(tmp_path, stages(), 28, stop)) < 28
