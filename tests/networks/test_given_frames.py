@@ -86,7 +86,7 @@ def test_clips_and_levels_are_their_own(eager, network):
         assert difference[0] < 1e-5 and difference[1] > 1e-4
 
 
-def test_both_halves_are_the_network(mode, network):
+def test_both_halves_are_the_network(eager, network):
     split = Split(network)
     prepared = split.prepare((Tensor(TEXT), Tensor(FPS), None, *given()), 5, False)
     result = split.evaluate(Tensor(X), Tensor(TIMESTEPS), *prepared).asnumpy()
