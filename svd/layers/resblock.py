@@ -5,7 +5,7 @@ from typing import Optional
 from mindspore import Tensor, nn, ops
 
 from svd.layers.axes import fold_frames
-from svd.layers.basic import Conv2d, GroupNorm, Linear, SwapAxes, conv2d, in_type_of
+from svd.layers.basic import GroupNorm, Linear, SwapAxes, conv2d, in_type_of
 from svd.layers.blend import residual_blend
 from svd.layers.marks import temporal, zero_init
 
@@ -85,7 +85,7 @@ class VideoResBlock(nn.Cell):
         self.blend = residual_blend(clamped)
         if frames_dim is not None:
             # without a bias: where no frames are given, nothing is added
-            self.frames_proj = temporal(zero_init(Conv2d(frames_dim, out_channels, 1, has_bias=False)))
+            self.frames_proj = temporal(zero_init(conv2d(frames_dim, out_channels, 1, bias=False)))
 
     def construct(
         self,

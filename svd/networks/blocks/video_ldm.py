@@ -15,7 +15,7 @@ from svd.config import (
 )
 from svd.layers.attention import TransformerBlock
 from svd.layers.axes import per_image
-from svd.layers.basic import Conv2d, GroupNorm, Linear, SwapAxes
+from svd.layers.basic import GroupNorm, Linear, SwapAxes, conv2d
 from svd.layers.blend import residual_blend
 from svd.layers.embeddings import EmbeddingMLP, frequencies
 from svd.layers.marks import temporal, zero_init
@@ -84,8 +84,7 @@ class GivenFrames(nn.Cell):
         self.noise_2 = Linear(emb_dim, emb_dim, bias=False)
         convs = []
         for i, (before, width) in enumerate(zip([unet.in_channels + 1, *widths], widths)):
-            size = {"stride": 2 if i else 1, "pad_mode": "pad", "padding": 1}
-            convs.append(Conv2d(before, width, 3, has_bias=False, **size))
+            convs.append(conv2d(before, width, stride=2 if i else 1, bias=False))
         self.convs = nn.CellList(convs)
 
     def construct(self, frames: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
