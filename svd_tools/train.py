@@ -36,6 +36,11 @@ USES = {
     VideoLDMConfig: ("svd text-to-video", "model", "--prompt=PROMPT"),
 }
 """How a trained model is used, by its kind: a program, its group of flags for the model, and what it is given."""
+GIVEN_FRAMES = {
+    "prediction": "svd long-video --model.prediction",
+    "interpolation": "svd interpolate --model.checkpoint",
+}
+"""The same for models that are given frames, by their task."""
 TASKS["image_encoder"] = "svd_tools.digits.image_encoder.ImageEncoderTask"  # of digits alone, and so not of svd
 
 
@@ -124,7 +129,9 @@ def finish(plan: Plan, checkpoint: Path) -> None:
         return
     scale = measured_scale(plan, checkpoint, kind) if train.scale_clips else None
     write_merged(trained, Path(train.pretrained), target, scale_factor=scale)
-    if find_task(train.task).complete:
+    if train.task in GIVEN_FRAMES:
+        log(f"{GIVEN_FRAMES[train.task]}={target} ...")
+    elif find_task(train.task).complete:
         log(f"{program} --{group}.checkpoint={target} {given}")
     else:
         log(f"the next training may begin with it: --train.pretrained={target}")

@@ -97,16 +97,17 @@ def describe(mode: int, checkpoint: str | Path, lora: None | str | list[str]) ->
     }
 
 
-def side_file(parser: ArgumentParser, args: Namespace, facts: dict[str, str], **changed: Any) -> str:
+def side_file(parser: ArgumentParser, args: Namespace, facts: dict[str, str], what: str = "", **changed: Any) -> str:
     """The options of one result as a file for --config, with further facts as comments.
 
     Args:
+        what: a video, or an image; by the options if empty.
         changed: options with other values for this result, such as its image or prompt.
     """
     chosen = args.clone()
     chosen.update(Namespace(config=None, **changed))
     program = f"python {parser.prog}" if parser.prog.endswith(".py") else parser.prog
-    what = "video" if "format" in args else "image"
+    what = what or ("video" if "format" in args else "image")
     lines = [f"# Repeat this {what} with: {program} --config THIS_FILE"]
     lines += [f"# {name}: {printable(value)}".replace("\n", "\\n") for name, value in facts.items()]
     return "\n".join([*lines, parser.dump(chosen)])

@@ -17,7 +17,8 @@ MOST_PROMPTS, MOST_BYTES = 10_000, 2**24
 """In a file."""
 LONGEST_STEM = 60
 """Characters of a prompt that begin the name of its result."""
-OF_VIDEOS = {"num_frames", "fps", "window", "window_overlap", "decode_chunk_size", "decode_overlap", "decode_memory_gb"}
+OF_VIDEOS = {"num_frames", "fps", "motion_bucket_id", "window", "window_overlap"}
+OF_VIDEOS |= {"decode_chunk_size", "decode_overlap", "decode_memory_gb"}
 """Sampling settings that one image does not have."""
 
 

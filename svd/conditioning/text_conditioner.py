@@ -9,7 +9,7 @@ from typing import Optional
 from mindspore import Tensor, nn, ops
 from numpy.typing import ArrayLike
 
-from svd.conditioning.conditioning import Conditioning, embed_numbers
+from svd.conditioning.conditioning import Conditioning, Labels
 from svd.conditioning.tokenizer import Tokenizer
 from svd.errors import ConfigError, check
 
@@ -21,7 +21,7 @@ class TextConditioner:
         text_encoder: tokens, int32 [b n] -> embeddings [b n d]; for spatial layers, and for all if it is the only one.
         tokenizer: prompts -> tokens.
         temporal_text_encoder: for temporal layers, if the spatial ones are those of another image model.
-        fps_dim: sinusoids that the frame rate is embedded as, for networks that are conditioned on it.
+        labels: what temporal layers are told beside the text, if they are.
     """
 
     def __init__(
@@ -29,17 +29,19 @@ class TextConditioner:
         text_encoder: nn.Cell,
         tokenizer: Tokenizer,
         temporal_text_encoder: Optional[nn.Cell] = None,
-        fps_dim: Optional[int] = None,
+        labels: Optional[Labels] = None,
     ):
         self.text_encoder, self.temporal_text_encoder = text_encoder, temporal_text_encoder
-        self.tokenizer, self.fps_dim = tokenizer, fps_dim
+        self.tokenizer, self.labels = tokenizer, labels
 
-    def __call__(self, prompts: Sequence[str], fps: Optional[ArrayLike] = None) -> Conditioning:
+    def __call__(
+        self, prompts: Sequence[str], fps: Optional[ArrayLike] = None, motion_bucket_id: Optional[ArrayLike] = None
+    ) -> Conditioning:
         """The conditioning of b clips, of a prompt each; warns of prompts that are cut.
 
         Args:
             prompts: b texts.
-            fps: frames per second, one for all clips or [b], if the network is conditioned on it.
+            fps, motion_bucket_id: one for all clips or [b], if the network is conditioned on it.
 
         Raises:
             PromptError: a prompt is no text.
@@ -49,11 +51,15 @@ class TextConditioner:
             warnings.warn(message, stacklevel=2)
         tokens = Tensor(tokens)
         of_time = None if self.temporal_text_encoder is None else encode(self.temporal_text_encoder, tokens)
-        vector = None if self.fps_dim is None else embed_numbers(self.fps_dim, len(prompts), fps)
+        vector = None if self.labels is None else self.labels(len(prompts), fps, motion_bucket_id)
         return Conditioning(encode(self.text_encoder, tokens), vector=vector, temporal_context=of_time)
 
     def pair(
-        self, prompts: Sequence[str], negative_prompts: Optional[Sequence[str]] = None, fps: Optional[ArrayLike] = None
+        self,
+        prompts: Sequence[str],
+        negative_prompts: Optional[Sequence[str]] = None,
+        fps: Optional[ArrayLike] = None,
+        motion_bucket_id: Optional[ArrayLike] = None,
     ) -> tuple[Conditioning, Conditioning]:
         """(cond, uncond): uncond has negative prompts, one for each prompt, or empty ones, in place of the prompts."""
         negative = [""] * len(prompts) if negative_prompts is None else negative_prompts
@@ -62,7 +68,7 @@ class TextConditioner:
             f"negative_prompts must be as many as prompts, got {len(negative)} for {len(prompts)}",
             ConfigError,
         )
-        return self(prompts, fps), self(negative, fps)
+        return self(prompts, fps, motion_bucket_id), self(negative, fps, motion_bucket_id)
 
 
 def encode(text_encoder: nn.Cell, tokens: Tensor) -> Tensor:

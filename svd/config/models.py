@@ -156,8 +156,8 @@ class ImageLDMConfig(LatentModel):
     sampling: TextSamplingConfig = field(default_factory=TextSamplingConfig)
 
     @property
-    def fps_dim(self) -> Optional[int]:
-        """Sinusoids that the frame rate is embedded as, for networks that are conditioned on it."""
+    def own_layers(self) -> Optional[VideoLDMLayers]:
+        """The temporal layers, if they are VideoLDM's own, which may be told numbers and given frames."""
         return None
 
     def __post_init__(self):
@@ -181,6 +181,10 @@ class ImageLDMConfig(LatentModel):
         """Raise ConfigError for sampling settings that are not possible with this model."""
         super().check_sampling(sampling)
         self._check_frames(sampling)
+        told = self.own_layers is not None and self.own_layers.motion
+        if sampling.motion_bucket_id != TextSamplingConfig.motion_bucket_id and not told:
+            message = f"the model is not told how much moves: motion_bucket_id cannot be {sampling.motion_bucket_id}"
+            raise ConfigError(message, "motion_bucket_id")
         steps, most = sampling.sampling_steps, self.schedule.timesteps
         if steps > most:
             message = f"sampling_steps must be at most {most}, the timesteps that there are, got {steps}"
@@ -223,10 +227,9 @@ class VideoLDMConfig(ImageLDMConfig):
         self.temporal.check_channels([mult * self.unet.model_channels for mult in self.unet.channel_mult])
 
     @property
-    def fps_dim(self) -> Optional[int]:
-        """Sinusoids that the frame rate is embedded as; None if the network is not conditioned on it."""
+    def own_layers(self) -> Optional[VideoLDMLayers]:
         layers = self.temporal.layers
-        return self.unet.model_channels if isinstance(layers, VideoLDMLayers) and layers.fps else None
+        return layers if isinstance(layers, VideoLDMLayers) else None
 
 
 @dataclass

@@ -149,6 +149,8 @@ class TextSamplingConfig:
     """Pixels of the width."""
     fps: int = 8
     """Frames per second: written to the file, and given to networks that are conditioned on it."""
+    motion_bucket_id: float = 127
+    """How much motion is wanted, 0 (none) to 255 (most), of networks that are conditioned on it."""
     sampling_steps: int = 50
     """Steps of the sampler."""
     sampler: Literal["ddim", "euler", "dpmpp_2m"] = "ddim"
@@ -179,10 +181,10 @@ class TextSamplingConfig:
 
     def __post_init__(self):
         _check_bounds(self, positive=["window"], shares=["eta", "guidance_rescale"])
-        _check_bounds(self, not_negative=["offset", "guidance", "window_overlap"])
+        _check_bounds(self, not_negative=["motion_bucket_id", "offset", "guidance", "window_overlap"])
         _check_video(self)
         _check_decoding(self)
-        check_most(self, "", offset=1000, window=1024)
+        check_most(self, "", motion_bucket_id=10_000, offset=1000, window=1024)
         check(self.eta == 0 or self.sampler == "ddim", f"eta is for the sampler ddim, got {self.sampler}: give eta 0")
         check(
             self.window_overlap is None or (self.window is not None and self.window_overlap < self.window),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import log
 from typing import Literal, Optional
 
 from svd.config.checks import check_heads, check_most, check_positive
 from svd.errors import check
+
+INTERPOLATION = 4
+"""Frames that interpolation makes of one (VideoLDM, section 3.3)."""
 
 
 @dataclass
@@ -24,14 +28,34 @@ class VideoLDMLayers:
     """The weight of the spatial branch: the sigmoid of a parameter, or a parameter clamped to [0, 1]."""
     fps: bool = False
     """Whether temporal layers are conditioned on the frame rate."""
+    motion: bool = False
+    """Whether temporal layers are conditioned on the motion bucket."""
+    rates: list[float] = field(default_factory=list)
+    """Frame rates that one model learns, increasing: it is told the number of the nearest by a label (section 3.3)."""
+    frames: bool = False
+    """Whether temporal layers can be given frames, for prediction and interpolation (sections 3.2 and 3.3)."""
 
     def __post_init__(self):
         check_positive(self, "temporal.video_ldm")
-        check_most(self, "temporal.video_ldm", distance=1024)
+        check_most(self, "temporal.video_ldm", distance=1024, rates=1000)
+        rates = self.rates
+        check(
+            len(rates) != 1 and all(0 < a < b for a, b in zip(rates, rates[1:])),
+            f"temporal.video_ldm.rates must be two frame rates or more, increasing, got {rates}",
+        )
         check(
             (self.positions == "relative") == (self.distance is not None),
             f"temporal.video_ldm.distance belongs to positions: relative, got {self.distance} and {self.positions}",
         )
+
+    @property
+    def told(self) -> int:
+        """How many numbers temporal layers are conditioned on: frame rate, motion bucket, label of the rate."""
+        return self.fps + self.motion + bool(self.rates)
+
+    def rate_of(self, fps: float) -> int:
+        """The label of a frame rate: the number of the nearest of `rates`, by ratio."""
+        return min(range(len(self.rates)), key=lambda i: abs(log(self.rates[i] / fps)))
 
 
 @dataclass

@@ -95,6 +95,40 @@ class Video:
         self._rewind()
         return deinterlaced(self._decoded())
 
+    def intact_frames(self) -> Iterator[av.VideoFrame]:
+        """Decode all frames, from the first one; raises BadItem at one that is damaged or missing, and says which."""
+        self._rewind()
+        return deinterlaced(self._intact())
+
+    def _intact(self) -> Iterator[av.VideoFrame]:
+        self._begun, count, time = True, 0, None
+        try:
+            for packet in self._container.demux(self._stream):
+                time = None if packet.pts is None else float(packet.pts * packet.time_base)
+                for frame in packet.decode():
+                    count, time = count + 1, frame.time
+                    if frame.is_corrupt:
+                        raise BadItem(self._path, f"damaged: frame {self._number(time, count)} is not whole")
+                    yield frame
+        except MemoryError:
+            raise
+        except (FFmpegError, IndexError) as error:
+            check_memory()
+            number = self._number(time, count + 1)
+            raise BadItem(self._path, f"damaged: frame {number} cannot be decoded") from error
+        if count < self._stream.frames:
+            raise BadItem(self._path, f"damaged: it ends after frame {count} of {self._stream.frames}")
+
+    def _number(self, time: Optional[float], count: int) -> int:
+        """Which frame is shown at a time, from 1; `count` if that is not known. A decoder lags behind its packets."""
+        if time is None or not self.fps:
+            return count
+        return round((time - (self._stream.start_time or 0) * float(self._stream.time_base)) * self.fps) + 1
+
+    def rate_between(self, first: Optional[float], last: Optional[float], frames: int) -> Optional[float]:
+        """Frame rate of the file, given the times of its first frame and of its last."""
+        return self._rate([first, last], frames - 1)
+
     def picture(self, frame: av.VideoFrame) -> Picture:
         """An upright RGB picture of a frame."""
         return self._converter.picture(frame)

@@ -110,11 +110,17 @@ class Conv2d(nn.Conv2d):
         return self.add_to_channels(x, self.without_bias(h), in_type_of(h, self.bias))
 
 
-def conv2d(in_channels: int, out_channels: int, kernel_size: int | tuple[int, int] = 3, stride: int = 1) -> Conv2d:
-    """A convolution with bias over [n c h w]; odd kernels are padded symmetrically, so that stride 1 keeps the size."""
+def conv2d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | tuple[int, int] = 3,
+    stride: int = 1,
+    bias: bool = True,
+) -> Conv2d:
+    """A convolution over [n c h w]; odd kernels are padded symmetrically, so that stride 1 keeps the size."""
     kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
     padding = (kernel[0] // 2, kernel[0] // 2, kernel[1] // 2, kernel[1] // 2)
-    return Conv2d(in_channels, out_channels, kernel, stride=stride, pad_mode="pad", padding=padding, has_bias=True)
+    return Conv2d(in_channels, out_channels, kernel, stride=stride, pad_mode="pad", padding=padding, has_bias=bias)
 
 
 class GroupNorm(nn.Cell):

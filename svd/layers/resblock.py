@@ -64,6 +64,7 @@ class VideoResBlock(nn.Cell):
 
     Args:
         clamped: whether alpha itself is the parameter, cut to [0, 1].
+        frames_dim: channels of the features of given frames, which the temporal block's input gets; None: it has none.
     """
 
     is_block = True
@@ -75,12 +76,16 @@ class VideoResBlock(nn.Cell):
         emb_dim: Optional[int] = None,
         spatial_eps: float = 1e-5,
         clamped: bool = False,
+        frames_dim: Optional[int] = None,
     ):
         super().__init__()
         self.spatial = ResBlock(in_channels, out_channels, (3, 3), emb_dim, spatial_eps)
         self.temporal = temporal(ResBlock(out_channels, out_channels, (3, 1), emb_dim))
         self.swap = SwapAxes()
         self.blend = residual_blend(clamped)
+        if frames_dim is not None:
+            # without a bias: where no frames are given, nothing is added
+            self.frames_proj = temporal(zero_init(conv2d(frames_dim, out_channels, 1, bias=False)))
 
     def construct(
         self,
@@ -88,12 +93,19 @@ class VideoResBlock(nn.Cell):
         emb: Optional[Tensor] = None,
         temporal_emb: Optional[Tensor] = None,
         image_only: bool = False,
+        frames: Optional[Tensor] = None,
     ) -> Tensor:
-        """x [b t c h w], emb of the spatial branch and temporal_emb of the temporal one [b t e] -> [b t c' h w]"""
+        """x [b t c h w], emb of the spatial branch and temporal_emb of the temporal one [b t e] -> [b t c' h w]
+
+        `frames` are features of given frames, [b t f h w].
+        """
         spatial = frame_by_frame(self.spatial, x, emb)
         if image_only:
             return spatial
         b, t, c, h, w = spatial.shape
-        temporal = self.swap(ops.reshape(spatial, (b, t, c, h * w)))
+        temporal = spatial
+        if frames is not None:
+            temporal = spatial + ops.reshape(self.frames_proj.without_bias(fold_frames(frames)), spatial.shape)
+        temporal = self.swap(ops.reshape(temporal, (b, t, c, h * w)))
         temporal = self.swap(self.temporal(temporal, temporal_emb))
         return self.blend(spatial, ops.reshape(temporal, (b, t, c, h, w)))

@@ -9,6 +9,7 @@ from mindspore import nn
 from svd.autoencoder.autoencoder import Autoencoder
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
+from svd.conditioning.conditioning import Labels
 from svd.conditioning.text_conditioner import TextConditioner
 from svd.conditioning.text_encoder import TextEncoder
 from svd.conditioning.tokenizer import Tokenizer
@@ -63,4 +64,4 @@ def build_conditioner(
     """Raises TokenizerError as `pipeline`."""
     tokenizer = Tokenizer.of_checkpoint(metadata, config.text_encoder)
     of_time = networks.get("temporal_text_encoder")
-    return TextConditioner(networks["text_encoder"], tokenizer, of_time, config.fps_dim)
+    return TextConditioner(networks["text_encoder"], tokenizer, of_time, Labels(config))

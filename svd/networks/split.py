@@ -15,10 +15,8 @@ class Constants(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network
 
-    def construct(
-        self, context: Tensor, vector: Optional[Tensor], num_frames: int, temporal_context: Optional[Tensor] = None
-    ) -> tuple:
-        return self.network.constants(context, vector, num_frames, temporal_context)
+    def construct(self, context: Tensor, vector: Optional[Tensor], num_frames: int, *others: Optional[Tensor]) -> tuple:
+        return self.network.constants(context, vector, num_frames, *others)
 
 
 class Evaluate(nn.Cell):

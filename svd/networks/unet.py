@@ -38,6 +38,7 @@ class Blocks(Protocol):
         """A block (x [b t c h w], emb, temporal_emb, image_only) -> [b t c' h w].
 
         emb is the embedding of the noise level for spatial layers, temporal_emb for temporal ones, [b t e] after SiLU.
+        Where frames are given, features of them follow, [b t f h w].
         """
 
     def attention(self, channels: int, place: Place) -> Optional[nn.Cell]:
@@ -79,9 +80,14 @@ class Level(nn.Cell):
             constants = constants + (self.attentions[i].constants(context, temporal_context, num_frames),)
         return constants
 
-    def layer(self, i: int, x: Tensor, embs: tuple[Tensor, Tensor], constants: tuple, image_only: bool) -> Tensor:
-        """The i-th residual block, and the attention after it, given the constants of the network."""
-        x = self.resnets[i](x, *embs, image_only)
+    def layer(
+        self, i: int, x: Tensor, embs: tuple[Tensor, Tensor], constants: tuple, image_only: bool, given: tuple = ()
+    ) -> Tensor:
+        """The i-th residual block, and the attention after it, given the constants of the network.
+
+        `given` has the features of given frames at this level, if there are any.
+        """
+        x = self.resnets[i](x, *embs, image_only, *given)
         if i < self.num_attentions:
             x = self.attentions[i](x, *constants[self.before + i], image_only)
         return x
@@ -96,12 +102,24 @@ def count_constants(levels: list[Level]) -> None:
 
 
 class UNet(nn.Cell):
-    """F(x; c_noise, context, vector, temporal_context): `construct`, or in two steps `constants` and `evaluate`."""
+    """F(x; c_noise, context, vector, temporal_context, frames, frames_noise): `construct`, or in two steps `constants`
+    and `evaluate`.
 
-    def __init__(self, config: UNetConfig, blocks: Blocks, joint_norm_out: bool = False):
-        """`joint_norm_out`: normalise the result over all frames of a clip, not every frame by itself."""
+    Args:
+        joint_norm_out: normalise the result over all frames of a clip, not every frame by itself.
+        given_frames: (frames, frames_noise) -> what is added to the temporal embedding, [b t e], and features for
+            each level's residual blocks, [b t f h w]; None for networks that are given no frames.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        blocks: Blocks,
+        joint_norm_out: bool = False,
+        given_frames: Optional[nn.Cell] = None,
+    ):
         super().__init__()
-        self.joint_norm_out = joint_norm_out
+        self.joint_norm_out, self.given_frames = joint_norm_out, given_frames
         emb_dim = 4 * config.model_channels
         widths = [mult * config.model_channels for mult in config.channel_mult]
         places = [Place(2**i in config.attention_resolutions) for i in range(len(widths))]
@@ -110,6 +128,7 @@ class UNet(nn.Cell):
         self.frequencies = Tensor(frequencies(config.model_channels), ms.float32)
         self.time_embedding = EmbeddingMLP(config.model_channels, emb_dim, emb_dim)
         self.vector_embedding, self.temporal_vector = blocks.vector_embedding(), blocks.temporal_vector
+        self.count_vector = int(self.vector_embedding is not None)
         self.conv_in = conv2d(config.in_channels, config.model_channels)
         self.entry = blocks.entry(config.model_channels)
 
@@ -138,17 +157,26 @@ class UNet(nn.Cell):
         self.conv_out = zero_init(conv2d(channels, config.out_channels))
 
     def constants(
-        self, context: Tensor, vector: Optional[Tensor], num_frames: int, temporal_context: Optional[Tensor] = None
+        self,
+        context: Tensor,
+        vector: Optional[Tensor],
+        num_frames: int,
+        temporal_context: Optional[Tensor] = None,
+        frames: Optional[Tensor] = None,
+        frames_noise: Optional[Tensor] = None,
     ) -> tuple[tuple[Tensor, ...], ...]:
         """What depends on neither latents nor noise level: of the vector, and of each attention block in turn.
 
-        At most one tensor [b e] of the vector.
+        The first has at most one tensor [b e] of the vector; then those of `given_frames`, if frames are given.
         """
         context = ops.cast(context, self.compute_dtype)
         of_time = context if temporal_context is None else ops.cast(temporal_context, self.compute_dtype)
         constants = ((),)
         if self.vector_embedding is not None:
             constants = ((self.vector_embedding(ops.cast(vector, self.compute_dtype)),),)
+        if frames is not None:
+            given = (ops.cast(frames, self.compute_dtype), ops.cast(frames_noise, self.compute_dtype))
+            constants = (constants[0] + self.given_frames(*given),)
         for level in self.down_blocks:
             constants = constants + level.constants(context, of_time, num_frames)
         constants = constants + self.mid_block.constants(context, of_time, num_frames)
@@ -163,6 +191,7 @@ class UNet(nn.Cell):
         x = ops.cast(x, dtype)
         time = ops.cast(sinusoidal_embedding(ops.reshape(c_noise, (b, -1)), self.frequencies), dtype)
         embs = self._embeddings(self.time_embedding(time), constants[0], t)
+        given = constants[0][self.count_vector + 1 :]
 
         x = per_image(self.conv_in, x)
         if self.entry is not None and not image_only:
@@ -171,17 +200,18 @@ class UNet(nn.Cell):
         for i in range(len(self.down_blocks)):
             level = self.down_blocks[i]
             for j in range(len(level.resnets)):
-                x = level.layer(j, x, embs, constants, image_only)
+                x = level.layer(j, x, embs, constants, image_only, given[i : i + 1])
                 skips = skips + (x,)
             if i < self.last:
                 x = per_image(level.downsample, x)
                 skips = skips + (x,)
         for j in range(len(self.mid_block.resnets)):
-            x = self.mid_block.layer(j, x, embs, constants, image_only)
+            x = self.mid_block.layer(j, x, embs, constants, image_only, given[self.last :])
         for i in range(len(self.up_blocks)):
             level = self.up_blocks[i]
             for j in range(len(level.resnets)):
-                x = level.layer(j, ops.cat((x, skips[-1]), 2), embs, constants, image_only)
+                of_level = given[self.last - i : self.last - i + 1]
+                x = level.layer(j, ops.cat((x, skips[-1]), 2), embs, constants, image_only, of_level)
                 skips = skips[:-1]
             if i < self.last:
                 x = per_image(level.upsample, x)
@@ -192,8 +222,15 @@ class UNet(nn.Cell):
         return ops.cast(per_image(self.conv_out, x), out_dtype)
 
     def _embeddings(self, emb: Tensor, embedded: tuple[Tensor, ...], num_frames: int) -> tuple[Tensor, Tensor]:
-        """The embeddings of the noise level and the vector for spatial and for temporal layers, after SiLU, [b t e]."""
+        """The embeddings for spatial and for temporal layers, after SiLU, [b t e]: of the noise level, and `embedded`,
+        of the vector and of given frames.
+        """
         shape = (emb.shape[0], num_frames, emb.shape[-1])
+        if len(embedded) > self.count_vector:
+            temporal = emb + embedded[self.count_vector]
+            if self.count_vector:
+                temporal = temporal + embedded[0].expand_dims(1)
+            return ops.silu(emb).broadcast_to(shape), ops.silu(temporal).broadcast_to(shape)
         if self.vector_embedding is None:
             spatial = ops.silu(emb).broadcast_to(shape)
             temporal = spatial
@@ -210,6 +247,8 @@ class UNet(nn.Cell):
         vector: Optional[Tensor] = None,
         image_only: bool = False,
         temporal_context: Optional[Tensor] = None,
+        frames: Optional[Tensor] = None,
+        frames_noise: Optional[Tensor] = None,
     ) -> Tensor:
         """One evaluation of the network.
 
@@ -220,9 +259,12 @@ class UNet(nn.Cell):
             vector: embedded numbers, [b v], if the blocks have an embedding for it.
             image_only: leave the temporal layers out (alpha = 1): frames are then independent images.
             temporal_context: what cross-attention in temporal layers sees, [b n d]; the context, if None.
+            frames: latents of given frames, zero for the others, and a mask that is 1 for the given ones,
+                [b t c+1 h w]; or None, which is the same as none given.
+            frames_noise: embedded levels of the noise in given frames, zero for the others, [b t d].
 
         Returns:
             [b t c' h w], in the type of x.
         """
-        constants = self.constants(context, vector, x.shape[1], temporal_context)
+        constants = self.constants(context, vector, x.shape[1], temporal_context, frames, frames_noise)
         return self.evaluate(x, c_noise, constants, image_only)

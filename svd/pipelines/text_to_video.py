@@ -111,7 +111,7 @@ class TextToVideo:
         """b prompts, and what guidance leads away from, b -> the pair (cond, uncond)."""
         bar = self.bars(progress, "encoding", "prompt", ())  # one graph, however many there are
         for texts in bar([prompts]):
-            pair = self.conditioner.pair(texts, negative, settings.fps)
+            pair = self.conditioner.pair(texts, negative, settings.fps, settings.motion_bucket_id)
         return pair
 
     def sample(

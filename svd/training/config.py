@@ -46,17 +46,33 @@ class LossConfig:
     drop_context: float = 0.1
     """How often the image embedding, or the caption, is left out, for guidance (SVD's rate is not published)."""
     drop_concat: float = 0.1
-    """How often the conditioning frame's latents are left out, independently of the embedding."""
+    """How often the conditioning frame's latents are left out, independently of the embedding; of interpolation, how
+    often no frames are given."""
+    given_frames: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0])
+    """Of the task prediction: how often the first 0, 1, 2, ... frames are given, in proportion; 0 is for guidance."""
+    all_frames: float = 0.0
+    """Of the tasks prediction and interpolation: how often all frames are given, from which the network learns that
+    given ones stay as they are."""
+    frames_noise: int = 250
+    """Of these tasks: the largest timestep of the noise on given frames, which is drawn from 0, none, up; the network
+    is told it."""
     kl_weight: float = 1e-6
     """Of the task autoencoder: weight of the latents' divergence from unit Gaussian noise."""
 
     def __post_init__(self):
         for name in ("p_std", "noise_aug_std", "kl_weight"):
             check(0 <= getattr(self, name) < inf, f"loss.{name} must not be negative, got {getattr(self, name)}")
-        for name in ("drop_context", "drop_concat"):
+        for name in ("drop_context", "drop_concat", "all_frames"):
             check(0 <= getattr(self, name) <= 1, f"loss.{name} is a rate from 0 to 1, got {getattr(self, name)}")
         for name in ("p_mean", "noise_aug_mean"):
             check(abs(getattr(self, name)) <= 40, f"loss.{name} must be -40 to 40, got {getattr(self, name)}")
+        weights = self.given_frames
+        check(
+            bool(weights) and all(0 <= weight < inf for weight in weights) and sum(weights) > 0,
+            f"loss.given_frames are proportions, at least one of them positive, got {weights}",
+        )
+        check(self.frames_noise >= 0, f"loss.frames_noise must not be negative, got {self.frames_noise}")
+        check_most(self, "loss", given_frames=1e6)
         check_most(self, "loss", p_std=10, noise_aug_std=10, kl_weight=LARGEST)  # exp(80) is near the end of float32
 
 
@@ -164,16 +180,18 @@ class TrainConfig:
     """What is learned. image_to_video: by the UNet, a video from its first frame, as Stable Video Diffusion.
     image_model: by its spatial layers alone, each frame from the first one, as VideoLDM's image model. text_to_image:
     by the spatial layers of a model that is given text, single frames from captions. text_to_video: by the temporal
-    layers between them, videos from captions, as VideoLDM and AnimateDiff. image_encoder: by the image encoder, what is
-    seen. autoencoder: by encoder and decoder, to give frames back. temporal_decoder: by the decoder's temporal layers
-    alone, to give videos back. Or the path of a class (svd/training/tasks)."""
+    layers between them, videos from captions, as VideoLDM and AnimateDiff. prediction: by temporal layers that are
+    given frames, videos from their first frames. interpolation: the same, three frames between two. image_encoder:
+    by the image encoder, what is seen. autoencoder: by encoder and decoder, to give frames back. temporal_decoder: by
+    the decoder's temporal layers alone, to give videos back. Or the path of a class (svd/training/tasks)."""
     pretrained: Optional[str] = None
     """The checkpoint to start from, as svd_tools/convert.py writes it."""
     output_dir: str = "outputs/train"
     """Folder for checkpoints, previews, metrics and the final model."""
     temporal_only: bool = True
     """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet. Of the tasks
-    image_to_video and text_to_video without `lora.rank`, with which the adapters alone are trained."""
+    image_to_video and text_to_video without `lora.rank`, with which the adapters alone are trained, and of prediction
+    and interpolation."""
     text_encoder: bool = False
     """Train the text encoder along with the spatial layers (text_to_image), as for a model from scratch. Cached latents
     are then of tokens, not of their embeddings."""

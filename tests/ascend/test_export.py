@@ -83,8 +83,19 @@ SD2 = replace(
 MOTION = TemporalConfig(motion_modules=MotionModules(joint_resnet_norm=True))
 MODELSCOPE = TemporalConfig(modelscope=ModelScopeLayers())
 VIDEO_LDM = TemporalConfig(
-    video_ldm=VideoLDMLayers(positions="relative", distance=8, text=True, alpha="clamped", fps=True)
+    video_ldm=VideoLDMLayers(positions="relative", distance=8, text=True, alpha="clamped", fps=True, frames=True)
 )
+
+
+class OfFrames(nn.Cell):
+    """A network that is given frames, with tensors alone as inputs."""
+
+    def __init__(self, network: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, x, c_noise, context, vector, frames, frames_noise):
+        return self.network(x, c_noise, context, vector, False, None, frames, frames_noise)
 
 
 def build_video(image: ImageLDMConfig, temporal: TemporalConfig) -> nn.Cell:
@@ -111,7 +122,9 @@ FORMS = {
     ),
     "modelscope_unet": Form(lambda: build_video(SD2, MODELSCOPE), ((2, 24, 4, 72, 128), (2,), (2, 77, 1024)), 7 + 7),
     "video_ldm_unet": Form(
-        lambda: build_video(SD2, VIDEO_LDM), ((2, 16, 4, 96, 96), (2,), (2, 77, 1024), (2, 320)), 7 + 2 * 7
+        lambda: OfFrames(build_video(SD2, VIDEO_LDM)),
+        ((2, 16, 4, 96, 96), (2,), (2, 77, 1024), (2, 320), (2, 16, 5, 96, 96), (2, 16, 320)),
+        7 + 2 * 7,
     ),
     "text_encoder": Form(lambda: TextEncoder(VIT_H), ((1, 77),), 23, integers=True),
 }

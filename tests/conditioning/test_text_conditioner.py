@@ -5,8 +5,9 @@ import pytest
 from mindspore import Tensor
 from small_text import VOCABULARY, small_tokenizer
 
+from svd.conditioning.conditioning import Labels
 from svd.conditioning.text_conditioner import TextConditioner
-from svd.config import ConfigError
+from svd.config import ConfigError, TemporalConfig, UNetConfig, VideoLDMConfig, VideoLDMLayers
 
 PROMPTS = ["a cat", "the dog"]
 
@@ -57,14 +58,36 @@ def test_temporal_layers_may_have_an_encoder_of_their_own():
         np.testing.assert_array_equal(conditioning.temporal_context.asnumpy(), -conditioning.context.asnumpy())
 
 
+def labels(layers: VideoLDMLayers) -> Labels:
+    """Of four sinusoids each: a configuration has at least 32."""
+    unet = UNetConfig(in_channels=4, context_dim=768, vector_dim=None)
+    result = Labels(VideoLDMConfig(unet=unet, temporal=TemporalConfig(video_ldm=layers)))
+    result.dim = 4
+    return result
+
+
+def sinusoids(*numbers: float) -> np.ndarray:
+    """Cosines first; [n 4]"""
+    angles = np.array(numbers)[:, None] / [1, 100]
+    return np.concatenate([np.cos(angles), np.sin(angles)], 1)
+
+
 def test_frame_rates():
-    """As sinusoids, cosines first; one for all, or one for each clip."""
-    conditioner = TextConditioner(encoder(1), small_tokenizer(), fps_dim=4)
-    angles = np.array([8, 25])[:, None] / [1, 100]
-    expected = np.concatenate([np.cos(angles), np.sin(angles)], 1)
+    """As sinusoids; one for all, or one for each clip."""
+    conditioner = TextConditioner(encoder(1), small_tokenizer(), labels=labels(VideoLDMLayers(fps=True)))
+    expected = sinusoids(8, 25)
     np.testing.assert_allclose(conditioner(PROMPTS, [8, 25]).vector.asnumpy(), expected, atol=1e-6)
     for conditioning in conditioner.pair(PROMPTS, fps=8):
         np.testing.assert_allclose(conditioning.vector.asnumpy(), expected[[0, 0]], atol=1e-6)
+
+
+def test_labels():
+    """Frame rate, motion bucket, and the number of the nearest rate by ratio: 4 is nearer to 2 than to 9."""
+    told = labels(VideoLDMLayers(fps=True, motion=True, rates=[2, 9]))
+    result = told(3, [2, 4, 9], [100, 0, 255]).asnumpy()
+    expected = np.concatenate([sinusoids(2, 4, 9), sinusoids(100, 0, 255), sinusoids(0, 0, 1)], 1)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+    assert labels(VideoLDMLayers())(3, 2, 100) is None
 
 
 def test_cut_prompts_are_warned_of(conditioner):

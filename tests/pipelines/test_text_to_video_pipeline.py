@@ -85,6 +85,7 @@ SETTINGS = {
     "height": (24, {}),
     "width": (16, {}),
     "fps": (30, {}),
+    "motion_bucket_id": (20, {}),
     "sampling_steps": (3, {}),
     "sampler": ("euler", {}),
     "eta": (0.5, {}),
@@ -108,10 +109,10 @@ def test_every_setting_is_tried():
 
 @pytest.fixture(scope="module")
 def draw():
-    """draw(**settings): a video, or its latents, of a model that is told the frame rate, and whose decoder is that of
-    videos, so that all settings have an effect; each is made once."""
+    """draw(**settings): a video, or its latents, of a model that is told the frame rate and the motion bucket, and
+    whose decoder is that of videos, so that all settings have an effect; each is made once."""
     autoencoder = replace(SMALL_VIDEO.autoencoder, decoder="temporal")
-    layers = TemporalConfig(video_ldm=VideoLDMLayers(fps=True))
+    layers = TemporalConfig(video_ldm=VideoLDMLayers(fps=True, motion=True))
     pipe = build_text_pipe(replace(SMALL_VIDEO, autoencoder=autoencoder, temporal=layers))
     return cache(lambda **settings: quiet(pipe, "a cat", **settings))
 
@@ -227,6 +228,7 @@ def test_frames_without_positions_are_refused(eager):
         ({"seed": [1, 2]}, "seed must be one number, or one for each of 1 clips"),
         ({"seed": -1}, "seed must not be negative"),
         ({"noise": np.zeros((1, 3, 4, 8, 8))}, r"noise must be of shape \[1, 3, 4, 8, 12\]"),
+        ({"motion_bucket_id": 5}, "the model is not told how much moves: motion_bucket_id cannot be 5"),
         ({"sampler": "euler", "eta": 1}, "eta is for the sampler ddim"),
     ],
 )

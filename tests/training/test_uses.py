@@ -83,6 +83,8 @@ ELSEWHERE = {
     "scale_clips": "tests/test_train_text.py",
     "resume": "tests/test_train_resume.py",
     "item_seconds": "tests/data/test_loader.py",
+    **{f"loss.{name}": "tests/training/tasks/test_frames_tasks.py" for name in ("all_frames", "frames_noise")},
+    "loss.given_frames": "tests/training/tasks/test_frames_tasks.py",
 }
 LOOP = ("epochs", "updates", "batch_size", "gradient_accumulation", "seed", "workers", "checkpoint_every")
 LOOP += ("keep_checkpoints", "log_every", "preview.every")

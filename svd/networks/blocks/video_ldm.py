@@ -3,7 +3,7 @@
 from typing import Optional
 
 import mindspore as ms
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from svd.config import (
     ModelScopeLayers,
@@ -14,7 +14,8 @@ from svd.config import (
     VideoLDMLayers,
 )
 from svd.layers.attention import TransformerBlock
-from svd.layers.basic import GroupNorm, Linear, SwapAxes
+from svd.layers.axes import per_image
+from svd.layers.basic import GroupNorm, Linear, SwapAxes, conv2d
 from svd.layers.blend import residual_blend
 from svd.layers.embeddings import EmbeddingMLP, frequencies
 from svd.layers.marks import temporal, zero_init
@@ -67,6 +68,36 @@ class VideoLDMTransformer(nn.Cell):
         return add_tokens(x, y, self.proj_out, self.swap)
 
 
+class GivenFrames(nn.Cell):
+    """Given frames for the temporal layers, by a learned downsampling to the resolution of each level (section 3.2).
+
+    No layer has a bias: where no frames are given, all results are zero.
+    """
+
+    is_temporal = True
+
+    def __init__(self, unet: UNetConfig):
+        super().__init__()
+        widths = [mult * unet.model_channels for mult in unet.channel_mult]
+        emb_dim = 4 * unet.model_channels
+        self.noise_1 = Linear(unet.model_channels, emb_dim, bias=False)
+        self.noise_2 = Linear(emb_dim, emb_dim, bias=False)
+        convs = []
+        for i, (before, width) in enumerate(zip([unet.in_channels + 1, *widths], widths)):
+            convs.append(conv2d(before, width, stride=2 if i else 1, bias=False))
+        self.convs = nn.CellList(convs)
+
+    def construct(self, frames: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """(mask * latents, mask) [b t c+1 h w], and the embedded level of their noise [b t d] -> that level for the
+        temporal embedding [b t e], and features [b t f h w] for each level of the UNet.
+        """
+        results = (self.noise_2(ops.silu(self.noise_1(noise))),)
+        for conv in self.convs:
+            frames = ops.silu(per_image(conv.without_bias, frames))
+            results = results + (frames,)
+        return results
+
+
 class VideoLDMBlocks:
     """Convolutions over time after residual blocks, attention over frames after transformers, each blended."""
 
@@ -76,16 +107,18 @@ class VideoLDMBlocks:
         self.config, self.layers, self.emb_dim = config, layers, 4 * config.model_channels
 
     def vector_embedding(self) -> Optional[nn.Cell]:
-        """For the frame rate, as model_channels sinusoids."""
-        if not self.layers.fps:
+        """For the numbers that temporal layers are told, each as model_channels sinusoids."""
+        if not self.layers.told:
             return None
-        return temporal(EmbeddingMLP(self.config.model_channels, self.emb_dim, self.emb_dim))
+        return temporal(EmbeddingMLP(self.layers.told * self.config.model_channels, self.emb_dim, self.emb_dim))
 
     def entry(self, channels: int) -> None:
         return None
 
     def residual(self, in_channels: int, channels: int, place: Place) -> nn.Cell:
-        return VideoResBlock(in_channels, channels, self.emb_dim, clamped=self.layers.alpha == "clamped")
+        frames_dim = channels if self.layers.frames else None  # features are as wide as their level
+        clamped = self.layers.alpha == "clamped"
+        return VideoResBlock(in_channels, channels, self.emb_dim, clamped=clamped, frames_dim=frames_dim)
 
     def attention(self, channels: int, place: Place) -> Optional[nn.Cell]:
         return VideoLDMTransformer(channels, self.config, self.layers) if place.attends else None
@@ -104,4 +137,5 @@ def video_unet(config: VideoLDMConfig) -> UNet:
     """The UNet of Stable Diffusion with the temporal layers of the configuration's choice."""
     layers = config.temporal.layers
     joint_norm = isinstance(layers, MotionModules) and layers.joint_resnet_norm
-    return UNet(config.unet, BLOCKS[type(layers)](config.unet, layers), joint_norm)
+    given = GivenFrames(config.unet) if isinstance(layers, VideoLDMLayers) and layers.frames else None
+    return UNet(config.unet, BLOCKS[type(layers)](config.unet, layers), joint_norm, given)

@@ -27,6 +27,8 @@ TASKS = {
     "image_model": "svd.training.tasks.video.IMAGE_MODEL",
     "text_to_image": "svd.training.tasks.text.TEXT_TO_IMAGE",
     "text_to_video": "svd.training.tasks.text.TEXT_TO_VIDEO",
+    "prediction": "svd.training.tasks.prediction.PredictionTask",
+    "interpolation": "svd.training.tasks.interpolation.InterpolationTask",
     "autoencoder": "svd.training.tasks.autoencoder.AUTOENCODER",
     "temporal_decoder": "svd.training.tasks.autoencoder.TEMPORAL_DECODER",
 }

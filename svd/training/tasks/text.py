@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor, nn
 
 from svd.autoencoder.autoencoder import Autoencoder
 from svd.checkpoints.formats import TOKENIZER
-from svd.conditioning.conditioning import embed_numbers
+from svd.conditioning.conditioning import Labels
 from svd.conditioning.text_conditioner import encode
 from svd.conditioning.tokenizer import Tokenizer
 from svd.config import ImageLDMConfig
@@ -138,7 +138,7 @@ class TextObjective:
         image_only: bool,
     ):
         self.captions, self.autoencoder, self.config, self.seed = captions, autoencoder, config, seed
-        self.trained, self.image_only, self.fps_dim = trained, image_only, model.fps_dim
+        self.trained, self.image_only, self.labels = trained, image_only, Labels(model)
         self.sigmas = discrete_sigmas(model.schedule)
         self.preconditioning = DISCRETE_PRECONDITIONINGS[model.preconditioning](self.sigmas)
         self.loss = TextLoss(DenoisingLoss(Denoise(network), image_only), text_encoder)
@@ -154,9 +154,9 @@ class TextObjective:
         latents = self.autoencoder.encode(frames, draws.posterior_noise)
         coefficients = loss_coefficients(self.preconditioning, draws.sigma)
         inputs = latents, Tensor(draws.noise), coefficients, self.captions(clips, draws.keep_context)
-        if self.fps_dim is None:
-            return inputs
-        return *inputs, embed_numbers(self.fps_dim, len(clips), [clip.fps for clip in clips])
+        numbers = [clip.fps for clip in clips], [clip.motion_bucket_id for clip in clips]
+        vector = self.labels(len(clips), *numbers)
+        return inputs if vector is None else (*inputs, vector)
 
 
 class TextTask:
@@ -216,13 +216,17 @@ class TextTask:
     def build(self, plan: Plan) -> TextObjective:
         train, model, networks = plan.train, plan.model, plan.networks
         learned = networks["text_encoder"] if train.text_encoder else None
-        if isinstance(train.dataset, LatentsDataset) and not train.dataset.has_tokens:
-            captions = Captions(None, empty_prompt=train.dataset.empty_prompt)
-        else:
-            captions = Captions(_tokenizer(plan), networks["text_encoder"] if learned is None else None)
         autoencoder = training_autoencoder(plan)
-        inputs = captions, autoencoder, networks["network"], learned, model, plan.trained
+        inputs = captions_of(plan), autoencoder, networks["network"], learned, model, plan.trained
         return TextObjective(*inputs, train.loss, train.seed, self.image_only)
+
+
+def captions_of(plan: Plan) -> Captions:
+    """What makes context of captions, given loaded networks; tokens, if the text encoder is trained."""
+    train = plan.train
+    if isinstance(train.dataset, LatentsDataset) and not train.dataset.has_tokens:
+        return Captions(None, empty_prompt=train.dataset.empty_prompt)
+    return Captions(_tokenizer(plan), None if train.text_encoder else plan.networks["text_encoder"])
 
 
 def _of_tokens(train: TrainConfig) -> bool:
