@@ -25,13 +25,8 @@ from svd.data.csv_rows import CsvRows
 from svd.data.dataset import DatasetError
 from svd_tools.jobs.journal import Journal, Row, report, write_csv
 from svd_tools.jobs.motion_score import COLUMNS, score_row
-from svd_tools.jobs.work import Shard, check_all_done, find_files, process_pending
+from svd_tools.jobs.work import VIDEO_SUFFIXES, Shard, check_all_done, find_files, process_pending
 
-SUFFIXES = frozenset(
-    [".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-     ".vob", ".webm", ".wmv"]
-)  # fmt: skip
-"""Suffixes of video files."""
 BUCKETS = 256
 _REMEDY = "give a CSV file of this program"
 
@@ -81,11 +76,11 @@ def score_folder(
     if part and scale != "quantiles":
         raise DatasetError("--scale belongs to --merge, not to --shard, whose rows have no buckets yet")
     edges = _given_edges(scale)
-    if next(find_files(folder, SUFFIXES), None) is None:
-        raise DatasetError(f"{folder}: no videos in it or below; they are known by {', '.join(sorted(SUFFIXES))}")
+    if next(find_files(folder, VIDEO_SUFFIXES), None) is None:
+        raise DatasetError(f"{folder}: no videos in it or below; they are known by {', '.join(sorted(VIDEO_SUFFIXES))}")
     target = part.name(out) if part else out
     with Journal(f"{target}.journal", COLUMNS, f"motion scores of {os.path.realpath(folder)}") as journal:
-        found = find_files(folder, SUFFIXES)
+        found = find_files(folder, VIDEO_SUFFIXES)
         journal.register((item for item in found if part is None or part.contains(item[0])), retry_failed)
         process_pending(journal, score_row, folder, processes, "video")
         check_all_done(journal, "videos")

@@ -19,7 +19,8 @@ _CHANNELS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 class C3D(nn.Cell):
     """Clips [b 16 3 112 112], blue first, 0 to 255 less the mean clip of the training -> logits [b classes].
 
-    That mean is kept with the weights. The last pool has windows that are not filled, as in Caffe and Chainer: its 7 pixels become 4.
+    That mean is kept with the weights. The last pool has windows that are not filled, as in Caffe and Chainer: its 7
+    pixels become 4.
     """
 
     def __init__(self, classes: int = 101):

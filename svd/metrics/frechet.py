@@ -1,7 +1,7 @@
 """The Frechet distance between two sets of features: FID's and FVD's formula, for features of any network.
 
-Of a set, its mean and covariance are all that counts: `Moments` gathers them batch by batch, so that no features have to
-be kept.
+Of a set, its mean and covariance are all that counts: `Moments` gathers them batch by batch, so that no features have
+to be kept.
 """
 
 from __future__ import annotations

@@ -49,12 +49,8 @@ class Block(nn.Cell):
         super().__init__()
         pointwise, before_1, within_1, before_2, within_2, pooled = channels
         self.branch0 = Unit(in_channels, pointwise, 1, eps=eps)
-        self.branch1 = nn.SequentialCell(
-            Unit(in_channels, before_1, 1, eps=eps), Unit(before_1, within_1, 3, eps=eps)
-        )
-        self.branch2 = nn.SequentialCell(
-            Unit(in_channels, before_2, 1, eps=eps), Unit(before_2, within_2, 3, eps=eps)
-        )
+        self.branch1 = nn.SequentialCell(Unit(in_channels, before_1, 1, eps=eps), Unit(before_1, within_1, 3, eps=eps))
+        self.branch2 = nn.SequentialCell(Unit(in_channels, before_2, 1, eps=eps), Unit(before_2, within_2, 3, eps=eps))
         self.branch3 = nn.SequentialCell(MaxPool3d((3, 3), (1, 1)), Unit(in_channels, pooled, 1, eps=eps))
 
     def construct(self, x: Tensor) -> Tensor:
@@ -100,10 +96,7 @@ def cropped(clips: np.ndarray) -> np.ndarray:
     """
     height, width = clips.shape[2:4]
     scale = SIDE / min(height, width)
-    if height < width:
-        size = SIDE, math.ceil(width * scale)
-    else:
-        size = math.ceil(height * scale), SIDE
+    size = (SIDE, math.ceil(width * scale)) if height < width else (math.ceil(height * scale), SIDE)
     top, left = ((n - SIDE) // 2 for n in size)
     x = bilinear(channels_first(clips) / 255, *size)
     return (x[..., top : top + SIDE, left : left + SIDE] - 0.5) * 2

@@ -17,6 +17,11 @@ from svd.data.dataset import Dataset, DatasetError, Unavailable
 from svd.data.workers import WorkerDied, WorkerPool
 from svd_tools.jobs.journal import Journal, Row
 
+VIDEO_SUFFIXES = frozenset(
+    [".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+     ".vob", ".webm", ".wmv"]
+)  # fmt: skip
+"""Suffixes of video files."""
 PAUSES = (1, 2, 4, 8, 15, 30)
 """Seconds between retries of what cannot be read at the moment."""
 RowOf = Callable[[str, str], Row]

@@ -1,5 +1,6 @@
 """Names of the networks whose features metrics are of: ours, and those of the files that are published."""
 
+from svd_tools.checkpoints.names.clip import CLIP, TEXT_ENCODER
 from svd_tools.checkpoints.tables import Table
 
 _NORM = (
@@ -79,4 +80,12 @@ C3D = Table(("pytorch", "chainer"), (
           (0, 3, 6, 8, 11, 13, 16, 18), ("conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
       ))),
     *((name, name, name) for name in ("fc6", "fc7", "fc8")),
+))  # fmt: skip
+
+# --- CLIP, both towers: OpenAI's names, and those of transformers ---
+
+CLIP_TOWERS = Table(("sgm", "diffusers"), (
+    ("image",                  "visual",                      "", CLIP),
+    ("text.encoder",           "",                            "", TEXT_ENCODER),
+    ("text.projection.weight", "text_projection : transpose", "text_projection.weight"),
 ))  # fmt: skip
