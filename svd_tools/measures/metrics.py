@@ -21,8 +21,8 @@ _PROTOCOLS = {
     "fid": "pytorch-fid's: Inception of 2015, 2048 features of every frame; 299 x 299 pixels, bilinear; covariance by "
     "n - 1",
     "is": "TGANv2's: C3D of {classes} classes; 112 x 112 pixels, bilinear; mean and deviation over {splits} parts",
-    "clipsim": "CLIP ViT-B/32: cosine of text and frame, mean over frames, then over videos; 224 pixels, bicubic, centre "
-    "crop",
+    "clipsim": "CLIP ViT-B/32: cosine of text and frame, mean over frames, then over videos; 224 pixels, bicubic, "
+    "centre crop",
     "fvd_digits": "the network that judges moving digits, 64 features; 64 x 64 pixels; covariance by n - 1",
 }
 """What the numbers depend on beside the clips."""
@@ -173,8 +173,6 @@ def _clipsim(setting: Setting) -> Measure:
     network, metadata, facts = _load(setting, "clip")
     similarity = ClipSimilarity(network, metadata)
     protocol = _PROTOCOLS["clipsim"]
-        "CLIP ViT-B/32: cosine of text and frame, mean over frames, then over videos; 224 pixels, bicubic, centre crop"
-    )
 
     def values(videos: Rows, _) -> Values:
         return {"clipsim": float(videos.rows.mean()), "clipsim_deviation": float(videos.rows.std())}
