@@ -36,6 +36,10 @@ from svd_tools.measures.clips import Choice, Folder, read_captions
 from svd_tools.measures.gathering import Progress, gather
 from svd_tools.measures.metrics import METRICS, Measure, Setting
 
+SPLITS = 10
+"""Parts that the Inception Score is averaged over, in its paper."""
+_OF = {"captions": "clipsim", "splits": "is", "judge": "fvd_digits"}
+"""Options that are for one metric alone."""
 _OWN = {"videos", "reference", "metrics"}
 """Options that the measuring of a model of digits does not have."""
 
@@ -66,11 +70,10 @@ def build_parser(program: str) -> ArgumentParser:
         "in the results.")  # fmt: skip
     add("--captions", type=Optional[str], help="CSV file with the columns path (relative to --videos) and caption, for "
         "clipsim. Otherwise the prompt in the side file of each video is taken.")  # fmt: skip
-    add(
-        "--splits", type=PositiveInt, default=10, help="Parts of the videos over which the Inception Score is averaged."
-    )
-    add("--judge", type=str, default=str(DIGITS / "judge.safetensors"), help="Network that judges digits, for "
-        "fvd_digits.")  # fmt: skip
+    add("--splits", type=Optional[PositiveInt], help="Parts of the videos over which the Inception Score is averaged; "
+        f"{SPLITS} if it is not given.")  # fmt: skip
+    add("--judge", type=Optional[str], help="Network that judges digits, for fvd_digits; the one that comes with the "
+        "project if it is not given.")  # fmt: skip
     add("--seed", type=NonNegativeInt, default=0, help="Of which videos, and which clips of them, are measured.")
     add("--batch_size", type=PositiveInt, default=4, help="Clips at a time; results do not depend on it.")
     add_device(parser)
@@ -92,9 +95,11 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
     captions = read_captions(folders["videos"], args.captions) if captioned else {}
 
     device = runtime.setup(args.device_target, args.mode)
-    setting = Setting(args.extractors, args.judge, device, args.splits)
+    judge = args.judge or str(DIGITS / "judge.safetensors")
+    setting = Setting(args.extractors, judge, device, args.splits or SPLITS)
     measures = {name: METRICS[name].set_up(setting) for name in metrics}
     found = {}
+    log("the first clips compile the networks, once")
     for name, folder in folders.items():
         chosen = {metric: measures[metric] for metric in (metrics if name == "videos" else compared)}
         found[name] = gather(folder, chosen, captions if name == "videos" else {}, args.batch_size, Path(args.kept))
@@ -127,8 +132,10 @@ def _check(args: Namespace, metrics: list[str]) -> None:
         raise ConfigError(f"--reference is missing: {compared[0]} compares the videos with those of a folder")
     if args.reference and not compared:
         raise ConfigError(f"--reference is given, but {', '.join(metrics)} are of the videos alone: leave it out")
-    if args.captions and not any(METRICS[name].captions for name in metrics):
-        raise ConfigError("--captions is for clipsim: leave it out, or add that to --metrics")
+    for option, metric in _OF.items():
+        used = any(METRICS[name].captions for name in metrics) if option == "captions" else metric in metrics
+        if args[option] is not None and not used:
+            raise ConfigError(f"--{option} is for {metric}: leave it out, or add that to --metrics")
     if (args.height is None) != (args.width is None):
         raise ConfigError("--height and --width belong together: give both, or neither")
     for name in metrics:
@@ -153,9 +160,10 @@ def _check_folders(args: Namespace, metrics: list[str], folders: dict[str, Folde
     for folder in folders.values():
         if folder.wanted < 2 and compared:
             raise ConfigError(_too_few(folder, folder.wanted, compared[0]))
-    if "is" in metrics and folders["videos"].wanted < args.splits:
-        raise ConfigError(f"is averages over --splits={args.splits} parts, and there are only "
-                          f"{folders['videos'].wanted} videos: give fewer")  # fmt: skip
+    splits = args.splits or SPLITS
+    if "is" in metrics and folders["videos"].wanted < splits:
+        count = folders["videos"].wanted
+        raise ConfigError(f"is averages over {splits} parts, and there are only {count} videos: give fewer --splits")
     sizes = {name: folder.probe() for name, folder in folders.items()}
     if len(set(sizes.values())) > 1:
         shown = " and those of ".join(f"{folders[name].path} {w} x {h}" for name, (h, w) in sizes.items())
@@ -171,7 +179,11 @@ def _too_few(folder: Folder, count: int, metric: str) -> str:
 def _result(name: str, measure: Measure, found: dict[str, Progress], frames: int) -> dict[str, Any]:
     """The values of a metric, and what they depend on."""
     sets = ("videos", "reference") if METRICS[name].reference else ("videos",)
-    values = measure.values(*(found[key].gathered[name] if key in sets else None for key in ("videos", "reference")))
+    videos, reference = (found[key].gathered[name] if key in sets else None for key in ("videos", "reference"))
+    try:
+        values = measure.values(videos, reference)
+    except ValueError as error:  # too few are left of those that could be used
+        raise ConfigError(f"{name}: {error}") from error
     samples = {key: found[key].gathered[name].count if METRICS[name].reference else found[key].count for key in sets}
     notes = []
     if len(set(samples.values())) > 1:

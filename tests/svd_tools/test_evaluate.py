@@ -261,6 +261,8 @@ def test_other_sizes_and_skipped_videos_where_it_is_asked_for(flags, counting, t
     (["--metrics", "fvd", "--frames=9"], "fvd is of clips of 10 or more frames, and --frames is 9"),
     (["--metrics", "clipsim"], "--reference is given, but clipsim are of the videos alone"),
     (["--captions=x.csv"], "--captions is for clipsim"),
+    (["--splits=3"], "--splits is for is"),
+    (["--judge=x"], "--judge is for fvd_digits"),
     (["--height=64"], "--height and --width belong together"),
     (["--out=results.txt"], "give a name that ends in .json"),
 ])  # fmt: skip
