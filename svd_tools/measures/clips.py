@@ -108,8 +108,7 @@ class Folder:
 
     def probe(self) -> tuple[int, int]:
         """Height and width of the clips, by the first video that can be used; raises DatasetError."""
-        next(self.clips(0, 0, []), None)
-        if self.size is None:
+        if next(self.clips(0, 0, []), None) is None:
             raise DatasetError(f"{self.path}: none of its {len(self.names)} videos can be used", self.setting)
         return self.size
 

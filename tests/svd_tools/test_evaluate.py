@@ -120,11 +120,11 @@ def test_fvd(folders, flags, tmp_path):
     network = build(I3D, I3D_NAMES)
     tensors = {f"{ROOT}.{parameter.name}": parameter.asnumpy() for parameter in network.get_parameters()}
     save_tensors(tmp_path / "i3d.safetensors", tensors, {"format": FORMAT, "extractor": "i3d"})
-    options = ["--metrics", "fvd", f"--extractors={tmp_path}", "--samples=2", "--batch_size=2", "--mode=0"]
+    options = ["--metrics", "fvd", f"--extractors={tmp_path}", "--samples=2", "--batch_size=2"]
     assert evaluate.main(flags(*options)) == 0
     chosen = [Folder(str(folder), "", Choice(FRAMES, 1, "first", None, 0, 2, False)).names[:2] for folder in folders]
     assert [len(set(names)) for names in chosen] == [2, 2]
-    runtime.setup(DEVICE, 0)
+    runtime.setup(DEVICE, 1)
     network, _ = load_extractor(tmp_path, "i3d", DEVICE)
     from mindspore import Tensor
 
