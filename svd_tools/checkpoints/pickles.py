@@ -29,8 +29,11 @@ class Storage(NamedTuple):
     """Its name in the archive."""
 
 
-class Module(dict):
-    """A compiled module of a TorchScript archive: its attributes, by name."""
+class Module:
+    """A compiled module of a TorchScript archive."""
+
+    def __init__(self):
+        self.attributes: dict[str, Any] = {}
 
 
 class PickledTensor(NamedTuple):
@@ -86,13 +89,8 @@ def _pairs(items: list[Any]) -> dict:
     return {key: value for key, value in zip(items[::2], items[1::2]) if _is_key(key)}
 
 
-def _ordered(items: Any = ()) -> dict:
-    """Python 2 gives the pairs at once."""
-    return {key: value for key, value in items if _is_key(key)}
-
-
 _CALLS: dict[str, Callable] = {
-    "collections.OrderedDict": _ordered,
+    "collections.OrderedDict": lambda: {},
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _typed_tensor,
@@ -254,7 +252,7 @@ class _Reader:
     def _build(self, _) -> None:
         state = self.stack.pop()  # attributes of an object: dictionaries of tensors have notes on their versions
         if isinstance(self.stack[-1], Module) and isinstance(state, dict):
-            self.stack[-1].update(state)
+            self.stack[-1].attributes = state
 
     def _binpersid(self, _) -> None:
         kind, code, key, *_ = self.stack.pop()

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from svd.checkpoints.tensor_files import DTYPES, LazyTensor, check_type, stored_tensor
 from svd.checkpoints.tensor_header import CheckpointError
-from svd_tools.checkpoints.pickles import PickledTensor, Refused, read_pickle
+from svd_tools.checkpoints.pickles import Module, PickledTensor, Refused, read_pickle
 
 LARGEST_PICKLE = 16 << 20
 """Bytes of `data.pkl`; a full-size training checkpoint with optimizer has two million."""
@@ -46,8 +46,6 @@ def read_torch(path: Path) -> dict[str, LazyTensor]:
                 content = read_pickle(_member(path, archive, f"{prefix}data.pkl", LARGEST_PICKLE))
                 stored = [info for info in archive.infolist() if info.filename.startswith(f"{prefix}data/")]
                 records = {info.filename: _extent(info, file) for info in stored}
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
         return {name: _stored(path, name, tensor, prefix, records) for name, tensor in _named(path, content)}
 
 
@@ -82,8 +80,6 @@ def read_legacy(path: Path) -> dict[str, LazyTensor]:
         _, _, about, content = (read_pickle(file, storages) for _ in range(4))
         if about.get("little_endian") is not True:
             raise CheckpointError(f"{path} was written by a big-endian machine; re-save it as .safetensors there")
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
         records = {}
         for key in read_pickle(file):
             count, code = int.from_bytes(file.read(8), "little"), storages[key]
@@ -144,11 +140,14 @@ def _extent(info: zipfile.ZipInfo, file: BinaryIO) -> tuple[int, int]:
     return info.header_offset + 30 + name_length + extra_length, info.file_size
 
 
-def _named(path: Path, content: dict) -> Iterator[tuple[str, PickledTensor]]:
-    """(name, tensor) of all tensors in dictionaries with string keys; all else is left out.
+def _named(path: Path, content: Any) -> Iterator[tuple[str, PickledTensor]]:
+    """(name, tensor) of all tensors in dictionaries with string keys, and in modules; all else is left out.
 
     That excludes optimizer states, whose keys are numbers.
     """
+    content = _inside(content)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     for number, (name, value) in enumerate(_walk(content, ())):
         if number > MOST_ENTRIES:  # one dictionary may be in another a million times
             raise CheckpointError(f"{path} has more entries than any model needs; re-save the tensors as .safetensors")
@@ -156,9 +155,14 @@ def _named(path: Path, content: dict) -> Iterator[tuple[str, PickledTensor]]:
             yield name, value
 
 
+def _inside(value: Any) -> Any:
+    """The attributes of a module; anything else as it is."""
+    return value.attributes if isinstance(value, Module) else value
+
+
 def _walk(content: dict, above: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
-        inside = (*above, str(key))
+        inside, value = (*above, str(key)), _inside(value)
         yield ".".join(inside), value
         if isinstance(key, str) and isinstance(value, dict) and len(above) < DEEPEST:
             yield from _walk(value, inside)
