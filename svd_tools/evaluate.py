@@ -219,8 +219,8 @@ def _show(results: dict[str, dict[str, Any]], report: dict[str, Any]) -> None:
         spread = f" +- {numbers[1]:.4g}" if len(numbers) > 1 else ""
         counts = " against ".join(str(count) for count in result["samples"].values())
         print(f"{name}: {numbers[0]:.6g}{spread}  ({counts} samples; {result['protocol']})")
-        for note in result["notes"]:
-            print(f"  note: {note}")
+    for note in dict.fromkeys(note for result in results.values() for note in result["notes"]):
+        print(f"note: {note}")
 
 
 def _of_digits(words: list[str]) -> bool:
