@@ -117,7 +117,6 @@ class Folder:
         span = (choice.frames - 1) * choice.step + 1
         with open_video(path) as video:
             size = choice.size or _size(video, path)
-            self._check_size(size, path)
             for length in (video.length, None):  # a file may state another length than it has
                 if choice.start == "random" and length is None:
                     length = video.length = sum(1 for _ in video.frames())
@@ -126,9 +125,10 @@ class Folder:
                     begin = int(generator(choice.seed, place, Purpose.DATA).integers(length - span + 1))
                 cut = video.read(begin, choice.frames, choice.step, *size)
                 if cut is not None:
+                    self._check_size(size, path)
                     return cut.frames
-            every = f", every {choice.step}th of which is taken" if choice.step > 1 else ""
-            raise BadItem(path, f"has {video.length} frames, fewer than the {span} of a clip{every}")
+            at = f" at a step of {choice.step}" if choice.step > 1 else ""
+            raise BadItem(path, f"has {video.length} frames, fewer than the {span} of a clip{at}")
 
     def _check_size(self, size: tuple[int, int], path: str) -> None:
         if self.size is None:

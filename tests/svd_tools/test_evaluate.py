@@ -231,7 +231,7 @@ def test_folders_that_cannot_be_measured(refused, folders, tmp_path):
     assert "clip_0.mp4: has 7 frames, fewer than the 12 of a clip; remove it, or skip what cannot be used " \
         "(--skip_unusable)" in refused(videos=short)  # fmt: skip
     assert "of its 2 videos can be used" in refused("--skip_unusable", videos=short)
-    assert "fewer than the 23 of a clip, every 2th of which is taken" in refused("--step=2")
+    assert "fewer than the 23 of a clip at a step of 2" in refused("--step=2")
     (folder := write_clips(tmp_path / "damaged", 0, 2)) and (folder / "clip_1.mp4").write_bytes(b"\0" * 100)
     assert "clip_1.mp4: not a video, or damaged; remove it" in refused(videos=folder)
     other = write_clips(tmp_path / "other", 0, 2, size=(48, 64))
