@@ -12,7 +12,7 @@ from svd.layers.basic import Conv2d, LayerNorm, Linear
 class ImageEncoder(nn.Cell):
     """Preprocessed images [b 3 s s] -> embeddings [b d], projected and not normalised."""
 
-    def __init__(self, config: ImageEncoderConfig):
+    def __init__(self, config: ImageEncoderConfig, activation: str = "gelu"):
         super().__init__()
         self.compute_dtype = ms.float32  # svd.placement sets it
         width, patch = config.width, config.patch_size
@@ -24,7 +24,7 @@ class ImageEncoder(nn.Cell):
             initializer(embedding, (tokens, width), ms.float32), name="position_embedding"
         )
         self.norm_pre = LayerNorm(width)
-        self.layers = nn.CellList([EncoderLayer(width, config.heads) for _ in range(config.layers)])
+        self.layers = nn.CellList([EncoderLayer(width, config.heads, activation) for _ in range(config.layers)])
         self.norm_post = LayerNorm(width)
         self.projection = Linear(width, config.output_dim, bias=False)
 

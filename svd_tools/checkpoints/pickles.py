@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickletools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Optional
 
 from svd.checkpoints.tensor_files import CODES
 from svd.checkpoints.tensor_header import LARGEST_NUMBER, MOST_AXES
@@ -27,6 +27,13 @@ class Storage(NamedTuple):
     """Element type, a name of .safetensors; empty if the tensors that use it state it."""
     key: str
     """Its name in the archive."""
+
+
+class Module:
+    """A compiled module of a TorchScript archive."""
+
+    def __init__(self):
+        self.attributes: dict[str, Any] = {}
 
 
 class PickledTensor(NamedTuple):
@@ -84,6 +91,7 @@ def _pairs(items: list[Any]) -> dict:
 
 _CALLS: dict[str, Callable] = {
     "collections.OrderedDict": lambda: {},
+    "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _typed_tensor,
     "torch._utils._rebuild_parameter": _first,
@@ -93,6 +101,10 @@ _CALLS: dict[str, Callable] = {
     "torch.device": _first,
     "torch.torch_version.TorchVersion": _first,
     "_codecs.encode": _first,
+    **{
+        f"torch.jit._pickle.{name}": _first
+        for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
+    },
     "numpy.dtype": _first,
     **dict.fromkeys(("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"), _first),
     **{f"{module}.{name}": _first for module in ("builtins", "__builtin__") for name in ("set", "frozenset")},
@@ -103,6 +115,8 @@ _NAMES = {
     "torch.storage.UntypedStorage": "",
 }
 """Names that a pickle may use, and their values."""
+_MODULES = "__torch__."
+"""Beginning of the names of compiled modules in TorchScript archives, whose code is not read."""
 _KEYS = ("pytorch_lightning.", "lightning.pytorch.")
 """Modules of classes that are keys in a training's state (in sd-v1-4.ckpt, for one); they are read as their names."""
 
@@ -129,6 +143,7 @@ class _Reader:
     def __init__(self):
         self.stack: list[Any] = []
         self.memory: dict[int, Any] = {}
+        self.storages: dict[str, str] = {}
 
     def step(self, name: str, argument: Any) -> None:
         """Execute one instruction."""
@@ -219,6 +234,7 @@ class _Reader:
 
     def _named(self, name: str) -> None:
         value = _CALLS.get(name, _NAMES.get(name, name if name.startswith(_KEYS) else None))
+        value = Module if name.startswith(_MODULES) else value
         if value is None:
             raise Refused(f"it asks for {name[:200]}, which is not part of a tensor")
         self.stack.append(value)
@@ -227,24 +243,31 @@ class _Reader:
         arguments, call = self.stack.pop(), self.stack.pop()
         if isinstance(call, str):
             raise Refused(f"it calls {call[:200]}, which is not part of a tensor")
-        if not any(call is known for known in _CALLS.values()):
+        if not any(call is known for known in (Module, *_CALLS.values())):
             raise TypeError(f"{type(call).__name__} is called")
-        self.stack.append(call(*arguments))
+        self.stack.append(Module() if call is Module else call(*arguments))
 
     _newobj = _reduce
 
     def _build(self, _) -> None:
-        self.stack.pop()  # attributes of an object: dictionaries of tensors have notes on their versions
+        state = self.stack.pop()  # attributes of an object: dictionaries of tensors have notes on their versions
+        if isinstance(self.stack[-1], Module) and isinstance(state, dict):
+            self.stack[-1].attributes = state
 
     def _binpersid(self, _) -> None:
         kind, code, key, *_ = self.stack.pop()
         if kind != "storage" or not isinstance(code, str) or not isinstance(key, str):
             raise Refused(f"it holds a {kind[:40] if isinstance(kind, str) else type(kind).__name__}")
+        self.storages[key] = code
         self.stack.append(Storage(code, key))
 
 
-def read_pickle(data: bytes) -> Any:
+def read_pickle(data: bytes | BinaryIO, storages: Optional[dict[str, str]] = None) -> Any:
     """Read a pickle, with a PickledTensor for each tensor.
+
+    Args:
+        data: all of it, or a file, which is read up to its end.
+        storages: the element types of all storages that it names are added, by their keys.
 
     Raises:
         Refused: it needs more than tensors, or has more instructions than any model.
@@ -256,4 +279,6 @@ def read_pickle(data: bytes) -> Any:
             raise Refused("it has more instructions than any model needs")
         reader.step(instruction.name, argument)
     (content,) = reader.stack
+    if storages is not None:
+        storages.update(reader.storages)
     return content

@@ -14,7 +14,7 @@ from svd_tools.checkpoints.adapter_files import adapter_files
 from svd_tools.checkpoints.diffusers_folder import LARGEST_CONFIG
 from svd_tools.checkpoints.layout import Layout
 from svd_tools.checkpoints.mindspore_files import ENCRYPTED, read_mindspore
-from svd_tools.checkpoints.torch_files import read_torch
+from svd_tools.checkpoints.torch_files import is_legacy, read_legacy, read_torch
 
 LARGEST_INDEX = 4 << 20  # bytes
 
@@ -68,10 +68,12 @@ def _read_file(path: Path) -> Opened:
         return Opened("a .safetensors file", lazy_tensors(path, header), metadata=header.metadata)
     if head.startswith(ENCRYPTED):
         raise CheckpointError(f"{path} is encrypted; save it from MindSpore again without enc_key")
+    if is_legacy(head):
+        return Opened("a PyTorch file from before 1.6 (read without executing its pickle)", read_legacy(path))
     if head.startswith(b"\x80"):
         raise CheckpointError(
-            f"{path} is a pickle in PyTorch's format from before 1.6, which is not read because that would "
-            "execute it; re-save it as .safetensors"
+            f"{path} is a pickle, but no checkpoint of PyTorch, and not read because that would execute it; re-save "
+            "its tensors as .safetensors"
         )
     if head.startswith(b"version https://"):
         raise CheckpointError(f"{path} is a pointer of Git LFS, not the weights; run `git lfs pull` first")

@@ -46,6 +46,13 @@ TRANSFORMS = {
     # [o i] is [o i 1] over frames, and [o i 1 1] over pixels
     "linear_1": Transform(lambda s: (*s, 1), lambda x: x[..., None], lambda x: x[..., 0]),
     "linear_1x1": Transform(lambda s: (*s, 1, 1), lambda x: x[..., None, None], lambda x: x[..., 0, 0]),
+    "linear_1x1x1": Transform(lambda s: (*s, 1, 1, 1), lambda x: x[..., None, None, None], lambda x: x[..., 0, 0, 0]),
+    # [o (t i) h w] over neighbouring frames is [o i t h w] over clips, with t = h
+    "over_time": Transform(
+        lambda s: (s[0], s[1] // s[2], s[2], *s[2:]),
+        lambda x: x.reshape(len(x), x.shape[2], -1, *x.shape[2:]).swapaxes(1, 2),
+        lambda x: x.swapaxes(1, 2).reshape(len(x), -1, *x.shape[3:]),
+    ),
     # layers over frames as layers over clips: [o i 3 3] is [o i 1 3 3], and gains [c] have axes for what they multiply
     "over_frames": Transform(lambda s: (*s[:2], 1, *s[2:]), lambda x: x[:, :, None], lambda x: x[:, :, 0]),
     "gain_of_channels": Transform(lambda s: (*s, 1, 1, 1), lambda x: x.reshape(-1, 1, 1, 1), np.ravel),

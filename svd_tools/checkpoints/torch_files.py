@@ -1,20 +1,24 @@
-"""PyTorch's .ckpt, .pt and .bin files, read without executing their pickles.
+"""PyTorch's .ckpt, .pt, .pth and .bin files, read without executing their pickles.
 
-Such a file is a zip archive: `data.pkl` describes the tensors, `data/<key>` holds the bytes of each storage.
+Such a file is a zip archive: `data.pkl` describes the tensors, `data/<key>` holds the bytes of each storage. So is one
+of TorchScript, whose code is left out. Before PyTorch 1.6 it was four pickles, the last of which describes the tensors,
+a fifth that lists the storages, and their bytes, those of each behind the number of its elements.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from svd.checkpoints.tensor_files import DTYPES, LazyTensor, check_type, stored_tensor
 from svd.checkpoints.tensor_header import CheckpointError
-from svd_tools.checkpoints.pickles import PickledTensor, Refused, read_pickle
+from svd_tools.checkpoints.pickles import Module, PickledTensor, Refused, read_pickle
 
 LARGEST_PICKLE = 16 << 20
 """Bytes of `data.pkl`; a full-size training checkpoint with optimizer has two million."""
@@ -23,6 +27,8 @@ LARGEST_DIRECTORY = 4 << 20
 DEEPEST = 6
 """Nesting depth of dictionaries around the tensors."""
 MOST_ENTRIES = 200_000
+MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+"""The number in the first pickle of a file of PyTorch before 1.6."""
 
 
 def read_torch(path: Path) -> dict[str, LazyTensor]:
@@ -31,17 +37,23 @@ def read_torch(path: Path) -> dict[str, LazyTensor]:
     Raises:
         CheckpointError: it is damaged or truncated, or its pickle needs more than tensors (the error says what).
     """
-    try:
+    with _reporting(path):
         with open(path, "rb") as file:
             _check_directory(path, file)
             with zipfile.ZipFile(file) as archive:
                 prefix = _prefix(path, archive)
                 _check_byte_order(path, archive, prefix)
                 content = read_pickle(_member(path, archive, f"{prefix}data.pkl", LARGEST_PICKLE))
-                records = {info.filename: _extent(info, file) for info in archive.infolist()}
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+                stored = [info for info in archive.infolist() if info.filename.startswith(f"{prefix}data/")]
+                records = {info.filename: _extent(info, file) for info in stored}
         return {name: _stored(path, name, tensor, prefix, records) for name, tensor in _named(path, content)}
+
+
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    """A block whose failures become CheckpointError."""
+    try:
+        yield
     except Refused as error:
         raise CheckpointError(
             f"{path} is not read: {error}, and could run any code; re-save the tensors alone as .safetensors"
@@ -54,6 +66,28 @@ def read_torch(path: Path) -> dict[str, LazyTensor]:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of the drive, not for a wrong offset
             raise
         raise CheckpointError(f"{path} has a damaged pickle: {type(error).__name__}: {error}") from error
+
+
+def is_legacy(head: bytes) -> bool:
+    """Whether a file that begins so is one of PyTorch before 1.6: a pickle of the number by which it is known."""
+    return head.startswith((b"\x80\x02\x8a\n" + MAGIC, b"\x80\x04\x8a\n" + MAGIC))
+
+
+def read_legacy(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of a file of PyTorch before 1.6 (or of torch.save without its zip format), as `read_torch`."""
+    with _reporting(path), open(path, "rb") as file:
+        storages: dict[str, str] = {}
+        _, _, about, content = (read_pickle(file, storages) for _ in range(4))
+        if about.get("little_endian") is not True:
+            raise CheckpointError(f"{path} was written by a big-endian machine; re-save it as .safetensors there")
+        records = {}
+        for key in read_pickle(file):
+            count, code = int.from_bytes(file.read(8), "little"), storages[key]
+            check_type(path, f"(storage {key})", code)
+            size = count * DTYPES[code].itemsize
+            records[f"data/{key}"] = file.tell(), size
+            file.seek(size, os.SEEK_CUR)
+        return {name: _stored(path, name, tensor, "", records) for name, tensor in _named(path, content)}
 
 
 def _check_directory(path: Path, file: BinaryIO) -> None:
@@ -106,11 +140,14 @@ def _extent(info: zipfile.ZipInfo, file: BinaryIO) -> tuple[int, int]:
     return info.header_offset + 30 + name_length + extra_length, info.file_size
 
 
-def _named(path: Path, content: dict) -> Iterator[tuple[str, PickledTensor]]:
-    """(name, tensor) of all tensors in dictionaries with string keys; all else is left out.
+def _named(path: Path, content: Any) -> Iterator[tuple[str, PickledTensor]]:
+    """(name, tensor) of all tensors in dictionaries with string keys, and in modules; all else is left out.
 
     That excludes optimizer states, whose keys are numbers.
     """
+    content = _inside(content)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     for number, (name, value) in enumerate(_walk(content, ())):
         if number > MOST_ENTRIES:  # one dictionary may be in another a million times
             raise CheckpointError(f"{path} has more entries than any model needs; re-save the tensors as .safetensors")
@@ -118,9 +155,14 @@ def _named(path: Path, content: dict) -> Iterator[tuple[str, PickledTensor]]:
             yield name, value
 
 
+def _inside(value: Any) -> Any:
+    """The attributes of a module; anything else as it is."""
+    return value.attributes if isinstance(value, Module) else value
+
+
 def _walk(content: dict, above: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
-        inside = (*above, str(key))
+        inside, value = (*above, str(key)), _inside(value)
         yield ".".join(inside), value
         if isinstance(key, str) and isinstance(value, dict) and len(above) < DEEPEST:
             yield from _walk(value, inside)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.linalg import sqrtm
+from scipy.linalg import eigvalsh, sqrtm
 
-from svd.metrics.frechet import fit, frechet_distance
+from svd.metrics.frechet import Gaussian, Moments, distance, fit, frechet_distance
 
 
 def correlated(n: int, d: int, seed: int) -> np.ndarray:
@@ -72,3 +72,50 @@ def test_float32_features_are_summed_in_float64():
 def test_what_cannot_be_compared_is_told(a, b, message):
     with pytest.raises(ValueError, match=message):
         frechet_distance(a, b)
+
+
+def covariance(d: int, rank: int, rng: np.random.Generator) -> np.ndarray:
+    factors = rng.standard_normal((d, rank)) * 10.0 ** rng.uniform(-1, 1, rank)
+    return factors @ factors.T
+
+
+CASES = [(4, 4, 4), (8, 8, 8), (16, 16, 16), (30, 30, 30), (30, 30, 7), (40, 12, 40), (12, 1, 12), (20, 5, 5),
+         (30, 9, 3), (40, 20, 35)]  # fmt: skip
+"""Features, and the ranks of both covariances: less than the features is singular."""
+
+
+@pytest.mark.parametrize("scale", [1, 1e3])
+@pytest.mark.parametrize("d, rank_a, rank_b", CASES)
+def test_distances_are_scipys(d, rank_a, rank_b, scale):
+    rng = np.random.default_rng(d + rank_a + rank_b)
+    a, b = (Gaussian(scale * rng.standard_normal(d), scale * covariance(d, rank, rng)) for rank in (rank_a, rank_b))
+    # The root of a singular product is rounding where it should be nothing: scipy's of the part that is not.
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = sqrtm(np.diag(values[d - rank_a :])).real @ vectors[:, d - rank_a :].T
+    trace = np.sqrt(np.maximum(eigvalsh(root @ b.covariance @ root.T), 0))
+    trace = trace[np.argsort(trace)[-min(rank_a, rank_b) :]].sum()
+    expected = np.sum((a.mean - b.mean) ** 2) + np.trace(a.covariance + b.covariance) - 2 * trace
+    assert distance(a, b) == pytest.approx(expected, rel=1e-6)
+    if rank_a == rank_b == d:
+        plain = np.trace(a.covariance + b.covariance - 2 * sqrtm(a.covariance @ b.covariance).real)
+        assert distance(a, b) == pytest.approx(np.sum((a.mean - b.mean) ** 2) + plain, rel=1e-6)
+
+
+def test_moments_are_the_same_however_the_features_come():
+    features = 1e5 + correlated(57, 9, 5)
+    moments = Moments()
+    for start, end in ((0, 1), (1, 1), (1, 30), (30, 57)):
+        moments.add(features[start:end])
+        moments = Moments(moments.state)  # as a run that goes on does
+    for unbiased in (True, False):
+        mean, covariance = moments.gaussian(unbiased)
+        assert mean == pytest.approx(features.mean(0), rel=1e-12)
+        assert covariance == pytest.approx(np.cov(features.T, bias=not unbiased), rel=1e-9)
+    assert moments.count == 57
+
+
+def test_features_of_two_networks_do_not_belong_together():
+    moments = Moments()
+    moments.add(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="3 and of 4 numbers"):
+        moments.add(np.zeros((2, 4)))

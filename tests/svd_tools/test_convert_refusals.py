@@ -90,7 +90,7 @@ def bad_files():
         "text": (b"just some text, long enough for a header", "no checkpoint"),
         "png": (b"\x89PNG\r\n\x1a\n" + bytes(20), "no checkpoint"),
         "lfs": (lfs, "pointer of Git LFS"),
-        "legacy": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + bytes(20), "before 1.6"),
+        "legacy": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + bytes(20), "damaged pickle"),
         "encrypted": (bytes.fromhex("d85e3a7f") + bytes(20), "encrypted"),
         "zip": (b"PK\x03\x04" + bytes(30), "truncated or damaged"),
         "mindspore": (b"\n\xff\x7f" + bytes(30), "no MindSpore checkpoint"),

@@ -334,7 +334,45 @@ def test_torch_files_with_more_than_tensors(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match="torch.nn.modules.linear.Linear"):
         read_weights(tmp_path / "x.ckpt")
-    torch.save({"weight": torch.ones(2)}, tmp_path / "x.ckpt", _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match="before 1.6.*re-save"):
+    torch.save({"weight": torch.ones(2), "evil": Evil()}, tmp_path / "x.ckpt", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="asks for posix.system"):
+        read_weights(tmp_path / "x.ckpt")
+    (tmp_path / "x.ckpt").write_bytes(b"\x80\x04N.")
+    with pytest.raises(CheckpointError, match="no checkpoint of PyTorch.*execute it"):
         read_weights(tmp_path / "x.ckpt")
     assert not (tmp_path / "ran").exists()
+
+
+def equal(tensors, expected: dict) -> None:
+    assert tensors.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert np.array_equal(tensors[key].read(), tensor.numpy()), key
+
+
+def test_files_from_before_pytorch_1_6(tmp_path):
+    torch = pytest.importorskip("torch")
+    state = {
+        "w": torch.randn(3, 4),
+        "half": torch.randn(5).half(),
+        "counter": torch.tensor(3),
+        "t": torch.randn(4, 6).T,
+    }
+    state["part"] = state["w"][1:]
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    opened = read_weights(tmp_path / "x.pth")
+    assert "before 1.6" in opened.kind
+    equal(opened.tensors, {f"state_dict.{name}": tensor for name, tensor in state.items()})
+    content = (tmp_path / "x.pth").read_bytes()
+    for size in (30, len(content) // 2, len(content) - 1):
+        (tmp_path / "x.pth").write_bytes(content[:size])
+        with pytest.raises(CheckpointError, match="damaged|truncated"):
+            for tensor in read_weights(tmp_path / "x.pth").tensors.values():
+                tensor.read()
+
+
+def test_torchscript(tmp_path):
+    """Its code is neither read nor run."""
+    torch = pytest.importorskip("torch")
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Sequential(torch.nn.BatchNorm2d(4)))
+    torch.jit.trace(network, torch.randn(2, 3, 5, 5)).save(tmp_path / "x.pt")
+    equal(read_weights(tmp_path / "x.pt").tensors, network.state_dict())

@@ -1,0 +1,1 @@
+"""Measuring folders of videos: which metrics there are, their clips, and what is gathered of them."""
