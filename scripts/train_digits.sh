@@ -55,7 +55,7 @@ half $out/temporal_decoder/model.safetensors $out/fp16
 
 # shellcheck disable=SC2086
 evaluate() { # NAME CHECKPOINT [FLAGS]
-    svd evaluate --SVD.checkpoint="$2" --judge=$out/judge.safetensors --data.source="$handwriting" \
+    svd digits evaluate --SVD.checkpoint="$2" --judge=$out/judge.safetensors --data.source="$handwriting" \
         --out_dir="$out/$1" "${@:3}" ${EVALUATE-}
 }
 evaluate evaluation $out/fp16/model.safetensors --control_pictures=8
