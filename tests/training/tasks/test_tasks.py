@@ -130,7 +130,7 @@ def test_a_task_may_be_given_by_its_path():
         (
             "nothing",
             [],
-            "train.task must be one of image_to_video, image_model, text_to_image, text_to_video, autoencoder, tem",
+            "text_to_image, text_to_video, prediction, interpolation, autoencoder, temporal_decoder, image_encoder, or",
         ),
         ("nowhere.Task", [], "train.task nowhere.Task cannot be found: No module named 'nowhere' (--train.task)"),
         ("svd.training.tasks.video.Task", [], "train.task svd.training.tasks.video.Task cannot be found: "),
