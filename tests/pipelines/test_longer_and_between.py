@@ -39,7 +39,8 @@ def other(photo) -> np.ndarray:
 
 
 def latents(pipe, image, **options) -> np.ndarray:
-    return pipe(image, progress=False, output="latents", **options)
+    """Of one step, unless it is said."""
+    return pipe(image, progress=False, output="latents", **{"sampling_steps": 1, **options})
 
 
 # --- windows ---
@@ -56,7 +57,7 @@ def test_the_first_window_is_the_video_of_its_length(pipe, photo):
     """One step, no overlap: its frames beside the first are those of a video as long as a window, from this noise."""
     generator = np.random.default_rng(1)
     noise = generator.standard_normal((1, 5, 4, 8, 12), dtype=np.float32)
-    options = {"sampling_steps": 1, "aug_noise": generator.standard_normal((1, 3, HEIGHT, WIDTH), dtype=np.float32)}
+    options = {"aug_noise": generator.standard_normal((1, 3, HEIGHT, WIDTH), dtype=np.float32)}
     windows = latents(pipe, photo, num_frames=5, window=3, window_overlap=0, noise=noise, **options)
     first, second = (latents(pipe, photo, noise=noise[:, frames], **options) for frames in ([0, 1, 2], [0, 3, 4]))
     assert_close(windows[1:3], first[1:], CHAIN)
@@ -83,14 +84,14 @@ def test_noise_of_a_seed_is_shared_and_noise_given_is_as_it_is(pipe, photo, monk
 
 
 def test_clips_in_windows_are_as_alone(pipe, photo, other):
-    options = {"num_frames": 5, "window": 3, "churn": 1.0, "sampling_steps": 1}
+    options = {"num_frames": 5, "window": 3, "churn": 1.0}
     batch = latents(pipe, [photo, other], seed=[1, 2], **options)
     for result, image, seed in zip(batch, (photo, other), (1, 2)):
         assert_close(result, latents(pipe, image, seed=seed, **options))
 
 
 def test_half_of_a_window_overlaps_by_default(pipe, photo):
-    options = {"num_frames": 7, "window": 5, "sampling_steps": 1}
+    options = {"num_frames": 7, "window": 5}
     plain = latents(pipe, photo, **options)
     np.testing.assert_array_equal(plain, latents(pipe, photo, window_overlap=2, **options))
     assert relative_error(plain, latents(pipe, photo, window_overlap=1, **options)) > 1e-3
@@ -118,7 +119,7 @@ def test_between_two_images(pipe, photo, other):
 def test_linear_fusion_leaves_the_ends_to_their_images(pipe, photo, other):
     """One step, without guidance: the first frame is that of the first image's video, and so is the last."""
     noise = np.random.default_rng(3).standard_normal((1, 3, 4, 8, 12), dtype=np.float32)
-    options = {"sampling_steps": 1, "guidance": 1.0}
+    options = {"guidance": 1.0}
     video = latents(pipe, photo, last_image=other, fusion="linear", noise=noise, **options)
     forward, backward = (
         latents(pipe, photo, noise=noise, **options),
@@ -150,7 +151,8 @@ def test_the_last_image_takes_the_size_of_the_first(pipe):
 def test_renoise(pipe, photo, other):
     """It has an effect on any video, and the seed repeats it."""
     for options in ({}, {"last_image": other}):
-        first, again = (latents(pipe, photo, renoise=1, churn=1.0, seed=3, **options) for _ in range(2))
+        repeated = {"renoise": 1, "renoise_part": 1.0, **options}
+        first, again = (latents(pipe, photo, churn=1.0, seed=3, **repeated) for _ in range(2))
         np.testing.assert_array_equal(first, again)
         assert relative_error(first, latents(pipe, photo, churn=1.0, seed=3, **options)) > 0.01
 
@@ -190,9 +192,7 @@ def test_what_does_not_fit_is_refused(pipe, photo, other):
 
 
 def test_a_model_may_have_a_fusion_of_its_own(pipe, photo, other, monkeypatch):
-    monkeypatch.setattr(
-        pipe, "config", replace(SMALL, sampling=replace(SMALL.sampling, fusion="linear", sampling_steps=1))
-    )
+    monkeypatch.setattr(pipe, "config", replace(SMALL, sampling=replace(SMALL.sampling, fusion="linear")))
     latents(pipe, photo)
     own = latents(pipe, photo, last_image=other)
     np.testing.assert_array_equal(own, latents(pipe, photo, last_image=other, fusion="linear"))
