@@ -173,7 +173,7 @@ def _check_folders(args: Namespace, metrics: list[str], folders: dict[str, Folde
 
 def _too_few(folder: Folder, count: int, metric: str) -> str:
     videos = "1 video" if count == 1 else f"{count} videos"
-    return f"{folder.path} has {videos} that can be measured, and {metric} needs 2 or more: their covariance counts"
+    return f"{folder.path} has {videos} that can be measured, and {metric} needs 2 or more for a covariance"
 
 
 def _result(name: str, measure: Measure, found: dict[str, Progress], frames: int) -> dict[str, Any]:

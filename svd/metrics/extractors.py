@@ -30,7 +30,7 @@ class Extractor:
     published: str
     """The files that hold its weights, by their published names, and who publishes them."""
     build: Callable[..., nn.Cell]
-    """Of the settings in a file's metadata."""
+    """C3D's is told the number of classes; the others take nothing."""
 
 
 EXTRACTORS = {

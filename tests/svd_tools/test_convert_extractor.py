@@ -1,16 +1,25 @@
 """Published weights of extractors, as they are published: converted, or refused in one line."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from device import DEVICE
 from published_extractors import manifest, weights
 from safetensors.numpy import save_file
+from small_text import MERGES, SMALL_TEXT, VOCABULARY
 
 from svd import runtime
 from svd.checkpoints.tensor_files import LazyTensor, read_safetensors
 from svd.checkpoints.tensor_header import CheckpointError
+from svd.config import ImageEncoderConfig
+from svd.metrics import clip_similarity
+from svd.metrics.clip_similarity import Clip
 from svd.metrics.extractors import EXTRACTORS, load_extractor
-from svd_tools.checkpoints.extractors import LAYOUTS, MEAN, _mean, _ours, _read_npz
+from svd_tools.checkpoints.extractors import LAYOUTS, MEAN, _mean, _ours, _read_npz, convert_extractor
+from svd_tools.checkpoints.names.extractors import CLIP_TOWERS
+from svd_tools.checkpoints.tables import TRANSFORMS
 from svd_tools.convert_extractor import main
 
 SKIPPED = "num_batches_tracked"
@@ -131,3 +140,55 @@ def test_files_that_are_no_extractor(i3d_file, tmp_path):
         load_extractor(tmp_path, "i3d", DEVICE)
     assert read_safetensors(i3d_file).keys() == manifest("i3d_pytorch").keys()
     assert all(extractor.published for extractor in EXTRACTORS.values())
+
+
+@pytest.fixture
+def small_clip(monkeypatch) -> Clip:
+    """A tiny CLIP that takes the place of the published one; with random weights."""
+    small = EXTRACTORS["clip"]
+    image = ImageEncoderConfig(width=24, layers=1, heads=3, patch_size=8, image_size=16, output_dim=20)
+    monkeypatch.setitem(EXTRACTORS, "clip", replace(small, build=lambda: Clip(image, SMALL_TEXT)))
+    monkeypatch.setattr(clip_similarity, "TEXT", SMALL_TEXT)
+    runtime.setup(DEVICE, 1)
+    return Clip(image, SMALL_TEXT)
+
+
+def stored_as(clip: Clip, column: str) -> dict[str, np.ndarray]:
+    """Its weights in the layout of OpenAI (sgm) or of transformers (diffusers)."""
+    parts: dict[str, list] = {}
+    for parameter in clip.get_parameters():
+        theirs, transform = CLIP_TOWERS.translate(parameter.name, column, None)
+        parts.setdefault(theirs.removeprefix("."), []).append((transform, parameter.asnumpy()))
+    found = {}
+    for name, entries in parts.items():
+        arrays = [TRANSFORMS[transform].to_theirs(values) for transform, values in sorted(entries, key=lambda e: e[0])]
+        found[name] = np.ascontiguousarray(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
+    return found
+
+
+@pytest.mark.parametrize("column", ["diffusers", "sgm"])
+def test_clip_with_its_vocabulary(small_clip, tmp_path, capsys, column):
+    folder = tmp_path / "clip-vit-base-patch32"
+    folder.mkdir()
+    weights_of_clip = stored_as(small_clip, column) | {"logit_scale": np.array(4.6)}
+    save_file(weights_of_clip, folder / "model.safetensors")
+    source = folder if column == "diffusers" else folder / "model.safetensors"
+    assert main([f"--weights={source}", f"--out_dir={tmp_path}"]) == 2
+    assert "vocabulary" in capsys.readouterr().err
+    (folder / "vocab.json").write_text(json.dumps(VOCABULARY))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES, ""]))
+    tokenizer = [] if column == "diffusers" else [f"--tokenizer={folder}"]
+    assert main([f"--weights={source}", f"--out_dir={tmp_path}", *tokenizer]) == 0
+    network, metadata = load_extractor(tmp_path, "clip", DEVICE)
+    for ours, stored in zip(small_clip.get_parameters(), network.get_parameters()):
+        assert np.array_equal(ours.asnumpy(), stored.asnumpy()), ours.name
+    clips = np.random.default_rng(0).integers(0, 256, (1, 2, 20, 24, 3), dtype=np.uint8)
+    similarity = clip_similarity.ClipSimilarity(network, metadata, SMALL_TEXT, 16)(clips, ["a cat"])
+    assert similarity.shape == (1,) and abs(similarity[0]) <= 1
+
+
+def test_another_clip_than_openais_is_told(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"hidden_act": "gelu"}}))
+    with pytest.raises(CheckpointError, match="not OpenAI's CLIP.*activation is gelu"):
+        convert_extractor(tmp_path, tmp_path)

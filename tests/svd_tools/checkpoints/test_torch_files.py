@@ -373,6 +373,6 @@ def test_files_from_before_pytorch_1_6(tmp_path):
 def test_torchscript(tmp_path):
     """Its code is neither read nor run."""
     torch = pytest.importorskip("torch")
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Sequential(torch.nn.BatchNorm2d(4)))
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Sequential(torch.nn.BatchNorm2d(4))).eval()
     torch.jit.trace(network, torch.randn(2, 3, 5, 5)).save(tmp_path / "x.pt")
     equal(read_weights(tmp_path / "x.pt").tensors, network.state_dict())
