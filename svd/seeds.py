@@ -22,6 +22,8 @@ class Purpose(IntEnum):
     INITIALIZATION = 5  # what whole models begin with
     FRAMES = 6  # the noise levels of single frames
     TIMESTEPS = 7  # discrete noise levels
+    DROPOUT = 8  # what dropout keeps
+    CAPTION = 9  # whether a caption is given
 
 
 def generator(seed: int, sample: int, purpose: Purpose) -> np.random.Generator:

@@ -25,7 +25,8 @@ from svd.checkpoints.formats import MODEL_FORMAT, TOKENIZER
 from svd.checkpoints.model_file import Checkpoint
 from svd.checkpoints.tensor_files import LazyTensor, finite, read_safetensors, write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.config import ConfigError, ImageLDMConfig, LatentModel, dump_config, load_config
+from svd.config import ConfigError, ImageLDMConfig, Model, VideoDiffusionConfig, dump_config, load_config
+from svd.config.models import different_settings
 from svd.console import first_few
 from svd.data.csv_rows import CsvRows
 from svd.initialization import initial_value
@@ -91,9 +92,14 @@ def initialize(
     print(f"wrote {len(tensors)} tensors:\n{target}")
 
 
-def _vocabulary(model: LatentModel, **sources: Optional[str | Path]) -> dict[str, str]:
+def _vocabulary(model: Model, **sources: Optional[str | Path]) -> dict[str, str]:
     """The metadata of a model's tokenizer, empty if it has none; one source has to be given if it has one."""
     given = [name for name, source in sources.items() if source is not None]
+    if isinstance(model, VideoDiffusionConfig) and given == ["image_model"]:
+        path = sources["image_model"]
+        if differing := _other_image_model(model, Checkpoint(path).config):
+            raise CheckpointError(f"{path} is no image model of this video model: {differing}", setting="image_model")
+        return {}
     if not isinstance(model, ImageLDMConfig):
         if given:
             raise ConfigError(f"{given[0]} is for models that are given text", setting=given[0])
@@ -116,6 +122,17 @@ def _vocabulary(model: LatentModel, **sources: Optional[str | Path]) -> dict[str
     if differing:
         raise CheckpointError(f"{source} is no image model of this video model: {differing[0]}", setting="image_model")
     return {TOKENIZER: checkpoint.metadata[TOKENIZER]} if TOKENIZER in checkpoint.metadata else {}
+
+
+def _other_image_model(model: VideoDiffusionConfig, image: Model) -> str:
+    """Why a model in pixel space is not the image model of another one; empty if it is."""
+    if not isinstance(image, VideoDiffusionConfig):
+        return "it is not in pixel space"
+    if model.lucidrains is not None or image.temporal_layers or not model.temporal_layers:
+        return "one of them must have temporal layers, the other none"
+    if image.preconditioning != model.preconditioning:
+        return f"its preconditioning is {image.preconditioning}, not {model.preconditioning}"
+    return next(iter(different_settings("unet", image.unet, model.unet)), "")
 
 
 def _taken(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, LazyTensor]:

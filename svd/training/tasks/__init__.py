@@ -28,6 +28,7 @@ TASKS = {
     "text_to_image": "svd.training.tasks.text.TEXT_TO_IMAGE",
     "text_to_video": "svd.training.tasks.text.TEXT_TO_VIDEO",
     "autoencoder": "svd.training.tasks.autoencoder.AUTOENCODER",
+    "pixels": "svd.training.tasks.pixels.PixelTask",
     "temporal_decoder": "svd.training.tasks.autoencoder.TEMPORAL_DECODER",
 }
 """Paths of their classes by name, imported on use. A program may add its own."""
