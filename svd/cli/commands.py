@@ -26,6 +26,8 @@ COMMANDS = {
     "text-to-image": Command("svd_tools.text_to_image", "turn text into images"),
     "text-to-video": Command("svd_tools.text_to_video", "turn text into videos"),
     "sample": Command("svd_tools.sample", "draw videos with a model in pixel space"),
+    "extend": Command("svd_tools.extend", "extend videos with a model in pixel space"),
+    "reconstruct": Command("svd_tools.reconstruct", "reconstruct videos from a part of them, in pixel space"),
     "train": Command("svd_tools.train", "train a model's temporal layers, or another part of it"),
     "convert": Command("svd_tools.convert", "convert a checkpoint between layouts", NOTHING),
     "export": Command("svd_tools.export", "export what was trained, merged or alone", NOTHING),
@@ -37,6 +39,7 @@ COMMANDS = {
     "make-digits": Command("svd_tools.digits.make", "write videos of moving digits", CONTINUES),
     "digits train-judge": Command("svd_tools.digits.train_judge", "train the network that judges digits", CONTINUES),
     "digits words": Command("svd_tools.digits.words", "measure a model of words to moving digits"),
+    "digits pixels": Command("svd_tools.digits.pixels", "compare models of Moving MNIST in pixel space", CONTINUES),
     "digits publish": Command("svd_tools.digits.publish", "put a trained model of digits where it is shipped"),
     "digits lora-direction": Command("svd_tools.digits.lora_direction", "measure where adapters let digits move"),
 }
