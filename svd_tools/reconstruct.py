@@ -77,6 +77,8 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
     model = resolve_model(args)
     sampling = options.resolve_sampling(model, args.sampling)
     check_given(args, sampling)
+    if args.known and not model.temporal_layers:
+        raise ConfigError("--known is for models of videos: one of images draws every frame by itself")
     weight = weight_of(args)
     videos = read_videos(args, sampling.num_frames, sampling.height, sampling.width, model.channels)
     pipe = options.load(args, args.model, model)

@@ -91,6 +91,8 @@ def test_a_video_what_is_given_and_what_is_made_are_shown(eager, folder, tmp_pat
 
 def test_what_cannot_be_is_refused(folder, tmp_path, capsys):
     model, clips = f"--model.checkpoint={folder / 'model.safetensors'}", ["--video", str(folder / "clips.npy")]
+    image = replace(VIDEO, temporal=PixelTemporalConfig())
+    images = f"--model.checkpoint={write_checkpoint(tmp_path / 'image.safetensors', random_tensors(image), image)}"
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.mp4").write_text("no video")
     for program, options, message in (
@@ -103,6 +105,8 @@ def test_what_cannot_be_is_refused(folder, tmp_path, capsys):
         (extend, [model, "--video", str(tmp_path / "empty")], "no videos in this folder"),
         (extend, [model, "--video", str(tmp_path / "text.mp4")], "a text file, not a video"),
         (extend, [model, "--video", str(tmp_path / "none.mp4")], "none.mp4"),
+        (extend, [images, *clips], "makes single images"),
+        (reconstruct, [images, *clips, "--known", "0"], "--known is for models of videos"),
         (reconstruct, [model, *clips], "give either --known, --factor or both, or --time"),
         (reconstruct, [model, *clips, "--time=0.5", "--factor=2"], "give either --known"),
         (reconstruct, [model, *clips, "--time=2"], "--time must be above 0"),
