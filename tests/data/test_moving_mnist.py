@@ -28,7 +28,7 @@ def test_clips_follow_from_their_number(mnist):
     assert (data.load(2).frames != clip.frames).any() and (
         MovingMNIST(mnist, seed=1).load(3).frames != clip.frames
     ).any()
-    assert len(clip.digits) == 2
+    assert len(clip.digits) == 2 and clip.fps == 8 and MovingMNIST(mnist, fps=5).load(3).fps == 5
     assert clip.frames.max() <= 2 * 109 and MovingMNIST(mnist, part="test").load(3).frames.max() >= 200
 
 

@@ -28,8 +28,8 @@ TASKS = {
     "text_to_image": "svd.training.tasks.text.TEXT_TO_IMAGE",
     "text_to_video": "svd.training.tasks.text.TEXT_TO_VIDEO",
     "autoencoder": "svd.training.tasks.autoencoder.AUTOENCODER",
-    "pixels": "svd.training.tasks.pixels.PixelTask",
     "temporal_decoder": "svd.training.tasks.autoencoder.TEMPORAL_DECODER",
+    "pixels": "svd.training.tasks.pixels.PixelTask",
 }
 """Paths of their classes by name, imported on use. A program may add its own."""
 

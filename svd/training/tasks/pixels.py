@@ -21,7 +21,7 @@ from svd.diffusion.loss import DenoisingLoss, loss_coefficients
 from svd.errors import check
 from svd.layers.marks import temporal_parameters
 from svd.seeds import Purpose, generator
-from svd.training.config import TrainConfig
+from svd.training.config import LossConfig, TrainConfig
 from svd.training.tasks import Plan
 from svd.training.tasks.video import freeze_others
 
@@ -161,9 +161,14 @@ class PixelTask:
     def check(self, train: TrainConfig, model: VideoDiffusionConfig) -> None:
         data = train.dataset
         check(not isinstance(data, LatentsDataset), f"train.task={train.task} learns from videos, not from latents")
-        check(
-            not model.conditioned, "the model is told something that data have no embeddings of: it cannot be trained"
-        )
+        text = model.lucidrains is None and model.conditioned
+        check(text or not model.conditioned, "lucidrains.cond_dim cannot be trained: data have no such numbers")
+        check(text or train.embeddings is None, "train.embeddings is for models that are given text (unet.context_dim)")
+        silent = text or train.loss.drop_context == LossConfig.drop_context
+        check(silent, "train.loss.drop_context is for models that are given text: leave it out")
+        missing = "the model is given text: give train.embeddings, a file of the captions' embeddings"
+        check(train.embeddings is not None or not text, missing)
+        check(not text or data.captioned, "the model is given text, and the data have no captions")
         check(model.channels in (1, 3), f"frames have 1 or 3 channels; those of the model have {model.channels}")
         own = model.lucidrains is None
         check(own or not train.dropout, "train.dropout is for the networks of unet and temporal, not for lucidrains")
