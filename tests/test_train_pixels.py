@@ -12,7 +12,7 @@ from svd.config import PixelSamplingConfig, VideoDiffusionConfig, dump_config
 from svd.config.pixel_networks import FactorisedAttention, PixelTemporalConfig, PixelUNetConfig, PixelVideoLDMLayers
 from svd_tools import initialize
 
-UNET = PixelUNetConfig(1, 32, [1, 2], 1, [2], num_head_channels=32)
+UNET = PixelUNetConfig(1, 32, [1], 1, [1], num_head_channels=32)
 SAMPLING = PixelSamplingConfig(num_frames=3, height=8, width=8, sampling_steps=2)
 MODELS = {
     "image": PixelTemporalConfig(),
@@ -67,7 +67,7 @@ def test_temporal_layers_alone_are_trained_over_the_image_model(eager, folder, t
     outcome = train_here(*options(folder, initial, tmp_path / "image"), "--train.temporal_only=false")
     assert outcome.code == 0 and "svd sample --model.checkpoint=" in outcome.err[-1], outcome.err
     image = tmp_path / "image" / "model.safetensors"
-    assert len(changed(initial, image)) > 20
+    assert len(changed(initial, image)) > 10
     video = begin(folder, "video_ldm", "--image_model", str(image))
     new = changed(image, video)
     assert new and all(".temporal." in name or ".blend." in name for name in new)
@@ -75,7 +75,8 @@ def test_temporal_layers_alone_are_trained_over_the_image_model(eager, folder, t
     trained = changed(video, tmp_path / "video" / "model.safetensors")
     assert trained and trained <= new
     capsys.readouterr()
-    other = ["--config", str(folder / "video.yaml"), "--out", str(tmp_path / "no.safetensors"), "--image_model"]
+    other = ["--config", str(folder / "video.yaml"), "--out", str(tmp_path / "no.safetensors"), "--overwrite"]
+    other += ["--image_model"]
     for source, message in ((image, ""), (video, "must have temporal layers, the other none")):
         assert (initialize.main([*other, str(source)]) == 2) == bool(message)
         assert message in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """svd extend and svd reconstruct: what they read and write, and what they refuse."""
 
+import os
 from dataclasses import replace
 
 import imageio.v2 as imageio
@@ -44,7 +45,7 @@ def run(program, folder, tmp_path, capsys, *more: str) -> list[str]:
 
 def frames_of(folder: str) -> np.ndarray:
     """The frames in a folder, [t h w]."""
-    paths = sorted(imageio.os.listdir(folder))
+    paths = sorted(os.listdir(folder))
     return np.stack([np.asarray(Image.open(f"{folder}/{path}"))[..., 0] for path in paths])
 
 
