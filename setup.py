@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 DATA = {
     "configs": ["*.yaml"],
     "configs/digits": ["*.yaml"],
+    "configs/moving_mnist": ["*.yaml"],
     "configs/stable_diffusion": ["*.yaml"],
     "configs/video_diffusion": ["*.yaml"],
     "configs/video_ldm": ["*.yaml"],

@@ -152,7 +152,7 @@ def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> 
 
     config = model_config(settings)
     shapes = {name: shape for name, shape in parameter_shapes(config).items() if name.startswith(networks)}
-    tensors = {name: _random_tensor(name, shape) for name, shape in shapes.items()}
+    tensors = {name: random_tensor(name, shape) for name, shape in shapes.items()}
     try:
         with atomic_write(folder, need=2 * sum(tensor.nbytes for tensor in tensors.values())) as aside:
             aside.mkdir()
@@ -164,7 +164,7 @@ def write_model(settings: Settings, networks: tuple[str, ...], folder: Path) -> 
         sys.exit(f"{error}; choose another --folder")
 
 
-def _random_tensor(name: str, shape: tuple[int, ...]):
+def random_tensor(name: str, shape: tuple[int, ...]):
     """Values of its own that keep activations near 1, drawn when they are written."""
     from svd.checkpoints.tensor_files import LazyTensor
 

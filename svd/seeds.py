@@ -24,6 +24,8 @@ class Purpose(IntEnum):
     TIMESTEPS = 7  # discrete noise levels
     GIVEN = 8  # which frames are given, and the noise on them
     WINDOW = 9  # the part of a clip that is learned from
+    DROPOUT = 10  # what dropout keeps
+    CAPTION = 11  # whether a caption is given
 
 
 def generator(seed: int, sample: int, purpose: Purpose) -> np.random.Generator:

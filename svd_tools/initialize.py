@@ -27,7 +27,8 @@ from svd.checkpoints.formats import MODEL_FORMAT, TOKENIZER
 from svd.checkpoints.model_file import Checkpoint
 from svd.checkpoints.tensor_files import LazyTensor, finite, read_safetensors, write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.config import ConfigError, ImageLDMConfig, LatentModel, dump_config, load_config
+from svd.config import ConfigError, ImageLDMConfig, LatentModel, Model, VideoDiffusionConfig, dump_config, load_config
+from svd.config.models import different_settings
 from svd.console import first_few
 from svd.data.csv_rows import CsvRows
 from svd.errors import check
@@ -84,7 +85,7 @@ def initialize(
     check(not grey or isinstance(model, LatentModel), "grey is about the decoder, and this model has none")
     check_free(target, overwrite)
     vocabulary = _vocabulary(model, image_model=image_model, tokenizer=tokenizer, captions=captions)
-    if image_model is not None:
+    if image_model is not None and isinstance(model, LatentModel):
         model = _scaled_as(model, Checkpoint(image_model).config)
     metadata = {"format": MODEL_FORMAT, "config": dump_config(model), **vocabulary}
     networks = {f"{prefix}.": network for prefix, network in build_networks(model).items()}
@@ -112,9 +113,14 @@ def _alike(values: Callable[[], np.ndarray]) -> np.ndarray:
     return np.repeat(array[:1], len(array), 0)
 
 
-def _vocabulary(model: LatentModel, **sources: Optional[str | Path]) -> dict[str, str]:
+def _vocabulary(model: Model, **sources: Optional[str | Path]) -> dict[str, str]:
     """The metadata of a model's tokenizer, empty if it has none; one source has to be given if it has one."""
     given = [name for name, source in sources.items() if source is not None]
+    if isinstance(model, VideoDiffusionConfig) and given == ["image_model"]:
+        path = sources["image_model"]
+        if differing := _other_image_model(model, Checkpoint(path).config):
+            raise CheckpointError(f"{path} is no image model of this video model: {differing}", setting="image_model")
+        return {}
     if not isinstance(model, ImageLDMConfig):
         if given:
             raise ConfigError(f"{given[0]} is for models that are given text", setting=given[0])
@@ -142,6 +148,17 @@ def _vocabulary(model: LatentModel, **sources: Optional[str | Path]) -> dict[str
 def _scaled_as(model: LatentModel, other: LatentModel) -> LatentModel:
     """The model with the scale of another one's latents."""
     return replace(model, autoencoder=replace(model.autoencoder, scale_factor=other.autoencoder.scale_factor))
+
+
+def _other_image_model(model: VideoDiffusionConfig, image: Model) -> str:
+    """Why a model in pixel space is not the image model of another one; empty if it is."""
+    if not isinstance(image, VideoDiffusionConfig):
+        return "it is not in pixel space"
+    if model.lucidrains is not None or image.temporal_layers or not model.temporal_layers:
+        return "one of them must have temporal layers, the other none"
+    if image.preconditioning != model.preconditioning:
+        return f"its preconditioning is {image.preconditioning}, not {model.preconditioning}"
+    return next(iter(different_settings("unet", image.unet, model.unet)), "")
 
 
 def _taken(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, LazyTensor]:

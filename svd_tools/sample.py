@@ -10,18 +10,17 @@ if __name__ == "__main__":  # signals are handled from here on, also during impo
 
     start("sample")
 
-import math
 import time
 from typing import Optional
 
-import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
 from svd import cli
 from svd.cli import options
 from svd.cli.outputs import add_outputs, check_outputs, describe, image_writers, side_file, video_writers, write_results
-from svd.config import ConfigError, PixelSamplingConfig, VideoDiffusionConfig
+from svd.cli.pixels import resolve_model, side_by_side
+from svd.config import ConfigError, PixelSamplingConfig
 from svd.console import log
 
 MOST_SAMPLES = 1024
@@ -44,17 +43,11 @@ def build_parser(program: str) -> ArgumentParser:
 
 def run(parser: ArgumentParser, args: Namespace) -> None:
     """The work of the command line."""
-    if not args.model.checkpoint:
-        raise ConfigError("--model.checkpoint is missing: the weights, as `svd convert` writes them")
     if args.num_samples > MOST_SAMPLES:
         raise ConfigError(f"--num_samples must be at most {MOST_SAMPLES}, got {args.num_samples}")
     options.check_compile_cache(args)
     check_outputs(args)
-    model = options.resolve_model(args.model, VideoDiffusionConfig)
-    if model.unet.context_dim is not None:
-        raise ConfigError("the model is given text as embeddings, which Python alone takes: docs/video_diffusion.md")
-    if model.channels not in (1, 3):
-        raise ConfigError(f"frames are written with 1 or 3 channels; those of the model have {model.channels}")
+    model = resolve_model(args)
     sampling = options.resolve_sampling(model, args.sampling)
     pipe = options.load(args, args.model, model)
     start = time.perf_counter()
@@ -64,17 +57,6 @@ def run(parser: ArgumentParser, args: Namespace) -> None:
     written = write_results(args, "sample", writers, beside)
     log(f"{args.num_samples} x {len(frames)} frames in {time.perf_counter() - start:.1f} s")
     print(*written, sep="\n")
-
-
-def side_by_side(videos: np.ndarray) -> np.ndarray:
-    """uint8 [b t h w c] -> [t H W 3], as nearly square as the number of videos allows; what is left over is black."""
-    b, t, h, w, c = videos.shape
-    columns = math.ceil(math.sqrt(b))
-    rows = math.ceil(b / columns)
-    grid = np.zeros((rows * columns, t, h, w, c), np.uint8)
-    grid[:b] = videos
-    grid = grid.reshape(rows, columns, t, h, w, c).transpose(2, 0, 3, 1, 4, 5)
-    return np.broadcast_to(grid.reshape(t, rows * h, columns * w, c), (t, rows * h, columns * w, 3)).copy()
 
 
 def main(argv: Optional[list[str]] = None, program: str = "sample.py") -> int:

@@ -28,6 +28,8 @@ COMMANDS = {
     "long-video": Command("svd_tools.long_video", "make videos of any length", CONTINUES),
     "interpolate": Command("svd_tools.interpolate", "make four frames of every frame of a video", CONTINUES),
     "sample": Command("svd_tools.sample", "draw videos with a model in pixel space"),
+    "extend": Command("svd_tools.extend", "extend videos with a model in pixel space"),
+    "reconstruct": Command("svd_tools.reconstruct", "reconstruct videos from a part of them, in pixel space"),
     "train": Command("svd_tools.train", "train a model's temporal layers, or another part of it"),
     "convert": Command("svd_tools.convert", "convert a checkpoint between layouts", NOTHING),
     "export": Command("svd_tools.export", "export what was trained, merged or alone", NOTHING),
@@ -43,6 +45,7 @@ COMMANDS = {
     "digits train-judge": Command("svd_tools.digits.train_judge", "train the network that judges digits", CONTINUES),
     "digits words": Command("svd_tools.digits.words", "measure a model of words to moving digits"),
     "digits long": Command("svd_tools.digits.long", "measure models of long videos of moving digits", CONTINUES),
+    "digits pixels": Command("svd_tools.digits.pixels", "compare models of Moving MNIST in pixel space", CONTINUES),
     "digits publish": Command("svd_tools.digits.publish", "put a trained model of digits where it is shipped"),
     "digits lora-direction": Command("svd_tools.digits.lora_direction", "measure where adapters let digits move"),
 }

@@ -7,9 +7,11 @@ from typing import Optional
 from jsonargparse import ArgumentParser, Namespace
 
 from svd.config import ConfigError
+from svd.data.clips_with_images import ClipsWithImages  # noqa: F401
 from svd.data.dataset import DatasetError
 from svd.data.latents_dataset import LatentsDataset  # noqa: F401 (known by its name to --train.dataset)
 from svd.data.moving_digits import MovingDigits  # noqa: F401
+from svd.data.moving_mnist import MovingMNIST  # noqa: F401
 from svd.data.video_dataset import VideoDataset
 from svd.training.config import EnvironmentConfig, TrainConfig
 

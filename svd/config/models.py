@@ -285,6 +285,11 @@ class VideoDiffusionConfig(Model):
         return (self.unet.context_dim if self.lucidrains is None else self.lucidrains.cond_dim) is not None
 
     @property
+    def temporal_layers(self) -> bool:
+        """Whether there are any: otherwise frames are images."""
+        return self.lucidrains is not None or any(layers is not None for layers in vars(self.temporal).values())
+
+    @property
     def size_multiple(self) -> int:
         mults = self.unet.channel_mult if self.lucidrains is None else self.lucidrains.dim_mults
         return 2 ** (len(mults) - 1)

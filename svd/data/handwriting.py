@@ -156,6 +156,12 @@ def _mnist(folder: str, part: Part) -> tuple[np.ndarray, np.ndarray]:
     return pictures, classes
 
 
+def is_mnist(folder: str) -> bool:
+    """Whether a folder has idx files of MNIST."""
+    name = os.path.join(folder, "t10k-images-idx3-ubyte")
+    return os.path.isfile(name) or os.path.isfile(f"{name}.gz")
+
+
 def _read_idx(folder: str, name: str) -> np.ndarray:
     """An array of bytes from an idx file, gzipped or not."""
     for path, reader in ((os.path.join(folder, name), open), (os.path.join(folder, f"{name}.gz"), gzip.open)):

@@ -26,14 +26,14 @@ def cosine_sigma(time: ArrayLike, log_snr: float = LOG_SNR) -> np.ndarray:
     return np.tan(a * np.asarray(time, np.float64) + b)
 
 
-def cosine_sigmas(n: int) -> np.ndarray:
-    """n noise levels at equally spaced times from 1 down to 1 / n, then 0: float64 [n+1].
+def cosine_sigmas(n: int, time: float = 1.0) -> np.ndarray:
+    """n noise levels at equally spaced times from `time` down to time / n, then 0: float64 [n+1].
 
     Raises ValueError without a step.
     """
     if n < 1:
         raise ValueError(f"a schedule needs at least one step, not {n}")
-    return np.append(cosine_sigma(np.arange(n, 0, -1) / n), 0.0)
+    return np.append(cosine_sigma(time * np.arange(n, 0, -1) / n), 0.0)
 
 
 def cosine_beta_sigmas(timesteps: int) -> np.ndarray:
@@ -63,6 +63,13 @@ def cosine_beta_eps(timesteps: int) -> Preconditioning:
     """Prediction of the noise by networks that see the timesteps of `cosine_beta_sigmas`, from 0."""
     log_sigmas = np.log(cosine_beta_sigmas(timesteps))
     return _eps(lambda sigma: np.interp(0.5 * np.log(_squared(sigma)), log_sigmas, np.arange(timesteps)))
+
+
+def preconditioning_of(name: str, timesteps: int) -> Preconditioning:
+    """That of a configuration: log_snr_v, log_snr_eps, or cosine_eps with so many timesteps."""
+    if name == "cosine_eps":
+        return cosine_beta_eps(timesteps)
+    return log_snr_v() if name == "log_snr_v" else log_snr_eps()
 
 
 def _eps(c_noise) -> Preconditioning:

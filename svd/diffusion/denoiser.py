@@ -55,8 +55,8 @@ class Denoiser:
     def __init__(self, network: Callable, preconditioning: Preconditioning, split: Any = None):
         self.network, self.preconditioning = network, preconditioning
         self._prepare = split.prepare if split else lambda inputs, _, image_only: (*inputs[:2], image_only, *inputs[2:])
-        self._denoise = Denoise(split.evaluate if split else network)
-        self.graphs = {"network.constants": split.constants, "network.evaluate": self._denoise} if split else {}
+        self.cell = Denoise(split.evaluate if split else network)
+        self.graphs = {"network.constants": split.constants, "network.evaluate": self.cell} if split else {}
         """The compiled cells, by the names of their graphs in the compile cache."""
 
     def __call__(self, x: Tensor | np.ndarray, sigma: ArrayLike, conditioning: Any) -> Tensor:
@@ -71,18 +71,23 @@ class Denoiser:
         and finite, or has another shape. `conditioning` has `concat`, [b t c' h w] or None, and the network's other
         `inputs`; `image_only` leaves the temporal layers out (alpha = 1).
         """
+        arguments = self.arguments(conditioning, image_only)
+        return lambda x, sigma: self.cell(*arguments(x, sigma))
+
+    def arguments(self, conditioning: Any, image_only: bool = False) -> Callable[..., tuple]:
+        """Return (x, sigma) -> what `cell` is called with, under the conditions of `bind`."""
         concat = None if conditioning.concat is None else conditioning.concat.astype(float32)
 
         @cache
         def prepared(num_frames: int) -> tuple:
             return self._prepare(conditioning.inputs, num_frames, image_only)
 
-        def denoise(x: Tensor | np.ndarray, sigma: ArrayLike) -> Tensor:
+        def of(x: Tensor | np.ndarray, sigma: ArrayLike) -> tuple:
             x = (x if isinstance(x, Tensor) else Tensor(x)).astype(float32)
             coefficients = self.preconditioning.coefficients(_per_clip(sigma, x.shape[0])).astype(np.float32)
-            return self._denoise(x, Tensor(coefficients), concat, *prepared(x.shape[1]))
+            return x, Tensor(coefficients), concat, *prepared(x.shape[1])
 
-        return denoise
+        return of
 
 
 def _per_clip(sigma: ArrayLike, b: int) -> np.ndarray:

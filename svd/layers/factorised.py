@@ -79,6 +79,26 @@ def by_heads(x: Tensor, heads: int, parts: int) -> tuple[Tensor, ...]:
     return merged
 
 
+class Dropout(nn.Cell):
+    """x [b ...] times what dropout keeps of it: a part of random numbers [b m] that all layers share.
+
+    Each layer begins `STRIDE` of them after the one before. They are drawn on the host: a graph's own would follow
+    neither from the number of a sample nor be the same on every device.
+    """
+
+    STRIDE = 4099
+
+    def __init__(self):
+        super().__init__()
+        self.start = 0
+
+    def construct(self, x: Tensor, kept: Tensor) -> Tensor:
+        b = x.shape[0]
+        count = x.size // b
+        part = ops.Slice()(kept, (0, self.start), (b, count))
+        return x * ops.cast(ops.reshape(part, x.shape), x.dtype)
+
+
 class ScaleShiftResBlock(nn.Cell):
     """A residual block in which an embedding scales and shifts what has been normalised (BigGAN's).
 
@@ -107,19 +127,21 @@ class ScaleShiftResBlock(nn.Cell):
             self.emb_networks = nn.SequentialCell([EmbeddingMLP(i, i, o) for i, o in zip(widths, widths[1:])])
         else:
             self.emb_proj = Linear(emb_dim, 2 * out_channels)
-        self.norm2 = GroupNorm(out_channels)
+        self.norm2, self.dropout = GroupNorm(out_channels), Dropout()
         self.conv2 = zero_init(conv2d(out_channels, out_channels))
         if self.has_shortcut:
             self.shortcut = conv2d(in_channels, out_channels, 1)
 
-    def construct(self, x: Tensor, emb: Tensor, image_only: bool = False) -> Tensor:
-        """x [b t c h w], emb [b 1 e] or [b t e] -> [b t c' h w]"""
+    def construct(self, x: Tensor, emb: Tensor, image_only: bool = False, kept: Optional[Tensor] = None) -> Tensor:
+        """x [b t c h w], emb [b 1 e] or [b t e], what dropout keeps [b m] or None -> [b t c' h w]"""
         b, t, _, h, w = x.shape
         scale_shift = self.emb_networks(emb) if self.has_networks else self.emb_proj(ops.silu(emb))
         scale, shift = ops.chunk(ops.reshape(scale_shift, (b, -1, scale_shift.shape[-1], 1, 1)), 2, 2)
         over_frames = self.over_frames and not image_only
         y = per_image(self.conv1, normalised(self.norm1, x, over_frames))
         y = ops.silu(normalised(self.norm2, y, over_frames) * (1 + scale) + shift)
+        if kept is not None:
+            y = self.dropout(y, kept)
         x = fold_frames(x)
         y = self.conv2.add_to(self.shortcut(x) if self.has_shortcut else x, fold_frames(y))
         return ops.reshape(y, (b, t, -1, h, w))
@@ -138,22 +160,24 @@ class SpaceAttention(nn.Cell):
         if context_dim is not None:
             self.text_kv = Linear(context_dim, 2 * channels)
         self.attention = DotProductAttention(heads)
-        self.proj_out = zero_init(Linear(channels, channels))
+        self.proj_out, self.dropout = zero_init(Linear(channels, channels)), Dropout()
         self.swap = SwapAxes()
 
     def constants(self, context: Optional[Tensor]) -> tuple[Tensor, ...]:
         """Keys and values of the text [b n d], each [b n c]; none without text."""
         return by_heads(self.text_kv(context), self.heads, 2) if self.sees_text else ()
 
-    def construct(self, x: Tensor, *text: Tensor) -> Tensor:
-        """x [b t c h w], and the constants -> [b t c h w]"""
+    def construct(self, x: Tensor, kept: Optional[Tensor], *text: Tensor) -> Tensor:
+        """x [b t c h w], what dropout keeps [b m] or None, and the constants -> [b t c h w]"""
         b, t, c, h, w = x.shape
         y = self.swap(ops.reshape(self.norm(fold_frames(x)), (b * t, c, h * w)))
         q, k, v = by_heads(self.qkv(y), self.heads, 3)
         if self.sees_text:
             k, v = ops.cat((_per_frame(text[0], t), k), 1), ops.cat((_per_frame(text[1], t), v), 1)
-        y = self.proj_out(self.attention(q, k, v))
-        return x + ops.reshape(self.swap(y), x.shape)
+        y = ops.reshape(self.swap(self.proj_out(self.attention(q, k, v))), x.shape)
+        if kept is not None:
+            y = self.dropout(y, kept)
+        return x + y
 
 
 def _table(*shape: int, name: str) -> Parameter:
@@ -184,7 +208,7 @@ class TimeAttention(nn.Cell):
         else:
             self.buckets = Tensor(distance_buckets(config.distance))
             self.bias = _table(BUCKETS, heads, name="bias")
-        self.proj_out = zero_init(Linear(channels, channels))
+        self.proj_out, self.dropout = zero_init(Linear(channels, channels)), Dropout()
         self.swap = SwapAxes()
 
     def constants(self, independent: Optional[Tensor], num_frames: int) -> tuple[Tensor, ...]:
@@ -203,8 +227,8 @@ class TimeAttention(nn.Cell):
             positions = (ops.reshape(ops.transpose(bias, (1, 0)), (self.heads, t, t)),)
         return positions if independent is None else positions + (hidden_keys(independent),)
 
-    def construct(self, x: Tensor, *constants: Tensor) -> Tensor:
-        """x [b t c h w], and the constants -> [b t c h w]"""
+    def construct(self, x: Tensor, kept: Optional[Tensor], *constants: Tensor) -> Tensor:
+        """x [b t c h w], what dropout keeps [b m] or None, and the constants -> [b t c h w]"""
         b, t, c, h, w = x.shape
         p = h * w
         if self.reference:  # normalised over the frames of a pixel
@@ -215,8 +239,10 @@ class TimeAttention(nn.Cell):
             y = self.swap(ops.reshape(self.norm(fold_frames(x)), (b * t, c, p)))
             qkv = self.swap(ops.reshape(self.qkv(y), (b, t, p, 3 * c)))
         y = self.swap(self.attend(qkv, *constants))
-        y = self.swap(ops.reshape(self.proj_out(y), (b * t, p, c)))
-        return x + ops.reshape(y, x.shape)
+        y = ops.reshape(self.swap(ops.reshape(self.proj_out(y), (b * t, p, c))), x.shape)
+        if kept is not None:
+            y = self.dropout(y, kept)
+        return x + y
 
     def attend(self, qkv: Tensor, *constants: Tensor) -> Tensor:
         """qkv [b p t 3c], and the constants -> [b p t c]"""

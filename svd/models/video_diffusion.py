@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from mindspore import nn
 
 from svd.config import VideoDiffusionConfig
-from svd.diffusion.ancestral import cosine_beta_eps, log_snr_eps, log_snr_v
+from svd.diffusion.ancestral import preconditioning_of
 from svd.diffusion.denoiser import Denoiser
-from svd.diffusion.preconditioning import Preconditioning
 from svd.models.part import Part
 from svd.networks.lucidrains import LucidrainsUNet
 from svd.networks.pixel_unet import PixelUNet
@@ -28,12 +27,6 @@ def build_network(config: VideoDiffusionConfig) -> PixelUNet | LucidrainsUNet:
     return PixelUNet(config.unet, config.temporal)
 
 
-def build_preconditioning(config: VideoDiffusionConfig) -> Preconditioning:
-    if config.preconditioning == "cosine_eps":
-        return cosine_beta_eps(config.timesteps)
-    return log_snr_v() if config.preconditioning == "log_snr_v" else log_snr_eps()
-
-
 def pipeline(
     config: VideoDiffusionConfig,
     networks: Mapping[str, nn.Cell],
@@ -43,4 +36,6 @@ def pipeline(
     """Assemble loaded networks, by their prefixes; neither memory nor metadata matter."""
     network = networks["network"]
     null = network.null_vector.asnumpy()[0] if isinstance(network, LucidrainsUNet) and network.has_cond else None
-    return VideoDiffusion(config, Denoiser(network, build_preconditioning(config), Split(network)), null)
+    return VideoDiffusion(
+        config, Denoiser(network, preconditioning_of(config.preconditioning, config.timesteps), Split(network)), null
+    )

@@ -13,6 +13,7 @@ from svd.layers.basic import Conv2d, GroupNorm, upsample_nearest
 from svd.layers.blend import Blend, residual_blend
 from svd.layers.embeddings import EmbeddingMLP
 from svd.layers.factorised import (
+    Dropout,
     ScaleShiftResBlock,
     SpaceAttention,
     TimeAttention,
@@ -43,9 +44,10 @@ class Residual(nn.Cell):
         super().__init__()
         self.spatial, self.temporal, self.blend = spatial, temporal, blend
 
-    def construct(self, x: Tensor, emb: Tensor, image_only: bool) -> Tensor:
-        """x [b t c h w], emb [b 1 e] or [b t e] -> [b t c' h w]"""
-        x = self.spatial(x, emb, image_only)
+    def construct(self, x: Tensor, emb: Tensor, *kept_and_image_only) -> Tensor:
+        """x [b t c h w], emb [b 1 e] or [b t e], what dropout keeps [b m] if there is any -> [b t c' h w]"""
+        image_only = kept_and_image_only[-1]
+        x = self.spatial(x, emb, image_only, *kept_and_image_only[:-1])
         return x if self.temporal is None or image_only else self.blend(x, self.temporal(x))
 
 
@@ -56,7 +58,7 @@ class Attentions(nn.Cell):
         super().__init__()
         self.spatial, self.temporal, self.blend = spatial, temporal, blend
         self.of_space = 2 if spatial.sees_text else 0
-        self.reads = isinstance(temporal, TextAttention)
+        self.reads, self.drops = isinstance(temporal, TextAttention), False
 
     def constants(self, context: Optional[Tensor], independent: Optional[Tensor], num_frames: int) -> tuple:
         """Those of either layer."""
@@ -66,11 +68,15 @@ class Attentions(nn.Cell):
         return constants + self.temporal.constants(context if self.reads else independent, num_frames)
 
     def construct(self, x: Tensor, *constants_and_image_only) -> Tensor:
-        """x [b t c h w], the constants, image_only -> [b t c h w]"""
-        x = self.spatial(x, *constants_and_image_only[: self.of_space])
+        """x [b t c h w], the constants, what dropout keeps [b m] if there is any, image_only -> [b t c h w]"""
+        constants, kept = constants_and_image_only[self.of_space : -1], None
+        if self.drops:
+            constants, kept = constants[:-1], constants[-1]
+        x = self.spatial(x, kept, *constants_and_image_only[: self.of_space])
         if self.temporal is None or constants_and_image_only[-1]:
             return x
-        y = self.temporal(x, *constants_and_image_only[self.of_space : -1])
+        told = () if self.reads else (kept,)
+        y = self.temporal(x, *told, *constants)
         return y if self.blend is None else self.blend(x, y)
 
 
@@ -119,7 +125,7 @@ class PixelUNet(nn.Cell):
         self.masks = temporal.factorised is not None and not temporal.reference
         widths = [mult * config.model_channels for mult in config.channel_mult]
         places = [Place(2**i in config.attention_resolutions) for i in range(len(widths))]
-        self.last = len(widths) - 1
+        self.last, self.widths, self.drops = len(widths) - 1, widths, False
         self.compute_dtype = ms.float32  # svd.placement sets it
         self.frequencies = Tensor(time_frequencies(config.model_channels), ms.float32)
         self.time_embedding = EmbeddingMLP(config.model_channels, *[4 * config.model_channels] * 2)
@@ -157,7 +163,25 @@ class PixelUNet(nn.Cell):
             constants = constants + level.constants(context, independent, num_frames)
         return constants
 
-    def evaluate(self, x: Tensor, c_noise: Tensor, constants: tuple, image_only: bool = False) -> Tensor:
+    def drop(self) -> None:
+        """From now on `evaluate` is told what dropout keeps; before the first graph is compiled."""
+        self.drops = True
+        places = [cell for _, cell in self.cells_and_names() if isinstance(cell, Dropout)]
+        for number, cell in enumerate(places):
+            cell.start = number * Dropout.STRIDE
+        for _, cell in self.cells_and_names():
+            if isinstance(cell, Attentions):
+                cell.drops = True
+
+    def kept_size(self, num_frames: int, height: int, width: int) -> int:
+        """How many activations of a clip dropout is told of: those of its largest layer, and what layers are apart."""
+        places = sum(isinstance(cell, Dropout) for _, cell in self.cells_and_names())
+        pixels = [channels * (height >> i) * (width >> i) for i, channels in enumerate(self.widths)]
+        return num_frames * max(pixels) + places * Dropout.STRIDE
+
+    def evaluate(
+        self, x: Tensor, c_noise: Tensor, constants: tuple, image_only: bool = False, kept: Optional[Tensor] = None
+    ) -> Tensor:
         """`construct`, given the result of `constants`."""
         out_dtype = x.dtype
         over_frames = self.over_frames and not image_only
@@ -165,6 +189,12 @@ class PixelUNet(nn.Cell):
             raise ValueError(f"a network with temporal.factorised.reference takes {self.only_frames} frames")
         x = x.astype(self.compute_dtype)
         embs = (self.time_embedding(time_embedding(c_noise, self.frequencies).astype(self.compute_dtype)),)
+        if self.drops:
+            kept = ops.cast(kept, self.compute_dtype)
+            embs, told = embs + (kept,), (constants[0],)
+            for constant in constants[1:]:
+                told = told + (constant + (kept,),)
+            constants = told
 
         x = per_image(self.conv_in, x)
         skips = (x,)
@@ -195,6 +225,7 @@ class PixelUNet(nn.Cell):
         vector: None = None,
         image_only: bool = False,
         independent: Optional[Tensor] = None,
+        kept: Optional[Tensor] = None,
     ) -> Tensor:
         """One evaluation of the network.
 
@@ -206,6 +237,7 @@ class PixelUNet(nn.Cell):
             image_only: leave the temporal layers out: frames are then independent images.
             independent: Boolean [b t], true for frames that are images of their own, which attend to themselves alone
                 (section 4.3.1 of the paper); None for none.
+            kept: what dropout keeps, after `drop`: 0, or 1 / (1 - rate), [b m] with m of `kept_size`.
 
         Returns:
             [b t c h w], in the type of x.
@@ -214,7 +246,7 @@ class PixelUNet(nn.Cell):
             ValueError: the number of frames is another than xdiffusion's network was made for, or frames are to be
                 independent in other layers than attention.
         """
-        return self.evaluate(x, c_noise, self.constants(context, vector, x.shape[1], independent), image_only)
+        return self.evaluate(x, c_noise, self.constants(context, vector, x.shape[1], independent), image_only, kept)
 
 
 def halved(x: Tensor) -> Tensor:

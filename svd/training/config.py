@@ -181,9 +181,10 @@ class TrainConfig:
     image_model: by its spatial layers alone, each frame from the first one, as VideoLDM's image model. text_to_image:
     by the spatial layers of a model that is given text, single frames from captions. text_to_video: by the temporal
     layers between them, videos from captions, as VideoLDM and AnimateDiff. prediction: by temporal layers that are
-    given frames, videos from their first frames. interpolation: the same, three frames between two. image_encoder:
-    by the image encoder, what is seen. autoencoder: by encoder and decoder, to give frames back. temporal_decoder: by
-    the decoder's temporal layers alone, to give videos back. Or the path of a class (svd/training/tasks)."""
+    given frames, videos from their first frames. interpolation: the same, three frames between two. pixels: by a model
+    in pixel space, videos, images, or both. image_encoder: by the image encoder, what is seen. autoencoder: by encoder
+    and decoder, to give frames back. temporal_decoder: by the decoder's temporal layers alone, to give videos back. Or
+    the path of a class (svd/training/tasks)."""
     pretrained: Optional[str] = None
     """The checkpoint to start from, as svd_tools/convert.py writes it."""
     output_dir: str = "outputs/train"
@@ -192,6 +193,11 @@ class TrainConfig:
     """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet. Of the tasks
     image_to_video and text_to_video without `lora.rank`, with which the adapters alone are trained, and of prediction
     and interpolation."""
+    dropout: float = 0.0
+    """Of the task pixels: how often activations of residual blocks and of attention are left out."""
+    embeddings: Optional[str] = None
+    """Of the task pixels, for models that are given text: a .safetensors file of embeddings [n d] by their captions,
+    the empty one among them."""
     text_encoder: bool = False
     """Train the text encoder along with the spatial layers (text_to_image), as for a model from scratch. Cached latents
     are then of tokens, not of their embeddings."""
@@ -235,6 +241,7 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "gradient_accumulation", "checkpoint_every", "keep_checkpoints"):
             check(0 < getattr(self, name) < inf, f"train.{name} must be positive, got {getattr(self, name)}")
+        check(0 <= self.dropout < 1, f"train.dropout is a rate from 0 to below 1, got {self.dropout}")
         check(self.log_every > 0, f"train.log_every must be positive, got {self.log_every}")
         check(self.updates is None or self.updates > 0, f"train.updates must be positive, got {self.updates}")
         for name in ("workers", "seed", "scale_clips"):

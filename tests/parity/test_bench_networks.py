@@ -82,3 +82,9 @@ def test_refuses_other_values(interleaved):
         interleaved.check_values(interleaved.Turn(float("nan"), 0.0), interleaved.Turn(1.0, 0.0))
     with pytest.raises(SystemExit, match="not the same network"):
         interleaved.check_parameters(interleaved.Built(0.0, 3), interleaved.Built(0.0, 4))
+
+
+def test_bench_pixels(run):
+    (training, of_training), (sampling, of_sampling) = run("bench_pixels", "--size=tiny")
+    assert training == sampling == "clips 2 x 3 x 1 x 8 x 8"
+    assert 0 < of_training < 1e-4 and 0 < of_sampling < 1e-4

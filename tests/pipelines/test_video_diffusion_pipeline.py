@@ -10,7 +10,9 @@ from small_model import fill
 from svd.build import build_networks
 from svd.config import ConfigError, PixelSamplingConfig, VideoDiffusionConfig
 from svd.config.pixel_networks import FactorisedAttention, LucidrainsConfig, PixelTemporalConfig, PixelUNetConfig
+from svd.diffusion.reconstruction import bilinear_rows
 from svd.models.video_diffusion import pipeline
+from svd.pipelines.given import Given
 
 SAMPLING = PixelSamplingConfig(num_frames=2, height=8, width=8, sampling_steps=2)
 UNET = PixelUNetConfig(1, 32, [1, 2], 1, [2], num_head_channels=16)
@@ -32,6 +34,12 @@ def build(config: VideoDiffusionConfig):
 @pytest.fixture(scope="module")
 def pipe():
     return build(VIDEO)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Of one level, for gradients."""
+    return build(replace(VIDEO, unet=replace(UNET, channel_mult=[1], attention_resolutions=[1])))
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +95,26 @@ def test_what_cannot_be_is_refused(eager, pipe, told):
         ({"gamma": 2}, "gamma must be from 0 to 1"),
         ({"quantile": 0.5}, "quantile is for bound"),
         ({"steps": 2}, "unknown setting steps"),
+        ({"time": 0.5}, "is for noised videos"),
+        ({"noised": VIDEOS}, r"noised must be \[b t h w c\]"),
+        ({"given": Given()}, "nothing is given"),
+        ({"given": Given(VIDEOS[:1, :2])}, "belong together"),
+        ({"given": Given(VIDEOS, [0])}, r"frames must be of shape \[1, 2, 8, 8, 1\], got \[2, 4, 8, 8, 1\]"),
+        ({"given": Given(VIDEOS[:1, :2], [2])}, "known frames must be among 0 to 1"),
+        ({"given": Given(low=np.zeros((1, 2, 3, 3, 1)))}, r"low must be of shape \[1, 2, 8/k, 8/k, 1\]"),
+        ({"given": Given(low=np.zeros((1, 2, 4, 4, 1)), weight=0)}, "weight must be positive"),
+        ({"given": Given(VIDEOS[:1, :2], [0], weight=-1)}, "weight must be from 0"),
+        ({"given": Given(2.0 * VIDEOS[:1, :2], [0])}, "uint8, or floats from 0 to 1"),
+        ({"given": Given(VIDEOS[:1, :2], [0]), "image_only": True}, "drawn from noise alone, by all layers"),
     ):
         with pytest.raises(ConfigError, match=message):
             pipe(progress=False, **options)
+    for options, message in (
+        ({"frames": 4, "overlap": 2}, "overlap must be from 1 to 1"),
+        ({"frames": 4, "overlap": 1}, "frames must be more than the 4 of the video"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            pipe.extend(VIDEOS, **options)
     with pytest.raises(ConfigError, match=r"condition must be \[1 4\], got \[3\]"):
         told(condition=np.ones(3), progress=False)
     with pytest.raises(ConfigError, match="sampling_steps must be at most 4"):
@@ -97,6 +122,63 @@ def test_what_cannot_be_is_refused(eager, pipe, told):
     reference = replace(VIDEO, temporal=PixelTemporalConfig(FactorisedAttention(distance=3, reference=True)))
     with pytest.raises(ConfigError, match="num_frames must be 4"):
         reference.check_sampling(SAMPLING)
+
+
+VIDEOS = np.random.default_rng(1).integers(0, 256, (2, 4, 8, 8, 1), np.uint8)
+
+
+def test_known_frames_stay_and_guide_the_others(eager, small):
+    """Replacement, too, lets the network see them; guidance is none of its graph's constants."""
+    drawn = [
+        small(2, given=Given(VIDEOS, known, weight=weight), num_frames=4, progress=False)
+        for known in ([0, 1], [0, 3])
+        for weight in (0.0, 1.0, 5.0)
+    ]
+    drawn.append(pipe(2, num_frames=4, progress=False))
+    for i, (videos, known) in enumerate(zip(drawn, [[0, 1]] * 3 + [[0, 3]] * 3)):
+        np.testing.assert_array_equal(videos[:, known], VIDEOS[:, known])
+        others = [frame for frame in range(4) if frame not in known]
+        assert all(np.abs(videos[:, others].astype(int) - other[:, others]).max() > 1 for other in drawn[:i])
+        assert np.abs(videos[:, others].astype(int) - drawn[-1][:, others]).max() > 1
+    alone = small(1, given=Given(VIDEOS[1:], [0, 1]), num_frames=4, seed=[[0, 1]], progress=False)
+    again = small(2, given=Given(VIDEOS, [0, 1]), num_frames=4, progress=False)
+    assert np.abs(alone[0].astype(int) - again[1]).max() <= 1
+
+
+def test_guidance_brings_a_video_to_its_lower_resolution(eager, small):
+    low = np.random.default_rng(2).uniform(0.3, 0.7, (1, 2, 4, 4, 1))
+    rows, errors = bilinear_rows(8, 2), []
+    for weight in (0.1, 3.0):
+        options = {"sampling_steps": 8, "output": "float", "progress": False}
+        video = small(given=Given(low=low, weight=weight), **options)[0, ..., 0]
+        errors.append(np.abs(rows @ video @ rows.T - low[0, ..., 0]).mean())
+    assert errors[1] < errors[0] / 1.5
+
+
+def test_guidance_of_reconstruction_and_of_conditions_combine(eager, told):
+    condition = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    given = Given(VIDEOS[:, :2], [0])
+    videos = [told(2, condition=condition, given=given, guidance=scale, progress=False) for scale in (1, 3)]
+    np.testing.assert_array_equal(videos[1][:, 0], VIDEOS[:, 0])
+    assert np.abs(videos[0].astype(int) - videos[1]).max() > 1
+
+
+def test_videos_are_extended_to_any_length(eager, small):
+    options = {"overlap": 1, "num_frames": 3, "progress": False, "seed": 5}
+    long = small.extend(VIDEOS[:, :2], 7, **options)
+    assert long.shape == (2, 7, 8, 8, 1) and long.dtype == np.uint8
+    np.testing.assert_array_equal(long[:, :2], VIDEOS[:, :2])
+    np.testing.assert_array_equal(small.extend(VIDEOS[:, :2], 5, **options), long[:, :5])
+    first = small(2, given=Given(VIDEOS[:, 1:4], [0]), num_frames=3, seed=[[5, 0, 0], [5, 1, 0]], progress=False)
+    np.testing.assert_array_equal(first[:, 1:], long[:, 2:4])
+    assert (small.extend(VIDEOS[:, :2], 7, weight=0, **options) != long).any()
+
+
+def test_noised_videos_are_denoised(eager, pipe):
+    """From an early time little is lost; from the last, all."""
+    near, far = (pipe(2, noised=VIDEOS[:, :2], time=time, progress=False).astype(int) for time in (0.001, 1.0))
+    assert np.abs(near - VIDEOS[:, :2]).max() <= 2 < np.abs(far - VIDEOS[:, :2]).max()
+    assert np.abs(far - pipe(2, progress=False)).max() <= 2
 
 
 @pytest.mark.parametrize(

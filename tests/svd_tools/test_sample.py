@@ -10,9 +10,10 @@ from small_checkpoint import random_tensors, write_checkpoint
 
 import svd
 from svd.checkpoints.tensor_header import CheckpointError
+from svd.cli.pixels import side_by_side
 from svd.config import ConfigError, PixelSamplingConfig, VideoDiffusionConfig
 from svd.config.pixel_networks import FactorisedAttention, PixelTemporalConfig, PixelUNetConfig
-from svd_tools.sample import main, side_by_side
+from svd_tools.sample import main
 
 SAMPLING = PixelSamplingConfig(num_frames=2, height=16, width=16, sampling_steps=2)
 UNET = PixelUNetConfig(1, 32, [1, 2], 1, [2], num_head_channels=16)

@@ -38,6 +38,8 @@ from svd_tools import train as program
 ANOTHER = {
     "temporal_only": False,
     "text_encoder": True,
+    "dropout": 0.5,
+    "embeddings": "captions.safetensors",
     "epochs": 3.0,
     "updates": 4,
     "batch_size": 2,
@@ -335,7 +337,8 @@ def test_the_configurations_of_the_project_are_used_as_a_whole(path, monkeypatch
         pytest.skip("a model")
     monkeypatch.chdir(CONFIGS[0].parents[2])
     parser = program.build_parser("train.py")
-    args = parser.parse_args([f"--config={path}", "--train.dataset=MovingDigits"])  # its data are not there
+    other = ["--train.dataset=MovingDigits", "--train.dataset.init_args.source=sklearn"]  # its data are not there
+    args = parser.parse_args([f"--config={path}", *other])
     check_used(parser.instantiate(args).train, cards=1)
 
 

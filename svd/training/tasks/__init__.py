@@ -31,6 +31,7 @@ TASKS = {
     "interpolation": "svd.training.tasks.interpolation.InterpolationTask",
     "autoencoder": "svd.training.tasks.autoencoder.AUTOENCODER",
     "temporal_decoder": "svd.training.tasks.autoencoder.TEMPORAL_DECODER",
+    "pixels": "svd.training.tasks.pixels.PixelTask",
 }
 """Paths of their classes by name, imported on use. A program may add its own."""
 

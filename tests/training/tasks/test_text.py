@@ -157,7 +157,12 @@ def test_the_text_encoder_is_trained_along(eager, networks):
         ("image_to_video", MODEL, {}, "is for models of the kind svd, and this one is image_ldm"),
         ("text_to_image", MODEL, {"captioned": False}, "there are none: a CSV file needs a column caption"),
         ("text_to_image", MODEL, {"loss": LossConfig(p_mean=0)}, "for the task image_to_video or image_model, not"),
-        ("text_to_image", MODEL, {"temporal_only": False}, "or text_to_video or prediction or interpolation, not"),
+        (
+            "text_to_image",
+            MODEL,
+            {"temporal_only": False},
+            "image_to_video or text_to_video or prediction or interpolation or pixels, ",
+        ),
         ("text_to_video", VideoLDMConfig(), {"text_encoder": True}, "it is for the task text_to_image, not"),
         ("text_to_image", MODEL, {"text_encoder": True, "lora": LoRAConfig(rank=2)}, "adapters .* alone"),
         (
