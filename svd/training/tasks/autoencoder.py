@@ -114,6 +114,8 @@ class AutoencoderTask:
             _check_size(train, f"train.discriminator.kind is {against.kind}", least_side(against.layers))
             seen = f"train.discriminator.kind is {against.kind}, but clips of one frame have no motion: use image"
             check(data.frames > 1 or against.kind == "image", seen)
+            never = f"train.discriminator.start is {against.start}, but train.updates is {train.updates}"
+            check(train.updates is None or against.start < train.updates, never)
 
     def needs(self, train: TrainConfig) -> tuple[str, ...]:
         return tuple(f"{of}autoencoder.{part}" for of in ("", "conditioner.") for part in ("encoder", "decoder"))

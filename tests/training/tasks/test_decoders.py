@@ -139,13 +139,14 @@ def test_killed_at_three_places(inputs, tmp_path):
         ({"size": 29}, {"discriminator": {"kind": "both", "layers": 4}}, "train.discriminator.kind is both, but frames "
          "of 29 x 29 pixels are too small for it: it needs 48"),
         ({"frames": 1}, {"discriminator": {"kind": "temporal"}}, "clips of one frame have no motion: use image"),
+        ({}, {"discriminator": {"kind": "image", "start": 9}}, "discriminator.start is 9, but train.updates is 9"),
         ({"frames": 3}, {"loss": {"single_frames": 4}}, "train.loss.single_frames is 4, but clips have 3 frames"),
     ],
 )  # fmt: skip
 def test_what_is_refused(data, settings, message):
     parts = {"loss": LossConfig, "discriminator": DiscriminatorConfig}
     given = {name: parts[name](**values) for name, values in settings.items()}
-    train = TrainConfig(MovingDigits(**data), task="temporal_decoder", **given)
+    train = TrainConfig(MovingDigits(**data), task="temporal_decoder", updates=9, **given)
     with pytest.raises(ConfigError) as error:
         find_task("temporal_decoder").check(train, TINY)
     assert message in str(error.value)
