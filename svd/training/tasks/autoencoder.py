@@ -130,15 +130,15 @@ class AutoencoderTask:
     def build(self, plan: Plan) -> ReconstructionObjective:
         train, frames = plan.train, plan.train.dataset.frames
         encoder, decoder = (plan.networks[autoencoder_part(plan.networks, part)] for part in ("encoder", "decoder"))
-        device, perceptual, discriminators = ms.get_context("device_target"), None, None
+        perceptual, discriminators = None, None
         if train.loss.perceptual == "ssim":
             perceptual = Dissimilarity()
         elif train.loss.perceptual == "lpips":
-            perceptual = place(load_lpips(train.loss.lpips), device, ms.float32)
+            perceptual = judging(load_lpips(train.loss.lpips))
         against = train.discriminator
-        if against.kind != "none":  # in float32, where all that judges what is decoded is
+        if against.kind != "none":
             shape = against.channels, against.layers, train.seed, frames, train.loss.single_frames
-            discriminators = place(Discriminators(against.kind, *shape), device, ms.float32)
+            discriminators = judging(Discriminators(against.kind, *shape))
         judges = perceptual, discriminators, against
         return ReconstructionObjective(
             encoder, decoder, plan.model.autoencoder, train.loss, plan.trained, train.seed, *judges
@@ -156,6 +156,16 @@ def _check_size(train: TrainConfig, what: str, least: int) -> None:
     height, width = train.dataset.height, train.dataset.width
     few = f"{what}, but frames of {height} x {width} pixels are too small for it: it needs {least}"
     check(min(height, width) >= least, few)
+
+
+def judging(network: nn.Cell) -> nn.Cell:
+    """A network that judges what is decoded, placed on the device in float32.
+
+    On CPU it keeps the portable operators: the gradient of a loss within a loss is differentiated by the compiler, too,
+    and the kernels' gradients cannot be.
+    """
+    device = ms.get_context("device_target")
+    return network if device == "CPU" else place(network, device, ms.float32)
 
 
 def _all_parameters(network: nn.Cell) -> list[Parameter]:

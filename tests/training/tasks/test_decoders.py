@@ -59,8 +59,10 @@ def test_temporal_layers_against_discriminators(inputs, tmp_path):
 
 
 def test_all_of_a_decoder_from_clips_and_frames(inputs, tmp_path):
+    """As a graph, with the device's kernels."""
     run = tmp_path / "run"
     more = ["--train.temporal_only=False", "--train.loss.single_frames=2", "--train.optimizer.ema_decay=0"]
+    more += ["--environment.mode=0", "--train.discriminator.start=0"]
     outcome = train_here(*flags(inputs, run, *more))
     assert outcome.code == 0, outcome.err
     assert changed(inputs, run) == decoder(inputs, temporal=False)
