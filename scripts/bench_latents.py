@@ -110,7 +110,7 @@ def step_of(data: str, folder: Path, size: dict[str, int], mode: int, workers: i
         batch = next(loader)
         return trainer.objective.inputs(batch.items, batch.samples)
 
-    return built, training_call(trainer.step, trainer.optimizer, inputs)
+    return built, training_call(trainer.player.step, trainer.player.optimizer, inputs)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 from mindspore import nn
 
 from svd import runtime
+from svd.autoencoder.autoencoder import Autoencoder, autoencoder_part
 from svd.build import fill_networks, load_networks, stored_networks
 from svd.checkpoints.lora import describe_lora
 from svd.checkpoints.model_file import Checkpoint, checkpoint_parameters
@@ -23,7 +24,7 @@ from svd.errors import check
 from svd.layers.lora import add_adapters
 from svd.layers.recompute import recompute_blocks
 from svd.models import model_of
-from svd.pipelines.preview import Preview, named_prompts, prepared_images
+from svd.pipelines.preview import Preview, ReconstructionPreview, named_prompts, prepared_images, some_clips
 from svd.placement import compute_dtype
 from svd.training.checkpoint import TrainState
 from svd.training.config import EnvironmentConfig, TrainConfig
@@ -104,15 +105,19 @@ def build_preview(
     networks: Mapping[str, nn.Cell],
     metadata: Mapping[str, str],
     free_memory: Callable[[], int],
-) -> Preview:
-    """The previews of a training, by the pipeline of loaded networks; raises ImageError."""
-    data, p = train.dataset, train.preview
+) -> Preview | ReconstructionPreview:
+    """The previews of a training, by the pipeline of loaded networks, or by the autoencoder; raises ImageError."""
+    data, p, folder = train.dataset, train.preview, Path(train.output_dir) / "previews"
+    if not p.sampled:
+        encoder, decoder = (networks[autoencoder_part(networks, part)] for part in ("encoder", "decoder"))
+        clips = some_clips(data, p.clips, p.seed)
+        return ReconstructionPreview(Autoencoder(encoder, decoder, model.autoencoder), clips, folder, p.format)
     frames = 1 if type(model) is ImageLDMConfig else data.frames
     sampling = {"num_frames": frames, "height": data.height, "width": data.width, "seed": p.seed}
     sampling |= {"sampling_steps": p.sampling_steps}
     inputs = named_prompts(p.prompts) if p.prompts else prepared_images(p.images, data.height, data.width)
     pipe = model_of(model).pipeline(model, networks, free_memory, metadata)
-    return Preview(pipe, inputs, Path(train.output_dir) / "previews", p.format, sampling)
+    return Preview(pipe, inputs, folder, p.format, sampling)
 
 
 def check_task(train: TrainConfig, model: LatentModel) -> None:
@@ -148,7 +153,7 @@ def describe(plan: Plan) -> str:
 def _loaded(train: TrainConfig, prefix: str, previews: bool = True) -> bool:
     """Whether a training loads a network: previews, which the first rank makes, need all of them."""
     needed = find_task(train.task).needs(train)
-    return (previews and train.preview.wanted) or needed is None or prefix in needed
+    return (previews and train.preview.sampled) or needed is None or prefix in needed
 
 
 def load_clip_encoder(

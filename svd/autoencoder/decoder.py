@@ -1,12 +1,12 @@
 """The decoders: of images (Stable Diffusion's) and of videos (Stable Video Diffusion's)."""
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from svd.autoencoder.layers import SPATIAL_EPS, Level, Middle
 from svd.config import AutoencoderConfig
 from svd.layers.axes import per_image
-from svd.layers.basic import GroupNorm, SwapAxes, Upsample, conv2d
+from svd.layers.basic import GroupNorm, Upsample, conv2d
 from svd.layers.marks import temporal
 
 
@@ -36,21 +36,33 @@ class Decoder(nn.Cell):
         self.conv_out = conv2d(widths[-1], 3)
         if self.temporal:
             self.time_conv_out = temporal(conv2d(3, 3, (3, 1)))
-            self.swap = SwapAxes()
 
     def construct(self, z: Tensor, image_only: bool = False) -> Tensor:
         """`image_only` leaves out the temporal layers that are blended with those of images (alpha = 1)."""
-        out_dtype = z.dtype
-        x = z.astype(self.compute_dtype)
+        return ops.cast(self.last_layer(self.features(z, image_only)), z.dtype)
+
+    def features(self, z: Tensor, image_only: bool = False) -> Tensor:
+        """What the last layer is given."""
+        x = ops.cast(z, self.compute_dtype)
         if not self.temporal:
             x = self.post_quant_conv(x)
         x = self.mid(per_image(self.conv_in, x), image_only)
         for block in self.up_blocks:
             x = block(x, image_only)
         x = per_image(self.norm_out, x)
-        x = per_image(self.conv_out, x)
         if self.temporal:
-            b, t, c, h, w = x.shape
-            x = self.swap(ops.reshape(x, (b, t, c, h * w)))
-            x = ops.reshape(self.swap(self.time_conv_out(x)), (b, t, c, h, w))
-        return x.astype(out_dtype)
+            x = per_image(self.conv_out, x)
+        return x
+
+    def last_layer(self, x: Tensor) -> Tensor:
+        """The last convolution, in the type of x: over frames if temporal, of an image otherwise."""
+        if not self.temporal:
+            return self.conv_out(x)
+        b, t, c, h, w = x.shape
+        # transposed by an operator that can be differentiated twice, as the adaptive weight of adversarial losses asks
+        x = ops.transpose(ops.reshape(x, (b, t, c, h * w)), (0, 2, 1, 3))
+        return ops.reshape(ops.transpose(self.time_conv_out(x), (0, 2, 1, 3)), (b, t, c, h, w))
+
+    def last_weight(self) -> Parameter:
+        """Of `last_layer`."""
+        return self.time_conv_out.weight if self.temporal else self.conv_out.weight

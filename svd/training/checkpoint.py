@@ -3,6 +3,7 @@
 RUN/checkpoints/update_00000500/
     trained.safetensors             the trained parameters, float32, by their names in a model's checkpoint
     ema.safetensors                 their EMA, if there is one
+    opponent.safetensors            the parameters of the second player, such as a discriminator, if there is one
     optimizer.safetensors           exp_avg.* and exp_avg_sq.*; optimizer_0_of_2.safetensors ... if they are sharded
     state.json                      everything else, `TrainState`
 """
@@ -36,8 +37,15 @@ from svd.training.distributed import Ranks
 
 _NAME = re.compile(r"update_[0-9]{8}")
 _LEFT_OVER = re.compile(r"\.update_[0-9]{8}\.(tmp|old)")
-FILES = {"trained": r"trained", "ema": r"ema", "optimizer": r"optimizer(_[0-9]+_of_[0-9]+)?"}
+FILES = {
+    "trained": r"trained",
+    "ema": r"ema",
+    "opponent": r"opponent",
+    "optimizer": r"optimizer(_[0-9]+_of_[0-9]+)?",
+}
 """File names by kind, as regular expressions."""
+OPTIONAL = ("ema", "opponent")
+"""Kinds that not every training has."""
 
 
 class NotFiniteError(CheckpointError):
@@ -60,14 +68,18 @@ class TrainState:
     """Updates since it last changed."""
     settings: dict = dataclasses.field(default_factory=dict)
     """The configuration of the run."""
+    opponent_applied: int = 0
+    """Updates that changed the second player's, if there is one."""
 
     def __post_init__(self):
-        most_of = {"update": MOST_UPDATES, "applied": MOST_UPDATES, "samples": 2**63, "good_updates": MOST_UPDATES}
+        most_of = dict.fromkeys(("update", "applied", "opponent_applied", "good_updates"), MOST_UPDATES)
+        most_of["samples"] = 2**63
         for name, most in most_of.items():
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} has to be 0 to {most}, not {getattr(self, name)}")
-        if self.applied > self.update:
-            raise ValueError(f"applied, {self.applied}, cannot be more than update, {self.update}")
+        for name in ("applied", "opponent_applied"):
+            if getattr(self, name) > self.update:
+                raise ValueError(f"{name}, {getattr(self, name)}, cannot be more than update, {self.update}")
         if not (isfinite(self.loss_scale) and self.loss_scale > 0):
             raise ValueError(f"loss_scale has to be positive, not {self.loss_scale}")
 
@@ -110,7 +122,7 @@ class CheckpointWriter:
         """Write a checkpoint; older ones are kept until it is complete. Called on all ranks together.
 
         Args:
-            weights: the files `trained` and, if there is one, `ema`: parameters by name.
+            weights: the files `trained` and, if there are such, `ema` and `opponent`: parameters by name.
             optimizer: states by name; of this rank's parameters if `sharded`, else of all.
 
         Raises:
@@ -250,7 +262,7 @@ def _read_state(path: Path) -> TrainState:
 
 
 def load(path: Path, kind: str, targets: dict[str, Parameter]) -> None:
-    """Fill parameters from a checkpoint's files of a kind: `trained`, `ema` or `optimizer*`.
+    """Fill parameters from a checkpoint's files of a kind: `trained`, `ema`, `opponent` or `optimizer*`.
 
     Raises:
         CheckpointError: a file is damaged, or has other parameters than are trained now.
@@ -318,7 +330,7 @@ def _is_whole(path: Path) -> bool:
         _read_state(path)
         for name in FILES:
             files = _files(path, name)
-            if not files and name != "ema":
+            if not files and name not in OPTIONAL:
                 return False
             for file in files:
                 with safe_open(file, framework="np") as tensors:

@@ -58,9 +58,19 @@ class LossConfig:
     is told it."""
     kl_weight: float = 1e-6
     """Of the task autoencoder: weight of the latents' divergence from unit Gaussian noise."""
+    perceptual: Literal["none", "ssim", "lpips"] = "none"
+    """Of the tasks autoencoder and temporal_decoder: what is added to the absolute error of each frame. ssim: 1 minus
+    structural similarity, which needs no weights. lpips: the distance of VGG16's features."""
+    perceptual_weight: float = 1.0
+    """Weight of it."""
+    lpips: Optional[str] = None
+    """File of LPIPS, as `svd convert-lpips` writes it."""
+    single_frames: int = 0
+    """Of the task temporal_decoder: frames of each clip that are decoded alone, too, as videos of one frame; as many as
+    a clip has make an even mix of images and videos."""
 
     def __post_init__(self):
-        for name in ("p_std", "noise_aug_std", "kl_weight"):
+        for name in ("p_std", "noise_aug_std", "kl_weight", "perceptual_weight", "single_frames"):
             check(0 <= getattr(self, name) < inf, f"loss.{name} must not be negative, got {getattr(self, name)}")
         for name in ("drop_context", "drop_concat", "all_frames"):
             check(0 <= getattr(self, name) <= 1, f"loss.{name} is a rate from 0 to 1, got {getattr(self, name)}")
@@ -72,8 +82,42 @@ class LossConfig:
             f"loss.given_frames are proportions, at least one of them positive, got {weights}",
         )
         check(self.frames_noise >= 0, f"loss.frames_noise must not be negative, got {self.frames_noise}")
-        check_most(self, "loss", given_frames=1e6)
-        check_most(self, "loss", p_std=10, noise_aug_std=10, kl_weight=LARGEST)  # exp(80) is near the end of float32
+        check("\0" not in (self.lpips or ""), "loss.lpips has a zero byte, which no path has")
+        check_most(self, "loss", p_std=10, noise_aug_std=10)  # exp(80) is near the end of float32
+        check_most(self, "loss", kl_weight=LARGEST, perceptual_weight=LARGEST, single_frames=65_536, given_frames=1e6)
+
+
+@dataclass
+class DiscriminatorConfig:
+    """Networks that learn to tell decoded videos from real ones, while the decoder learns to deceive them: of the tasks
+    autoencoder and temporal_decoder. Their loss is the hinge loss; both sides learn from the same decoded clips, with
+    the same optimizer settings.
+    """
+
+    kind: Literal["none", "temporal", "image", "both"] = "none"
+    """temporal: of clips, by convolutions over space and time (VideoLDM, section 3.1.1). image: of single frames."""
+    weight: float = 1.0
+    """Weight of the decoder's adversarial loss, once that has as large a gradient in the decoder's last layer as the
+    reconstruction."""
+    start: int = 0
+    """Updates by reconstruction alone before the discriminators play."""
+    learning_rate: Optional[float] = None
+    """Learning rate of the discriminators; that of the optimizer if not given."""
+    channels: int = 64
+    """Channels of the first layer; further ones have twice, four and eight times as many."""
+    layers: int = 3
+    """Layers that halve the resolution."""
+
+    def __post_init__(self):
+        for name in ("weight", "learning_rate"):
+            value = getattr(self, name)
+            check(value is None or 0 < value < inf, f"discriminator.{name} must be positive, got {value}")
+        check(self.start >= 0, f"discriminator.start must not be negative, got {self.start}")
+        check(1 <= self.layers <= 8, f"discriminator.layers must be 1 to 8, got {self.layers}")
+        channels = self.channels
+        check(channels in (8, 16) or (channels > 0 and channels % 32 == 0),
+              f"discriminator.channels must be 8, 16 or a multiple of 32, got {channels}")  # fmt: skip
+        check_most(self, "discriminator", weight=LARGEST, learning_rate=LARGEST, channels=4096, start=MOST_UPDATES)
 
 
 @dataclass
@@ -148,6 +192,8 @@ class PreviewConfig:
     the decoder, which are then loaded."""
     prompts: list[str] = field(default_factory=list)
     """The same for models that are given text."""
+    clips: int = 0
+    """Clips of the data set that the tasks autoencoder and temporal_decoder show: as they are, and as decoded."""
     every: int = 1000
     """Updates from one preview to the next."""
     format: Literal["gif", "mp4"] = "mp4"
@@ -155,19 +201,25 @@ class PreviewConfig:
     sampling_steps: int = 25
     """Steps of the sampler."""
     seed: int = 0
-    """Of the noise: the same for every preview, so that they compare."""
+    """Of the noise, or of where clips are cut: the same for every preview, so that they compare."""
 
     def __post_init__(self):
         for name in ("every", "sampling_steps"):
             check(getattr(self, name) > 0, f"preview.{name} must be positive, got {getattr(self, name)}")
-        check(self.seed >= 0, f"preview.seed must not be negative, got {self.seed}")
+        for name in ("seed", "clips"):
+            check(getattr(self, name) >= 0, f"preview.{name} must not be negative, got {getattr(self, name)}")
         check(len(self.prompts) <= 1000, f"preview.prompts must be 1000 at most, got {len(self.prompts)}")
-        check_most(self, "preview", every=MOST_UPDATES, sampling_steps=10_000, seed=2**63)
+        check_most(self, "preview", every=MOST_UPDATES, sampling_steps=10_000, seed=2**63, clips=1000)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether videos or images are to be sampled, which needs the whole model."""
+        return bool(self.images or self.prompts)
 
     @property
     def wanted(self) -> bool:
         """Whether there are to be any."""
-        return bool(self.images or self.prompts)
+        return self.sampled or self.clips > 0
 
 
 @dataclass
@@ -183,16 +235,16 @@ class TrainConfig:
     layers between them, videos from captions, as VideoLDM and AnimateDiff. prediction: by temporal layers that are
     given frames, videos from their first frames. interpolation: the same, three frames between two. pixels: by a model
     in pixel space, videos, images, or both. image_encoder: by the image encoder, what is seen. autoencoder: by encoder
-    and decoder, to give frames back. temporal_decoder: by the decoder's temporal layers alone, to give videos back. Or
-    the path of a class (svd/training/tasks)."""
+    and decoder, to give frames back. temporal_decoder: by the decoder's temporal layers, to give videos back. Or the
+    path of a class (svd/training/tasks)."""
     pretrained: Optional[str] = None
     """The checkpoint to start from, as svd_tools/convert.py writes it."""
     output_dir: str = "outputs/train"
     """Folder for checkpoints, previews, metrics and the final model."""
     temporal_only: bool = True
-    """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet. Of the tasks
-    image_to_video and text_to_video without `lora.rank`, with which the adapters alone are trained, and of prediction
-    and interpolation."""
+    """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet, or of the decoder. Of
+    the tasks image_to_video and text_to_video without `lora.rank`, with which the adapters alone are trained, and of
+    prediction, interpolation and temporal_decoder."""
     dropout: float = 0.0
     """Of the task pixels: how often activations of residual blocks and of attention are left out."""
     embeddings: Optional[str] = None
@@ -235,6 +287,7 @@ class TrainConfig:
     """Updates from one line of the metrics to the next."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import count
 from math import isfinite
@@ -48,6 +48,7 @@ class Metrics:
         update: where the run continues; lines from after that, which a killed run left, are dropped.
         dispensable: a context for each write, given its name; handles what is raised there.
         report: called with what was wrong with a table that is continued.
+        columns: of the table.
     """
 
     def __init__(
@@ -56,18 +57,19 @@ class Metrics:
         update: int = 0,
         dispensable: Callable[[str], AbstractContextManager] = nullcontext,
         report: Callable[[str], None] = lambda text: None,
+        columns: tuple[str, ...] = COLUMNS,
     ):
         self._dispensable = dispensable
         self._plot_path = run / "loss.png"
         self._table: Optional[Table] = None
         self._events: Any = None
         with dispensable("the metrics"):
-            self._table = Table(run, update, report)
+            self._table = Table(run, update, report, columns)
         with dispensable("TensorBoard's files"):
             self._events = _open_events(run / "tensorboard", update)
 
     def write(self, **row: float) -> None:
-        """Add a line: a value for each of COLUMNS."""
+        """Add a line: a value for each of the columns."""
         if self._table is not None:
             with self._dispensable("the metrics"):
                 self._table.write(row)
@@ -88,13 +90,14 @@ class Metrics:
 
 
 class Table:
-    """RUN/metrics.csv, or the first of metrics_1.csv, ... if that cannot be continued.
+    """RUN/metrics.csv, or the first of metrics_1.csv, ... if that cannot be continued; of these columns.
 
     Raises:
         OSError: the drive refuses.
     """
 
-    def __init__(self, run: Path, update: int, report: Callable[[str], None]):
+    def __init__(self, run: Path, update: int, report: Callable[[str], None], columns: tuple[str, ...] = COLUMNS):
+        self.columns = columns
         for number in count():
             self.path = run / (f"metrics_{number}.csv" if number else "metrics.csv")
             problem = _not_a_table(self.path)
@@ -102,18 +105,18 @@ class Table:
                 break
             report(f"warning: {self.path} {problem}: another table is begun beside it")
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(True) if self.path.exists() else []
-        numbers = [(line, _numbers(line)) for line in lines]
+        numbers = [(line, _numbers(line, len(columns))) for line in lines]
         kept = [line for line, row in numbers if row is not None and row[0] <= update]
         # The first is the header, and the last may be half a line.
         damaged = sum(row is None for _, row in numbers[1:-1])
         if damaged:
             report(f"warning: {self.path}: {damaged} damaged lines are left out")
         with atomic_write(self.path) as aside:
-            aside.write_text("".join([",".join(COLUMNS) + "\n", *kept]), encoding="utf-8")
+            aside.write_text("".join([",".join(columns) + "\n", *kept]), encoding="utf-8")
 
     def write(self, row: dict[str, float]) -> None:
         """Append a line, atomically."""
-        line = ",".join(str(row[name]) for name in COLUMNS) + "\n"
+        line = ",".join(str(row[name]) for name in self.columns) + "\n"
         with open(self.path, "ab", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             try:
@@ -127,7 +130,7 @@ class Table:
     def rows(self) -> list[list[float]]:
         """The numbers of the table."""
         with open(self.path, encoding="utf-8", errors="replace") as file:
-            return [row for line in file if (row := _numbers(line)) is not None]
+            return [row for line in file if (row := _numbers(line, len(self.columns))) is not None]
 
 
 class Meter:
@@ -137,12 +140,15 @@ class Meter:
         self._clips_per_update = clips_per_update
         self._losses: list[float] = []
         self._norms: list[float] = []
+        self._shown: list[dict[str, float]] = []
         self._clock, self._timed = time.perf_counter(), 0
         self._first = True
 
-    def add(self, loss: float, norm: float) -> None:
+    def add(self, loss: float, norm: float, shown: Mapping[str, float] = {}) -> None:
+        """Add an update; `shown` are further columns, the same for each."""
         self._losses.append(loss)
         self._norms.append(norm)
+        self._shown.append(shown)
         self._timed += 1
         if self._first:  # it compiles the graph: not timed
             self._first, self._clock, self._timed = False, time.perf_counter(), 0
@@ -159,8 +165,10 @@ class Meter:
             "grad_norm": self._norms[-1],
             "clips_per_second": self._timed * self._clips_per_update / seconds,
             "void_updates": sum(not isfinite(norm) for norm in self._norms),
+            **{name: float(np.mean([shown[name] for shown in self._shown])) for name in self._shown[-1]},
         }
-        self._losses, self._norms, self._clock, self._timed = [], [], time.perf_counter(), 0
+        self._losses, self._norms, self._shown = [], [], []
+        self._clock, self._timed = time.perf_counter(), 0
         return row
 
 
@@ -203,10 +211,10 @@ def _not_a_table(path: Path) -> str:
     return ""
 
 
-def _numbers(line: str) -> Optional[list[float]]:
-    """The numbers of a line; None for an invalid one, such as half a line of a killed run."""
+def _numbers(line: str, columns: int) -> Optional[list[float]]:
+    """The numbers of a line of so many; None for an invalid one, such as half a line of a killed run."""
     fields = line.split(",")
-    if not line.endswith("\n") or len(fields) != len(COLUMNS) or not fields[0].isdecimal():
+    if not line.endswith("\n") or len(fields) != columns or not fields[0].isdecimal():
         return None
     try:
         return [float(field or "nan") for field in fields]

@@ -27,7 +27,8 @@ class TrainStep(nn.Cell):
     If the norm is not finite (an overflow in 16 bits, which a smaller loss scale avoids) the update is skipped.
 
     Args:
-        loss: tensors -> a scalar, the mean over its clips.
+        loss: tensors -> a scalar, the mean over its clips; or, with `more`, a scalar to minimise, which is not shown,
+            what is shown in its place, and any number of other tensors.
         optimizer: of the parameters to train, or of those that this card owns.
         trained: the parameters to train, float32.
         average: of the parameters to train, or None.
@@ -35,6 +36,7 @@ class TrainStep(nn.Cell):
         max_grad_norm: the global norm that gradients are clipped to.
         ranks: number of cards.
         owned: the sharding of optimizer states over the cards, or None.
+        more: whether the loss returns more than a scalar.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class TrainStep(nn.Cell):
         max_grad_norm: float = 1.0,
         ranks: int = 1,
         owned: Optional[OwnedParameters] = None,
+        more: bool = False,
     ):
         super().__init__(auto_prefix=False)
         self.loss, self.optimizer, self.average, self.owned = loss, optimizer, average, owned
+        self.more = more
         self.trained = ParameterTuple(trained)
         self.micro_batches, self.ranks = micro_batches, ranks
         self.max_grad_norm = Tensor(max_grad_norm, ms.float32)
@@ -62,10 +66,13 @@ class TrainStep(nn.Cell):
 
     def _scaled_loss(self, loss_scale, *inputs):
         loss = self.loss(*inputs)
-        return loss * loss_scale, loss
+        if self.more:
+            return loss[0] * loss_scale, loss[1:]
+        return loss * loss_scale, (loss,)
 
     def construct(self, loss_scale: Tensor, last: Tensor, coefficients: Tensor, rate: Tensor, *inputs: Tensor):
-        """Returns the loss of this micro-batch, and the norm of the gradients, 0 without an update.
+        """Returns the loss of this micro-batch, or what is shown in its place; the norm of the gradients, 0 without an
+        update; and what else the loss returns.
 
         Args:
             loss_scale: factor of the loss, against underflow in 16 bits.
@@ -74,15 +81,15 @@ class TrainStep(nn.Cell):
             rate: of the average, `WeightAverage.rate`.
             inputs: of the loss.
         """
-        (_, loss), gradients = self.gradients(loss_scale, *inputs)
+        (_, shown), gradients = self.gradients(loss_scale, *inputs)
         if self.micro_batches == 1:
-            return loss, self._update(gradients, loss_scale, coefficients, rate)
+            return (shown[0], self._update(gradients, loss_scale, coefficients, rate)) + shown[1:]
         added = self.map(_add, self.totals, gradients)
         norm = ops.zeros((), ms.float32)
         if last:
             norm = self._update(ops.depend(self.totals, added), loss_scale, coefficients, rate)
             self.map(ops.partial(_clear, norm), self.totals)
-        return loss, norm
+        return (shown[0], norm) + shown[1:]
 
     def _update(self, gradients, loss_scale, coefficients, rate):
         """The norm, after the update: in a graph the totals of gradients could be cleared before it has read them."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn, Optional, Protocol
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from svd.checkpoints.tensor_header import CheckpointError
@@ -20,12 +19,13 @@ from svd.data.loader import Batch, Stopped
 from svd.errors import UserError
 from svd.training.checkpoint import CheckpointWriter, NotFiniteError, TrainState, load
 from svd.training.config import MOST_UPDATES, TrainConfig
-from svd.training.distributed import OwnedParameters, Ranks
+from svd.training.distributed import Ranks
 from svd.training.feed import Feed
-from svd.training.metrics import Meter, Metrics
-from svd.training.optimizer import AdamW, WeightAverage, learning_rate
+from svd.training.metrics import COLUMNS, Meter, Metrics
+from svd.training.optimizer import learning_rate
+from svd.training.player import Opponent, Player
 from svd.training.progress import Progress, describe_error
-from svd.training.step import LossScale, TrainStep, host_scalar
+from svd.training.step import LossScale
 
 _TO_CHANGE = "train.optimizer.learning_rate"
 _REMEDY = f"try a smaller {_TO_CHANGE}, or amp_level=O0"
@@ -36,7 +36,7 @@ class TrainingError(UserError, RuntimeError):
 
 
 class Objective(Protocol):
-    """What is minimised, and over which parameters."""
+    """What is minimised, and over which parameters. One with two players has an `opponent` (svd.training.player)."""
 
     loss: nn.Cell
     """Tensors -> a scalar, the mean over clips."""
@@ -79,21 +79,10 @@ class Trainer:
         self.objective, self.config, self.state, self.ranks = objective, config, state, ranks
         self.preview, self.memory = preview, memory
         self.run_folder = Path(config.output_dir)
-        trained = list(objective.trained.values())
-        sharded = config.shard_optimizer and ranks.count > 1
-        owned = OwnedParameters(trained, ranks.rank, ranks.count) if sharded else None
-        self.optimizer = AdamW(owned.parameters if owned else trained, config.optimizer)
-        self.average = WeightAverage(trained, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
-        self.step = TrainStep(
-            objective.loss,
-            self.optimizer,
-            trained,
-            self.average,
-            config.gradient_accumulation,
-            config.optimizer.max_grad_norm,
-            ranks.count,
-            owned,
-        )
+        opponent: Optional[Opponent] = getattr(objective, "opponent", None)
+        self.player = Player(objective.loss, objective.trained, config, ranks, more=opponent is not None)
+        self.opponent = opponent and Player(opponent.loss, opponent.trained, config, ranks, averaged=False)
+        self.shown = (*opponent.shown, "opponent_loss", "opponent_grad_norm") if opponent else ()
         self.loss_scale = LossScale(dynamic_loss_scale, state.loss_scale)
         self.loss_scale.good = state.good_updates
         self.writer = CheckpointWriter(self.run_folder, config.keep_checkpoints, metadata, ranks)
@@ -101,6 +90,10 @@ class Trainer:
         self.updates = config.updates or ceil(config.epochs * len(config.dataset) / self.clips_per_update)
         if self.updates > MOST_UPDATES:
             raise ConfigError(f"train.epochs makes {self.updates:,} updates, more than {MOST_UPDATES:,}: lower it")
+        if opponent is not None and opponent.start >= self.updates:
+            raise ConfigError(
+                f"the second player would begin after {opponent.start} updates, and {self.updates} are made"
+            )
         self.skipped: dict[str, str] = {}
         self.last_checkpoint: Optional[Path] = None
         self.stopped_by = 0
@@ -136,7 +129,8 @@ class Trainer:
         ):
             metrics = None
             if self.ranks.first:
-                metrics = Metrics(self.run_folder, self.state.update, self._progress.dispensable, self._progress.log)
+                told = self._progress.dispensable, self._progress.log
+                metrics = Metrics(self.run_folder, self.state.update, *told, COLUMNS + self.shown)
             try:
                 return self._loop(metrics)
             except (TrainingError, CheckpointError):
@@ -154,12 +148,12 @@ class Trainer:
         meter = Meter(self.clips_per_update)
         while state.update < self.updates and not self.stopped_by:
             try:
-                loss, norm = self._update()
+                loss, norm, shown = self._update()
             except Stopped:
                 self.stopped_by = self._feed.stopped_by()
                 self._keep()
                 break
-            meter.add(loss, norm)
+            meter.add(loss, norm, dict(zip(self.shown, shown)))
             self._progress.update()
             self._progress.show(loss=f"{meter.loss:.4f}", lr=f"{self._learning_rate(state.update):.1e}")
             ended = bool(self.stopped_by) or state.update == self.updates
@@ -174,41 +168,63 @@ class Trainer:
         self._progress.log(f"stopped by a signal after update {state.update}; train.resume=auto continues")
         return False
 
-    def _update(self) -> tuple[float, float]:
-        """One update: the mean loss of its micro-batches, and the norm of the gradients.
+    def _update(self) -> tuple[float, float, list[float]]:
+        """One update: the mean loss of its micro-batches, the norm of the gradients, and a value for each of `shown`.
 
         Raises:
             TrainingError: they are not finite, and the update was skipped.
         """
         state, count = self.state, self.config.gradient_accumulation
-        coefficients = self.optimizer.coefficients(state.applied + 1, self._learning_rate(state.update + 1))
-        rate = self.average.rate(state.applied + 1) if self.average is not None else 0.0
-        total, names = 0.0, []
+        playing = self._begin()
+        totals, norms, names = [0.0] * max(len(self.shown), 1), [], []
         for micro_batch in range(count):
             batch, inputs = self._feed.next()
             names += [item.path for item in batch.items]
             self._in_a_step = True
-            loss, norm = self.step(
-                host_scalar(self.loss_scale.value),
-                host_scalar(micro_batch == count - 1),
-                Tensor(np.array(coefficients, np.float32)),
-                host_scalar(rate),
-                *inputs,
-            )
-            total += float(loss.asnumpy()) / count
+            numbers, norms = self._micro_batch(micro_batch == count - 1, playing, inputs)
+            totals = [total + number / count for total, number in zip(totals, numbers)]
             self._in_a_step = False
-        norm, stop = float(norm.asnumpy()), self._feed.signal
-        bad = not isfinite(total) or (not isfinite(norm) and not self.loss_scale.can_shrink)
+        stop = self._feed.signal
+        finite = all(map(isfinite, norms))
+        bad = not all(map(isfinite, totals)) or (not finite and not self.loss_scale.can_shrink)
         # All ranks agree before they go on: they would wait for one another otherwise.
-        loss, bad_ranks, stops = self.ranks.sum(total / self.ranks.count, float(bad), float(stop > 0))
+        means = [total / self.ranks.count for total in totals]
+        *means, bad_ranks, stops = self.ranks.sum(*means, float(bad), float(stop > 0))
         if bad_ranks:
-            raise TrainingError(self._not_finite(loss, names if bad else []), _TO_CHANGE)
+            raise TrainingError(self._not_finite(means, names if bad else []), _TO_CHANGE)
         state.update += 1
         state.samples += self.clips_per_update
-        state.applied += isfinite(norm)
-        self.loss_scale.observe(isfinite(norm))
+        state.applied += isfinite(norms[0])
+        state.opponent_applied += playing and isfinite(norms[1])
+        self.loss_scale.observe(finite)
         self.stopped_by = self._feed.stopped_by() if stops else 0
-        return loss, norm
+        shown = [*means[1:], norms[1] if playing else 0.0] if self.shown else []
+        return means[0], norms[0], shown
+
+    def _begin(self) -> bool:
+        """Begin an update of each player; returns whether the second one plays."""
+        state, rate = self.state, self._learning_rate(self.state.update + 1)
+        self.player.begin(state.applied + 1, rate)
+        if self.opponent is None or state.update < self.objective.opponent.start:
+            return False
+        own = self.objective.opponent.learning_rate
+        factor = own / self.config.optimizer.learning_rate if own else 1.0
+        self.opponent.begin(state.opponent_applied + 1, rate * factor)
+        return True
+
+    def _micro_batch(self, last: bool, playing: bool, inputs: tuple[Tensor, ...]) -> tuple[list[float], list[float]]:
+        """A step of each player: the losses, and all else that is shown but norms; and the norms of the gradients."""
+        scale = self.loss_scale.value
+        if self.opponent is None:
+            loss, norm = self.player(scale, last, *inputs)
+            return [float(loss.asnumpy())], [float(norm.asnumpy())]
+        shown, norm, *judged = self.player(scale, last, playing, *inputs)
+        numbers, norms = [*shown.asnumpy().tolist(), 0.0], [float(norm.asnumpy())]
+        if playing:
+            loss, norm = self.opponent(scale, last, *judged)
+            numbers[-1] = float(loss.asnumpy())
+            norms.append(float(norm.asnumpy()))
+        return numbers, norms
 
     def _end_by(self, error: Exception) -> NoReturn:
         """Save the last good update, and raise an error that says how the run can be continued."""
@@ -245,8 +261,8 @@ class Trainer:
         if self.state.update > self._saved:
             self._save(last=True)
 
-    def _not_finite(self, loss: float, names: list[str]) -> str:
-        what = "gradient" if isfinite(loss) else "loss"
+    def _not_finite(self, losses: list[float], names: list[str]) -> str:
+        what = "gradient" if all(map(isfinite, losses)) else "loss"
         where = f"with the clips {', '.join(names)}" if names else "on another rank"
         return (
             f"the {what} is not finite in update {self.state.update + 1} {where}; the last good checkpoint: "
@@ -290,7 +306,8 @@ class Trainer:
             CheckpointError: the last checkpoint could not be written.
         """
         self.state.loss_scale, self.state.good_updates = self.loss_scale.value, self.loss_scale.good
-        weights, optimizer, sharded = self._weights(), self._optimizer_states(), self.step.owned is not None
+        weights, optimizer = self._weights(), self._optimizer_states()
+        sharded = self.player.step.owned is not None
         try:
             self.last_checkpoint = self.writer.save(self.state, weights, optimizer, sharded)
             self._saved = self.state.update
@@ -304,25 +321,27 @@ class Trainer:
     def _make_preview(self) -> None:
         """Generate preview videos with the EMA weights."""
         if self.preview is not None:
-            averaged = self.average.in_place() if self.average is not None else nullcontext()
+            average = self.player.average
+            averaged = average.in_place() if average is not None else nullcontext()
             with self._progress.dispensable("a preview"), averaged:
                 self.preview(f"update_{self.state.update:08d}")
-            if self.average is not None and self.average.swapped:  # these weights must not be saved
+            if average is not None and average.swapped:  # these weights must not be saved
                 last = self.last_checkpoint or "none"
                 raise TrainingError(f"the weights could not be put back after a preview; the last checkpoint: {last}")
         self.ranks.wait()
 
     def _weights(self) -> dict[str, dict[str, Parameter]]:
-        """Trained parameters, and their averages if there are any, by their file and name in a checkpoint."""
-        trained = self.objective.trained
-        averages = {} if self.average is None else {"ema": dict(zip(trained, self.average.averages))}
-        return {"trained": trained, **averages}
+        """Trained parameters, their averages if there are any, and the opponent's, by their file and name in a
+        checkpoint.
+        """
+        trained, average = self.objective.trained, self.player.average
+        weights = {"trained": trained}
+        if average is not None:
+            weights["ema"] = dict(zip(trained, average.averages))
+        if self.opponent is not None:
+            weights["opponent"] = self.opponent.trained
+        return weights
 
     def _optimizer_states(self) -> dict[str, Parameter]:
-        """By `exp_avg.NAME` and `exp_avg_sq.NAME`, NAME as in a checkpoint."""
-        names = {id(parameter): name for name, parameter in self.objective.trained.items()}
-        return {
-            f"{kind}.{names[id(parameter)]}": state
-            for kind, states in (("exp_avg", self.optimizer.exp_avg), ("exp_avg_sq", self.optimizer.exp_avg_sq))
-            for parameter, state in zip(self.optimizer.parameters, states)
-        }
+        """Those of all players."""
+        return self.player.optimizer_states() | (self.opponent.optimizer_states() if self.opponent else {})

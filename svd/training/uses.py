@@ -41,9 +41,31 @@ USES = (
         "adapters (lora.rank) are trained alone",
     ),
     Use(
-        ("preview.every", "preview.format", "preview.sampling_steps", "preview.seed"),
+        ("loss.perceptual_weight",),
+        lambda t, _: t.loss.perceptual != "none",
+        "it weights a perceptual loss: give train.loss.perceptual",
+    ),
+    Use(
+        ("loss.lpips",),
+        lambda t, _: t.loss.perceptual == "lpips",
+        "it is for train.loss.perceptual=lpips",
+    ),
+    Use(
+        tuple(f"discriminator.{name}" for name in ("weight", "start", "learning_rate", "channels", "layers")),
+        lambda t, _: t.discriminator.kind != "none",
+        "there is no discriminator: give train.discriminator.kind",
+    ),
+    Use(
+        ("preview.every", "preview.format", "preview.seed"),
         lambda t, _: t.preview.wanted,
-        "there are no previews: give train.preview.images, or train.preview.prompts for a model that is given text",
+        "there are no previews: give train.preview.images, train.preview.prompts for a model that is given text, or "
+        "train.preview.clips for a decoder",
+    ),
+    Use(
+        ("preview.sampling_steps",),
+        lambda t, _: t.preview.sampled,
+        "there are no previews that are sampled: give train.preview.images, or train.preview.prompts for a model that "
+        "is given text",
     ),
     Use(
         ("item_seconds",),

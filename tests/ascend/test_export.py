@@ -38,6 +38,7 @@ from svd.layers.basic import conv2d
 from svd.networks.blocks.image import image_unet
 from svd.networks.blocks.svd import svd_unet
 from svd.networks.blocks.video_ldm import video_unet
+from svd.networks.discriminator import PatchDiscriminator
 from svd.operators import ascend
 from svd.placement import place
 
@@ -112,6 +113,7 @@ FORMS = {
     "temporal_decoder": Form(lambda: Decoder(SVD.autoencoder), ((1, 14, 4, HEIGHT // 8, WIDTH // 8),), fused=1),
     "image_decoder": Form(lambda: Decoder(IMAGE_DECODER), ((14, 4, HEIGHT // 8, WIDTH // 8),), fused=1),
     "image_encoder": Form(lambda: ImageEncoder(SVD.image_encoder), ((1, 3, 224, 224),), fused=32),
+    "discriminator": Form(PatchDiscriminator, ((1, 14, 3, 256, 256),), 0, ms.float32),
     "encoder": Form(lambda: Encoder(SVD.autoencoder, quant_conv=True), ((1, 3, HEIGHT, WIDTH),), 0, ms.float32),
     # Of 16 transformers, each with two attentions, the middle one sees 144 pixels; text is fused in heads of 40.
     "sd1_unet": Form(lambda: image_unet(SD1), ((2, 1, 4, 96, 96), (2,), (2, 77, 768)), 15 + 5, head_dim=160),

@@ -203,7 +203,7 @@ def check_previews(tmp_path: Path, ema_decay: float) -> None:
 
     def preview(name: str) -> None:
         shown[name] = weights(trainer)
-        expected = trainer.average.averages if trainer.average else trainer.objective.trained.values()
+        expected = trainer.player.average.averages if trainer.player.average else trainer.objective.trained.values()
         assert_same(shown[name].values(), [p.asnumpy() for p in expected])
 
     images = PreviewConfig(images=["image.png"], every=2)

@@ -99,9 +99,9 @@ def test_an_overflow_is_a_void_update(eager, tmp_path):
     config = tiny_config(tmp_path, Items(steep=[ORDER[2]]))
     trainer = tiny_trainer(config, TrainState(loss_scale=4.0, good_updates=1997), dynamic=True)
     counted, averaged = [], []
-    coefficients, rate = trainer.optimizer.coefficients, trainer.average.rate
-    trainer.optimizer.coefficients = lambda n, lr: counted.append((n, lr)) or coefficients(n, lr)
-    trainer.average.rate = lambda n: averaged.append(n) or rate(n)
+    coefficients, rate = trainer.player.optimizer.coefficients, trainer.player.average.rate
+    trainer.player.optimizer.coefficients = lambda n, lr: counted.append((n, lr)) or coefficients(n, lr)
+    trainer.player.average.rate = lambda n: averaged.append(n) or rate(n)
     assert trainer.run() is True
     order = [SampleOrder(0, 6).index(sample) for sample in range(12)]
     void = [i // 2 for i, item in enumerate(order) if item == ORDER[2]]
@@ -290,14 +290,14 @@ def test_what_ends_a_rank_alone_in_its_step_is_not_saved_together(eager, tmp_pat
     trainer = tiny_trainer(tiny_config(tmp_path))
     trainer.ranks, trainer.clips_per_update = OtherRank(999), 2
     trainer.ranks.count = 2
-    step = trainer.step
+    step = trainer.player.step
 
     def failing(*arguments):
         if trainer.state.update == 3:
             raise MemoryError("no memory")
         return step(*arguments)
 
-    monkeypatch.setattr(trainer, "step", failing)
+    monkeypatch.setattr(trainer.player, "step", failing)
     monkeypatch.setattr(failing, "owned", None, raising=False)
     failing.owned = None
     with pytest.raises(
@@ -312,7 +312,7 @@ def test_weights_that_are_not_finite_are_no_checkpoint(eager, tmp_path):
 
     def spoil(samples: list[int]) -> None:
         if samples == [7]:
-            trainer.average.averages[0].set_data(trainer.average.averages[0] + float("inf"))
+            trainer.player.average.averages[0].set_data(trainer.player.average.averages[0] + float("inf"))
 
     trainer = tiny_trainer(tiny_config(tmp_path, keep_checkpoints=1), hook=spoil)
     with pytest.raises(TrainingError) as error:

@@ -5,7 +5,14 @@ import pytest
 from tiny_task import Items, parameter, tiny_config, tiny_trainer
 
 from svd.config import ConfigError
-from svd.training.config import LoRAConfig, LossConfig, OptimizerConfig, PreviewConfig, TrainConfig
+from svd.training.config import (
+    DiscriminatorConfig,
+    LoRAConfig,
+    LossConfig,
+    OptimizerConfig,
+    PreviewConfig,
+    TrainConfig,
+)
 from svd.training.optimizer import AdamW, WeightAverage, learning_rate
 
 REFUSED = [
@@ -13,6 +20,17 @@ REFUSED = [
     (LossConfig, {"noise_aug_std": float("nan")}),
     (LossConfig, {"drop_context": 1.1}),
     (LossConfig, {"drop_concat": -0.1}),
+    (LossConfig, {"perceptual_weight": -1.0}),
+    (LossConfig, {"single_frames": -1}),
+    (LossConfig, {"lpips": "a\0b"}),
+    (DiscriminatorConfig, {"weight": 0.0}),
+    (DiscriminatorConfig, {"weight": float("nan")}),
+    (DiscriminatorConfig, {"learning_rate": 0.0}),
+    (DiscriminatorConfig, {"start": -1}),
+    (DiscriminatorConfig, {"channels": 0}),
+    (DiscriminatorConfig, {"channels": 48}),
+    (DiscriminatorConfig, {"layers": 0}),
+    (PreviewConfig, {"clips": -1}),
     (LoRAConfig, {"rank": -1}),
     (LoRAConfig, {"alpha": 0.0}),
     (LoRAConfig, {"alpha": float("nan")}),

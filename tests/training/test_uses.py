@@ -29,7 +29,15 @@ from svd.data.moving_digits import MovingDigits
 from svd.data.video_dataset import VideoDataset
 from svd.training import tasks
 from svd.training.checkpoint import TrainState
-from svd.training.config import EnvironmentConfig, LoRAConfig, LossConfig, OptimizerConfig, PreviewConfig, TrainConfig
+from svd.training.config import (
+    DiscriminatorConfig,
+    EnvironmentConfig,
+    LoRAConfig,
+    LossConfig,
+    OptimizerConfig,
+    PreviewConfig,
+    TrainConfig,
+)
 from svd.training.tasks import Plan, find_task
 from svd.training.uses import USES, check_used
 from svd_tools import encode_latents
@@ -61,6 +69,16 @@ ANOTHER = {
     "loss.drop_context": 1.0,
     "loss.drop_concat": 1.0,
     "loss.kl_weight": 0.1,
+    "loss.perceptual": "ssim",
+    "loss.perceptual_weight": 0.3,
+    "loss.lpips": "lpips.safetensors",
+    "loss.single_frames": 1,
+    "discriminator.kind": "temporal",
+    "discriminator.weight": 0.5,
+    "discriminator.start": 7,
+    "discriminator.learning_rate": 1e-3,
+    "discriminator.channels": 16,
+    "discriminator.layers": 2,
     "optimizer.learning_rate": 1e-3,
     "optimizer.schedule": "cosine",
     "optimizer.warmup_updates": 1,
@@ -71,6 +89,7 @@ ANOTHER = {
     "optimizer.ema_decay": 0.2,
     "preview.images": ["photo.png"],
     "preview.prompts": ["a three"],
+    "preview.clips": 2,
     "preview.every": 2,
     "preview.format": "gif",
     "preview.sampling_steps": 3,
@@ -190,6 +209,14 @@ KINDS = {
     "image_model from latents": ("latents", {}),
     "autoencoder": ("videos", {}),
     "temporal_decoder": ("videos", {}),
+    "temporal_decoder against discriminators": (
+        "larger videos",
+        {
+            "loss": LossConfig(perceptual="ssim"),
+            "discriminator": DiscriminatorConfig(kind="both", channels=8, layers=1),
+            "preview": PreviewConfig(clips=1),
+        },
+    ),
     "image_encoder": ("digits", {}),
 }
 
@@ -215,7 +242,13 @@ class Kind:
         items = [config.dataset.load(index, np.random.default_rng(index)) for index in range(2)]
         tensors = task.inputs(items, [3, 4])
         yield [x.asnumpy().tobytes() for x in tensors]
-        yield task.loss(*tensors).asnumpy().tobytes()
+        opponent = getattr(task, "opponent", None)
+        if opponent is None:
+            yield task.loss(*tensors).asnumpy().tobytes()
+        else:
+            yield opponent.start, opponent.learning_rate
+            yield sorted((name, parameter.shape) for name, parameter in opponent.trained.items())
+            yield task.loss(True, *tensors)[1].asnumpy().tobytes()
 
 
 def built(config: TrainConfig) -> dict[str, nn.Cell]:
@@ -234,12 +267,13 @@ def kind(request, inputs, latents) -> Kind:
     data, options = KINDS[request.param]
     datasets = {
         "videos": lambda: VideoDataset(str(inputs / "videos/videos.csv"), "", 3, 2, 8, 8),
+        "larger videos": lambda: VideoDataset(str(inputs / "videos/videos.csv"), "", 3, 2, 16, 16),
         "latents": lambda: LatentsDataset(str(latents)),
         "digits": lambda: MovingDigits(frames=2, size=32),
     }
-    options |= {"pretrained": str(inputs / "tiny.safetensors"), "loss": LossConfig(drop_context=0, drop_concat=0)}
-    if data == "digits" or request.param in ("autoencoder", "temporal_decoder"):
-        options["loss"] = LossConfig()
+    of_the_unet = request.param.startswith(("image_to_video", "image_model"))
+    loss = LossConfig(drop_context=0, drop_concat=0) if of_the_unet else LossConfig()
+    options = {"pretrained": str(inputs / "tiny.safetensors"), "loss": loss} | options
     config = TrainConfig(datasets[data](), task=request.param.split()[0], **options)
     assert refusal(config) is None
     return Kind(config, built(config))
@@ -251,6 +285,8 @@ def test_a_setting_of_a_task_changes_something_or_is_refused(eager, kind):
     assert list(kind.observed(kind.config)) == expected
     for name in TASKS:
         config = changed(kind.config, name, ANOTHER[name])
+        if config == kind.config:
+            continue
         reason = refusal(config)
         if reason is None:
             assert any(found != value for found, value in zip(kind.observed(config), expected)), name
@@ -263,8 +299,15 @@ def test_a_setting_of_a_task_changes_something_or_is_refused(eager, kind):
     assert ("loss.kl_weight" in refused) == (kind.config.task != "autoencoder")
     assert ("lora.rank" in refused) == (kind.config.task != "image_to_video")
     assert ("lora.alpha" in refused) == (not kind.config.lora.rank)
-    assert ("temporal_only" in refused) == (kind.config.task != "image_to_video" or kind.config.lora.rank > 0)
-    assert ("preview.seed" in refused) == (not kind.config.preview.images)
+    of_decoders = kind.config.task in ("autoencoder", "temporal_decoder")
+    has_temporal_only = kind.config.task in ("image_to_video", "temporal_decoder")
+    assert ("temporal_only" in refused) == (not has_temporal_only or kind.config.lora.rank > 0)
+    assert ("preview.seed" in refused) == (not kind.config.preview.wanted)
+    assert ("preview.clips" in refused) == (not of_decoders)
+    assert ("loss.single_frames" in refused) == (kind.config.task != "temporal_decoder")
+    assert ("discriminator.weight" in refused) == (kind.config.discriminator.kind == "none")
+    assert ("loss.perceptual_weight" in refused) == (kind.config.loss.perceptual == "none")
+    assert "loss.lpips" in refused
 
 
 def test_the_compute_type_reaches_what_is_trained(eager, kind, tmp_path, monkeypatch):
@@ -308,7 +351,8 @@ def test_previews_have_their_settings(eager, inputs, tmp_path, monkeypatch):
         ("temporal_only", False, {"lora": LoRAConfig(rank=2)}, "train.temporal_only is False, but it chooses between "
          "layers, and adapters (lora.rank) are trained instead of them; leave it at True"),
         ("preview.format", "gif", {}, "train.preview.format is gif, but there are no previews: give "
-         "train.preview.images, or train.preview.prompts for a model that is given text; leave it at mp4"),
+         "train.preview.images, train.preview.prompts for a model that is given text, or train.preview.clips for a "
+         "decoder; leave it at mp4"),
         ("shard_optimizer", True, {}, "train.shard_optimizer is True, but there is one card, which has all states: it "
          "is for several (scripts/train_ascend.sh); leave it at False"),
     ],

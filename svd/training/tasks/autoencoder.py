@@ -1,11 +1,13 @@
-"""Training of the autoencoder, and of its temporal decoder alone, by reconstruction."""
+"""Training of the autoencoder, and of its temporal decoder alone: by reconstruction, and against discriminators."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Optional
 
+import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn
 
 from svd.autoencoder.autoencoder import autoencoder_part
 from svd.config import AutoencoderConfig, LatentModel, ModelConfig
@@ -13,47 +15,31 @@ from svd.data.dataset import BadItem, Dataset, Unavailable, check_data
 from svd.data.latents_dataset import LatentsDataset
 from svd.data.video_dataset import Clip, pixels
 from svd.errors import check
-from svd.layers.axes import fold_frames, per_image
 from svd.layers.marks import spatial_parameters, temporal_parameters
+from svd.networks.discriminator import Discriminators, least_side
+from svd.networks.perceptual import Dissimilarity, Lpips, load_lpips
+from svd.placement import place
 from svd.seeds import Purpose, generator
-from svd.training.config import TrainConfig
+from svd.training.config import DiscriminatorConfig, LossConfig, TrainConfig
+from svd.training.player import Opponent
+from svd.training.reconstruction import AdversarialLoss, DiscriminatorLoss, ReconstructionLoss
 from svd.training.tasks import Plan
 from svd.training.tasks.video import encode_frames, frames_and_shape
 
 
-class ReconstructionLoss(nn.Cell):
-    """mean |decoder(z) - x| + weight * KL(q(z | x) || N(0, 1)) / latents, z ~ q (Kingma and Welling 2013; LDM, G).
-
-    Without the perceptual and adversarial terms of latent diffusion models (arXiv 2112.10752, appendix G).
-    """
-
-    def __init__(self, encoder: nn.Cell, decoder: nn.Cell, kl_weight: float):
-        super().__init__(auto_prefix=False)
-        self.encoder, self.decoder, self.kl_weight = encoder, decoder, kl_weight
-        self.by_frame = not getattr(decoder, "temporal", True)
-
-    def construct(self, video: Tensor, noise: Tensor) -> Tensor:
-        """video [b t 3 h w] in [-1, 1], noise of its latents, unit variance [b t c h' w'] -> a float32 scalar"""
-        moments = ops.reshape(self.encoder(fold_frames(video)), noise.shape[:2] + (-1,) + noise.shape[3:])
-        mean, log_variance = ops.chunk(moments, 2, 2)
-        log_variance = ops.clamp(log_variance, -30.0, 20.0)
-        variance = ops.exp(log_variance)
-        divergence = ops.mean(ops.square(mean) + variance - 1.0 - log_variance)
-        latents = mean + ops.sqrt(variance) * noise
-        decoded = per_image(self.decoder, latents) if self.by_frame else self.decoder(latents)
-        return ops.mean(ops.abs(decoded - video)) + 0.5 * self.kl_weight * divergence
-
-
 class ReconstructionObjective:
-    """Reconstruct clips from their latents.
+    """Reconstruct clips from their latents; with discriminators, so that these cannot tell.
 
     Args:
         encoder: images [n 3 h w] -> mean and log-variance of latents [n 2c h' w'].
         decoder: latents [b t c h' w'] -> videos [b t 3 h w]; of images, [n c h' w'] -> [n 3 h w].
         config: of the autoencoder.
-        kl_weight: of the latents' divergence from unit Gaussian noise.
+        loss: weights, and which perceptual loss there is.
         trained: the parameters to train by their names in a checkpoint; all others are frozen.
-        seed: of the noise.
+        seed: of the noise, and of which frames are decoded alone.
+        perceptual: images [n 3 h w], twice -> their difference [n].
+        discriminators: the opponent's networks.
+        against: how it plays.
     """
 
     def __init__(
@@ -61,14 +47,23 @@ class ReconstructionObjective:
         encoder: nn.Cell,
         decoder: nn.Cell,
         config: AutoencoderConfig,
-        kl_weight: float,
+        loss: LossConfig,
         trained: dict[str, Parameter],
         seed: int,
+        perceptual: Optional[nn.Cell] = None,
+        discriminators: Optional[Discriminators] = None,
+        against: DiscriminatorConfig = DiscriminatorConfig(),  # noqa: B008 (never changed)
     ):
-        self.config, self.trained, self.seed = config, trained, seed
+        self.config, self.trained, self.seed, self.single_frames = config, trained, seed, loss.single_frames
         for name, parameter in trained.items():  # both networks have a conv_in.weight, which no tuple can hold
             parameter.name = name
-        self.loss = ReconstructionLoss(encoder, decoder, kl_weight)
+        self.loss = ReconstructionLoss(encoder, decoder, loss.kl_weight, perceptual, loss.perceptual_weight)
+        self.opponent: Optional[Opponent] = None
+        if discriminators is not None:
+            parameters = {f"discriminator.{p.name}": p for p in discriminators.get_parameters()}
+            self.loss = AdversarialLoss(self.loss, discriminators, against.weight)
+            play = self.loss.shown, against.start, against.learning_rate
+            self.opponent = Opponent(DiscriminatorLoss(discriminators), parameters, *play)
 
     def inputs(self, clips: list[Clip], samples: list[int]) -> tuple[Tensor, ...]:
         """The inputs of `loss` for clips and their sample numbers."""
@@ -76,42 +71,79 @@ class ReconstructionObjective:
         noise = [
             generator(self.seed, sample, Purpose.LOSS).standard_normal(shape, dtype=np.float32) for sample in samples
         ]
-        return Tensor(video), Tensor(np.stack(noise))
+        inputs = Tensor(video), Tensor(np.stack(noise))
+        if not self.single_frames:
+            return inputs
+        frames = video.shape[1]
+        chosen = [
+            generator(self.seed, sample, Purpose.FRAMES).choice(frames, self.single_frames, replace=False)
+            for sample in samples
+        ]
+        alone = np.stack(chosen) + frames * np.arange(len(samples))[:, None]
+        return *inputs, Tensor(alone.reshape(-1).astype(np.int32))
+
+
+PERCEPTUAL = ("loss.perceptual", "loss.perceptual_weight", "loss.lpips")
 
 
 class AutoencoderTask:
-    """Trains the autoencoder to reconstruct clips: all but the decoder's temporal layers or, with `temporal_only`,
-    these alone (SVD, appendix D).
+    """Trains the autoencoder to reconstruct clips: all but the decoder's temporal layers; or, as `of_videos`, with the
+    encoder frozen, the decoder's temporal layers alone (VideoLDM, section 3.1.1) or all of the decoder.
     """
 
     complete = False
 
-    def __init__(self, temporal_only: bool):
-        self.temporal_only = temporal_only
-        self.kinds = ("svd",) if temporal_only else ("svd", "image_ldm", "video_ldm")
-        self.settings = (
-            () if temporal_only else ("loss.kl_weight", "scale_clips")
-        )  # a frozen encoder's divergence is a constant
+    def __init__(self, of_videos: bool):
+        self.of_videos = of_videos
+        self.kinds = ("svd",) if of_videos else ("svd", "image_ldm", "video_ldm")
+        # a frozen encoder's divergence is a constant
+        own = ("temporal_only", "loss.single_frames") if of_videos else ("loss.kl_weight", "scale_clips")
+        self.settings = (*own, *PERCEPTUAL, "discriminator", "preview.clips")
 
     def check(self, train: TrainConfig, model: LatentModel) -> None:
         encoded, temporal = isinstance(train.dataset, LatentsDataset), model.autoencoder.decoder == "temporal"
         check(not encoded, f"train.task={train.task} learns from videos, not from latents: give another dataset")
         known = temporal or not isinstance(model, ModelConfig)  # whose image decoder may be the conditioner's
         check(known, f"train.task={train.task} is for models with autoencoder.decoder: temporal")
+        data, loss, against = train.dataset, train.loss, train.discriminator
+        enough = f"train.loss.single_frames is {loss.single_frames}, but clips have {data.frames} frames"
+        check(loss.single_frames <= data.frames, enough)
+        check(loss.perceptual != "lpips" or bool(loss.lpips), _NO_LPIPS)
+        sides = {"none": 1, "ssim": Dissimilarity.least_side, "lpips": Lpips.least_side}
+        _check_size(train, f"train.loss.perceptual is {loss.perceptual}", sides[loss.perceptual])
+        if against.kind != "none":
+            _check_size(train, f"train.discriminator.kind is {against.kind}", least_side(against.layers))
+            seen = f"train.discriminator.kind is {against.kind}, but clips of one frame have no motion: use image"
+            check(data.frames > 1 or against.kind == "image", seen)
+            never = f"train.discriminator.start is {against.start}, but train.updates is {train.updates}"
+            check(train.updates is None or against.start < train.updates, never)
 
     def needs(self, train: TrainConfig) -> tuple[str, ...]:
         return tuple(f"{of}autoencoder.{part}" for of in ("", "conditioner.") for part in ("encoder", "decoder"))
 
     def trained(self, train: TrainConfig, networks: Mapping[str, nn.Cell]) -> dict[str, list[Parameter]]:
         encoder, decoder = (autoencoder_part(networks, part) for part in ("encoder", "decoder"))
-        if self.temporal_only:
-            return {decoder: temporal_parameters(networks[decoder])}
+        if self.of_videos:
+            chosen = temporal_parameters if train.temporal_only else _all_parameters
+            return {decoder: chosen(networks[decoder])}
         return {encoder: list(networks[encoder].get_parameters()), decoder: spatial_parameters(networks[decoder])}
 
     def build(self, plan: Plan) -> ReconstructionObjective:
+        train, frames = plan.train, plan.train.dataset.frames
         encoder, decoder = (plan.networks[autoencoder_part(plan.networks, part)] for part in ("encoder", "decoder"))
-        kl_weight, seed = plan.train.loss.kl_weight, plan.train.seed
-        return ReconstructionObjective(encoder, decoder, plan.model.autoencoder, kl_weight, plan.trained, seed)
+        perceptual, discriminators = None, None
+        if train.loss.perceptual == "ssim":
+            perceptual = Dissimilarity()
+        elif train.loss.perceptual == "lpips":
+            perceptual = judging(load_lpips(train.loss.lpips))
+        against = train.discriminator
+        if against.kind != "none":
+            shape = against.channels, against.layers, train.seed, frames, train.loss.single_frames
+            discriminators = judging(Discriminators(against.kind, *shape))
+        judges = perceptual, discriminators, against
+        return ReconstructionObjective(
+            encoder, decoder, plan.model.autoencoder, train.loss, plan.trained, train.seed, *judges
+        )
 
 
 def latents_deviation(encoder: nn.Cell, dataset: Dataset, clips: int, seed: int) -> float:
@@ -134,4 +166,31 @@ def latents_deviation(encoder: nn.Cell, dataset: Dataset, clips: int, seed: int)
     return float(np.sqrt(squares / count - (total / count) ** 2))
 
 
-AUTOENCODER, TEMPORAL_DECODER = AutoencoderTask(temporal_only=False), AutoencoderTask(temporal_only=True)
+_NO_LPIPS = (
+    "train.loss.perceptual is lpips, which needs train.loss.lpips: the file that `svd convert-lpips` makes of the "
+    "published weights of VGG16 and LPIPS; ssim needs none"
+)
+
+
+def _check_size(train: TrainConfig, what: str, least: int) -> None:
+    """Raise ConfigError for frames that are smaller than a loss needs."""
+    height, width = train.dataset.height, train.dataset.width
+    few = f"{what}, but frames of {height} x {width} pixels are too small for it: it needs {least}"
+    check(min(height, width) >= least, few)
+
+
+def judging(network: nn.Cell) -> nn.Cell:
+    """A network that judges what is decoded, placed on the device in float32.
+
+    On CPU it keeps the portable operators: the gradient of a loss within a loss is differentiated by the compiler, too,
+    and the kernels' gradients cannot be.
+    """
+    device = ms.get_context("device_target")
+    return network if device == "CPU" else place(network, device, ms.float32)
+
+
+def _all_parameters(network: nn.Cell) -> list[Parameter]:
+    return list(network.get_parameters())
+
+
+AUTOENCODER, TEMPORAL_DECODER = AutoencoderTask(of_videos=False), AutoencoderTask(of_videos=True)

@@ -12,8 +12,10 @@ from svd import runtime
 from svd.build import build_networks
 from svd.config import AutoencoderConfig
 from svd.data.moving_digits import MovingDigits
+from svd.training.config import LossConfig
+from svd.training.reconstruction import ReconstructionLoss
 from svd.training.tasks import find_task
-from svd.training.tasks.autoencoder import ReconstructionLoss, ReconstructionObjective
+from svd.training.tasks.autoencoder import ReconstructionObjective
 
 TEMPORAL = (".temporal.", ".frame_embedding.", ".blend.", "time_conv_out.")
 TRAINED = {
@@ -77,8 +79,15 @@ class Halves(nn.Cell):
 
 
 class Tripled(nn.Cell):
-    def construct(self, z):
-        return ops.tile(z, (1, 1, 3, 1, 1))
+    """A decoder that gives the one channel back three times."""
+
+    temporal = True
+
+    def features(self, z):
+        return z
+
+    def last_layer(self, x):
+        return ops.tile(x, (1, 1, 3, 1, 1))
 
 
 @pytest.mark.parametrize("mode", [0, 1])
@@ -99,13 +108,14 @@ def test_what_the_autoencoder_meets_does_not_depend_on_the_batch():
     config = AutoencoderConfig(channels=32, channel_mult=[1, 1], num_res_blocks=1)
     networks = build_networks(TINY)
     encoder, decoder = networks["autoencoder.encoder"], networks["autoencoder.decoder"]
-    task = ReconstructionObjective(encoder, decoder, config, 0.0, {}, seed=3)
+    task = ReconstructionObjective(encoder, decoder, config, LossConfig(single_frames=1), {}, seed=3)
     clips = [MovingDigits(frames=2).load(index) for index in range(3)]
-    video, noise = (tensor.asnumpy() for tensor in task.inputs(clips, [7, 8, 9]))
+    video, noise, alone = (tensor.asnumpy() for tensor in task.inputs(clips, [7, 8, 9]))
     assert video.shape == (3, 2, 3, 64, 64) and noise.shape == (3, 2, 4, 32, 32)
     assert video.min() == -1 and video.max() == 1
-    alone = task.inputs(clips[1:2], [8])[1].asnumpy()
-    np.testing.assert_array_equal(alone[0], noise[1])
+    single = [tensor.asnumpy() for tensor in task.inputs(clips[1:2], [8])]
+    np.testing.assert_array_equal(single[1][0], noise[1])
+    assert alone.shape == (3,) and (alone // 2 == [0, 1, 2]).all() and single[2][0] == alone[1] - 2
     assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.05
 
 
