@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     INITIALIZATION = 5  # what whole models begin with
     FRAMES = 6  # the noise levels of single frames
     TIMESTEPS = 7  # discrete noise levels
+    UPSAMPLING = 20  # patches, and all noise of their loss
 
 
 def generator(seed: int, sample: int, purpose: Purpose) -> np.random.Generator:

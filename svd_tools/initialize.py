@@ -25,7 +25,7 @@ from svd.checkpoints.formats import MODEL_FORMAT, TOKENIZER
 from svd.checkpoints.model_file import Checkpoint
 from svd.checkpoints.tensor_files import LazyTensor, finite, read_safetensors, write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.config import ConfigError, ImageLDMConfig, LatentModel, dump_config, load_config
+from svd.config import ConfigError, ImageLDMConfig, Model, UpsamplerConfig, dump_config, load_config
 from svd.console import first_few
 from svd.data.csv_rows import CsvRows
 from svd.initialization import initial_value
@@ -91,12 +91,14 @@ def initialize(
     print(f"wrote {len(tensors)} tensors:\n{target}")
 
 
-def _vocabulary(model: LatentModel, **sources: Optional[str | Path]) -> dict[str, str]:
+def _vocabulary(model: Model, **sources: Optional[str | Path]) -> dict[str, str]:
     """The metadata of a model's tokenizer, empty if it has none; one source has to be given if it has one."""
     given = [name for name, source in sources.items() if source is not None]
-    if not isinstance(model, ImageLDMConfig):
-        if given:
+    if getattr(model, "text_encoder", None) is None:
+        if given and (given != ["image_model"] or not isinstance(model, UpsamplerConfig)):
             raise ConfigError(f"{given[0]} is for models that are given text", setting=given[0])
+        if given:
+            _check_image_model(model, Checkpoint(sources["image_model"]))
         return {}
     if len(given) != 1:
         some = " and ".join(given) or "none"
@@ -108,14 +110,25 @@ def _vocabulary(model: LatentModel, **sources: Optional[str | Path]) -> dict[str
         rows = CsvRows(str(source), ("caption",), (), "give a CSV file with the column caption")
         return {TOKENIZER: train_vocabulary((caption for _, (caption,) in rows), model.text_encoder)}
     checkpoint = Checkpoint(source)
-    of_image = checkpoint.config
-    differing = [] if isinstance(of_image, ImageLDMConfig) else ["it is no model that is given text"]
-    for part in ImageLDMConfig.networks:
-        if not differing and getattr(of_image, part) != getattr(model, part):
+    _check_image_model(model, checkpoint)
+    return {TOKENIZER: checkpoint.metadata[TOKENIZER]} if TOKENIZER in checkpoint.metadata else {}
+
+
+def _check_image_model(model: Model, checkpoint: Checkpoint) -> None:
+    """Raise an error unless the checkpoint is of the image model in a model of videos."""
+    of_image, upsampler = checkpoint.config, isinstance(model, UpsamplerConfig)
+    kind = UpsamplerConfig if upsampler else ImageLDMConfig
+    if upsampler and model.temporal is None:
+        raise ConfigError("image_model is for models with temporal layers over an image model", setting="image_model")
+    differing = []
+    if not isinstance(of_image, kind):
+        differing = [f"it is no model that {'upsamples' if upsampler else 'is given text'}"]
+    for part in kind.networks:
+        if not differing and part != "temporal" and getattr(of_image, part) != getattr(model, part):
             differing = [f"its {part} is another one"]
     if differing:
-        raise CheckpointError(f"{source} is no image model of this video model: {differing[0]}", setting="image_model")
-    return {TOKENIZER: checkpoint.metadata[TOKENIZER]} if TOKENIZER in checkpoint.metadata else {}
+        problem = f"{checkpoint.path} is no image model of this video model: {differing[0]}"
+        raise CheckpointError(problem, setting="image_model")
 
 
 def _taken(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, LazyTensor]:

@@ -22,7 +22,7 @@ from jsonargparse import ArgumentParser, Namespace
 from svd import cli
 from svd.cli.options import new_parser
 from svd.cli.training import add_training, instantiate_training
-from svd.config import ImageLDMConfig, LatentModel, ModelConfig, VideoLDMConfig, load_config
+from svd.config import ImageLDMConfig, LatentModel, ModelConfig, UpsamplerConfig, VideoLDMConfig, load_config
 from svd.console import log
 from svd.files import check_folder, write_text
 from svd.records import differing
@@ -34,6 +34,7 @@ USES = {
     ModelConfig: ("python image_to_video.py", "SVD", "--image=IMAGE"),
     ImageLDMConfig: ("svd text-to-image", "model", "--prompt=PROMPT"),
     VideoLDMConfig: ("svd text-to-video", "model", "--prompt=PROMPT"),
+    UpsamplerConfig: ("svd upsample", "model", "--video=VIDEO"),
 }
 """How a trained model is used, by its kind: a program, its group of flags for the model, and what it is given."""
 TASKS["image_encoder"] = "svd_tools.digits.image_encoder.ImageEncoderTask"  # of digits alone, and so not of svd

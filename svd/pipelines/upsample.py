@@ -145,6 +145,8 @@ class Upsample:
                 raise ConfigError(f"{name} is for models that are given text: leave it out", setting=name)
         if negative_prompt and settings.guidance == 1:
             raise ConfigError("negative_prompt acts through guidance, which 1 leaves out", setting="guidance")
+        if np.min(seed) < 0:
+            raise ConfigError(f"seed must not be negative, got {seed}", setting="seed")
         source = iter(frames)
         first = next(source, None)
         if first is None:

@@ -166,17 +166,20 @@ class TrainConfig:
     by the spatial layers of a model that is given text, single frames from captions. text_to_video: by the temporal
     layers between them, videos from captions, as VideoLDM and AnimateDiff. image_encoder: by the image encoder, what is
     seen. autoencoder: by encoder and decoder, to give frames back. temporal_decoder: by the decoder's temporal layers
-    alone, to give videos back. Or the path of a class (svd/training/tasks)."""
+    alone, to give videos back. upsampling: by an upsampler, patches of videos from low-resolution ones. Or the path of
+    a class (svd/training/tasks)."""
     pretrained: Optional[str] = None
     """The checkpoint to start from, as svd_tools/convert.py writes it."""
     output_dir: str = "outputs/train"
     """Folder for checkpoints, previews, metrics and the final model."""
     temporal_only: bool = True
     """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet. Of the tasks
-    image_to_video and text_to_video without `lora.rank`, with which the adapters alone are trained."""
+    image_to_video and text_to_video without `lora.rank`, with which the adapters alone are trained; of upsampling."""
     text_encoder: bool = False
     """Train the text encoder along with the spatial layers (text_to_image), as for a model from scratch. Cached latents
     are then of tokens, not of their embeddings."""
+    patch_size: Optional[int] = None
+    """Pixels of the square that is cut out of each clip at random (upsampling); whole frames if not given."""
     epochs: float = 10
     """Passes over the data; `updates` replaces it."""
     updates: Optional[int] = None
@@ -213,6 +216,9 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "gradient_accumulation", "checkpoint_every", "keep_checkpoints"):
             check(0 < getattr(self, name) < inf, f"train.{name} must be positive, got {getattr(self, name)}")
+        check(
+            self.patch_size is None or self.patch_size > 0, f"train.patch_size must be positive, got {self.patch_size}"
+        )
         check(self.log_every > 0, f"train.log_every must be positive, got {self.log_every}")
         check(self.updates is None or self.updates > 0, f"train.updates must be positive, got {self.updates}")
         for name in ("workers", "seed"):

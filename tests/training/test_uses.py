@@ -38,6 +38,7 @@ from svd_tools import train as program
 ANOTHER = {
     "temporal_only": False,
     "text_encoder": True,
+    "patch_size": 4,
     "epochs": 3.0,
     "updates": 4,
     "batch_size": 2,

@@ -29,6 +29,7 @@ TASKS = {
     "text_to_video": "svd.training.tasks.text.TEXT_TO_VIDEO",
     "autoencoder": "svd.training.tasks.autoencoder.AUTOENCODER",
     "temporal_decoder": "svd.training.tasks.autoencoder.TEMPORAL_DECODER",
+    "upsampling": "svd.training.tasks.upsampling.UPSAMPLING",
 }
 """Paths of their classes by name, imported on use. A program may add its own."""
 
