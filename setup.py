@@ -6,6 +6,7 @@ DATA = {
     "configs": ["*.yaml"],
     "configs/digits": ["*.yaml"],
     "configs/stable_diffusion": ["*.yaml"],
+    "configs/upsampler": ["*.yaml"],
     "configs/video_diffusion": ["*.yaml"],
     "configs/video_ldm": ["*.yaml"],
     "assets": ["*.png", "*.md"],

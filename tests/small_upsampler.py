@@ -20,7 +20,7 @@ SMALL_UPSAMPLER = UpsamplerConfig(
         in_channels=6,
         out_channels=3,
         model_channels=32,
-        channel_mult=[1],
+        channel_mult=[2],  # of 32 channels each would be a group, from which normalisation takes what is told
         num_res_blocks=1,
         attention_resolutions=[],
         cross_attention_only=[],
@@ -32,7 +32,7 @@ SMALL_UPSAMPLER = UpsamplerConfig(
     text_encoder=None,
     temporal=TemporalConfig(),
     low_resolution=LowResolutionConfig(factor=2),
-    sampling=UpsamplingConfig(sampling_steps=3, guidance=1.0, window=4, window_overlap=1),
+    sampling=UpsamplingConfig(sampling_steps=2, guidance=1.0, window=4, window_overlap=1),
 )
 """In pixel space, of a single level."""
 SMALL_IMAGES = replace(SMALL_UPSAMPLER, temporal=None)

@@ -25,6 +25,7 @@ COMMANDS = {
     "image-to-video": Command("svd_tools.image_to_video", "turn images into videos"),
     "text-to-image": Command("svd_tools.text_to_image", "turn text into images"),
     "text-to-video": Command("svd_tools.text_to_video", "turn text into videos"),
+    "upsample": Command("svd_tools.upsample", "upsample videos and images", NOTHING),
     "sample": Command("svd_tools.sample", "draw videos with a model in pixel space"),
     "train": Command("svd_tools.train", "train a model's temporal layers, or another part of it"),
     "convert": Command("svd_tools.convert", "convert a checkpoint between layouts", NOTHING),
@@ -37,6 +38,7 @@ COMMANDS = {
     "make-digits": Command("svd_tools.digits.make", "write videos of moving digits", CONTINUES),
     "digits train-judge": Command("svd_tools.digits.train_judge", "train the network that judges digits", CONTINUES),
     "digits words": Command("svd_tools.digits.words", "measure a model of words to moving digits"),
+    "digits upsampler": Command("svd_tools.digits.upsampler", "measure an upsampler of moving digits"),
     "digits publish": Command("svd_tools.digits.publish", "put a trained model of digits where it is shipped"),
     "digits lora-direction": Command("svd_tools.digits.lora_direction", "measure where adapters let digits move"),
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from math import inf
 from typing import Optional
 
 import mindspore as ms
@@ -13,6 +14,7 @@ import numpy as np
 from mindspore import Tensor
 from tqdm import tqdm
 
+from svd import runtime
 from svd.autoencoder.autoencoder import Autoencoder
 from svd.autoencoder.windows import WindowedAxis, apply_in_windows
 from svd.conditioning.low_resolution import LowResolutionConditioner
@@ -152,7 +154,7 @@ class Upsample:
         if first is None:
             raise ConfigError("video has no frames", setting="video")
         height, width = first.shape[:2]
-        self.check_memory(settings, height, width)
+        self.check_memory(settings, height, width, length)
         levels = visited_levels(self.sigmas, settings.sampling_steps, settings.spacing, settings.offset, to_zero=False)
         contexts = (self.conditioner.contexts([prompt]), self.conditioner.contexts([negative_prompt]))
         run = Run(settings, levels, contexts, seed, noise, low_noise, image_only)
@@ -165,8 +167,9 @@ class Upsample:
             for frame in denoise_stream(begun, size, settings.window_overlap, steps, estimate, advance):
                 yield self._finish(frame.x, run, output, height, width)
 
-    def check_memory(self, settings: UpsamplingConfig, height: int, width: int) -> None:
-        """Raise MemoryLimitError if frames of this size do not fit into the memory limit; it says which tile would."""
+    def check_memory(self, settings: UpsamplingConfig, height: int, width: int, length: Optional[int] = None) -> None:
+        """Raise MemoryLimitError if a video of this size does not fit into the memory limit; it says what would."""
+        self._check_kept(settings, height, width, length)
         limit = self.free_memory() if settings.memory_gb is None else settings.memory_gb * 1e9
         needed = self.evaluation_bytes(settings, height, width, settings.tile)
         if needed > limit:
@@ -184,6 +187,19 @@ class Upsample:
             what = f"decoding {width} x {height}"
             remedy = f"decode_tile_size={max(side, 8)}"
             raise MemoryLimitError(_too_large(what, needed, limit, remedy), setting="decode_tile_size")
+
+    def _check_kept(self, settings: UpsamplingConfig, height: int, width: int, length: Optional[int]) -> None:
+        """Raise MemoryLimitError if the frames that are on their way at a time do not fit into the host's memory."""
+        stride = self._stride(settings)
+        windows = settings.sampling_steps + 2 if settings.window_overlap else 1
+        frames = min(windows * stride + settings.window, length or inf)
+        elements = self._padded(height) * self._padded(width) * self.config.enlarged**2
+        needed = frames * elements * (3 * self.config.channels + 3) * 4  # noisy, estimated twice, and what is given
+        limit = runtime.free_memory("CPU") if settings.memory_gb is None else settings.memory_gb * 1e9
+        if needed > limit:
+            what = f"keeping {frames} frames of {width} x {height}, as many as are denoised at a time,"
+            remedy = "window_overlap=0" if settings.window_overlap else "a smaller window"
+            raise MemoryLimitError(_too_large(what, needed, limit, remedy), setting="window_overlap")
 
     def evaluation_bytes(self, settings: UpsamplingConfig, height: int, width: int, tile: Optional[int]) -> int:
         """About the peak memory in bytes of one evaluation of the UNet, for given frames of this size."""

@@ -3,6 +3,7 @@
 import json
 import lzma
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -125,3 +126,13 @@ def test_it_is_named_where_the_config_is_of_another_model(tmp_path, refuse):
     save_file(random_checkpoint(path, "sgm"), tmp_path / "model.safetensors")
     error = refuse(tmp_path / "model.safetensors", other)
     assert "is of another kind of model, Stable Diffusion's x4 upscaler; the config is of Stable Diffusion" in error
+
+
+def test_configs_of_upsamplers():
+    """Video models are their image models with temporal layers in between, which alone are new."""
+    for image, video in (("upsampler/sd_x4", "upsampler/video"), ("digits/upsampler_image_model",) * 2):
+        video = video.replace("image_model", "video_model")
+        of_image, of_video = (load_config(ROOT / "configs" / f"{name}.yaml") for name in (image, video))
+        assert of_image.temporal is None and replace(of_video, temporal=None) == of_image
+        assert of_video.low_resolution.factor == 4
+        of_video.check_sampling(of_video.sampling)

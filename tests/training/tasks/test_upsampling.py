@@ -15,7 +15,7 @@ from training_runs import assert_same, checkpoint, options, tensors, train_here
 from training_videos import write_training_videos
 
 from svd.build import build_networks
-from svd.config import AutoencoderConfig, dump_config
+from svd.config import AutoencoderConfig, LowResolutionConfig, dump_config
 from svd.data.video_dataset import Clip
 from svd.diffusion.schedules import discrete_sigmas
 from svd.layers.marks import temporal_parameters
@@ -30,6 +30,7 @@ LATENT = replace(
     unet=replace(SMALL_UPSAMPLER.unet, in_channels=7, out_channels=4),
     autoencoder=AutoencoderConfig(channels=32, channel_mult=[1, 1], num_res_blocks=1, decoder="image"),
 )
+QUIET = replace(SMALL_UPSAMPLER, low_resolution=LowResolutionConfig(2, max_noise_level=1))
 MODELS = {"video": SMALL_UPSAMPLER, "images": SMALL_IMAGES, "latents": LATENT}
 
 
@@ -59,6 +60,7 @@ def test_patches_are_anywhere_on_the_grid_of_low_resolution_pixels():
         ((y, x),) = found
         assert np.array_equal(lowered(patch.frames, 2), whole[:, y : y + 4, x : x + 4])
         places.add((y, x))
+        assert not draw_patch(CLIPS[0], sample, 8, QUIET, train).levels.any()
         assert patch.levels.min() >= 0 and patch.levels.max() < 350 and patch.timesteps.max() < 1000
     assert {y for y, _ in places} == set(range(5)) and {x for _, x in places} == set(range(9))
 
