@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train a small upsampler of moving digits from nothing, 16 x 16 to 64 x 64 pixels: single frames first, then temporal
-# layers between; upsample a video with it and evaluate it (docs/upsampling.md). What is there already is not made again,
-# and a stage that was stopped goes on from its last checkpoint: the same command continues.
+# layers between; and evaluate it (docs/upsampling.md). What is there already is not made again, and a stage that was
+# stopped goes on from its last checkpoint: the same command continues.
 # CLIPS (128) is how many clips it is evaluated on.
 # Usage: scripts/train_upsampler.sh [FLAGS of every training, such as --train.updates=20]
 set -euo pipefail

@@ -99,7 +99,7 @@ UPSAMPLER = UpsamplerConfig()
 VIDEO_UPSAMPLER = replace(
     UPSAMPLER,
     unet=replace(
-        UPSAMPLER.unet, channel_mult=[1, 4], num_res_blocks=1, attention_resolutions=[2], cross_attention_only=[2]
+        UPSAMPLER.unet, channel_mult=[1, 2], num_res_blocks=1, attention_resolutions=[2], cross_attention_only=[2]
     ),
     temporal=TemporalConfig(),
 )
@@ -124,13 +124,17 @@ FORMS = {
     "video_ldm_unet": Form(
         lambda: build_video(SD2, VIDEO_LDM), ((2, 16, 4, 96, 96), (2,), (2, 77, 1024), (2, 320)), 7 + 2 * 7
     ),
-    # Of 16 transformers, the ten of cross-attention only attend to the text twice, the others to pixels and text.
+    # Of 16 transformers, ten attend to the text twice, and six to pixels and text; these have heads of 128 channels,
+    # and the text has fewer tokens.
     "upsampler_unet": Form(
-        lambda: upsampler_unet(UPSAMPLER), ((2, 1, 7, 128, 128), (2,), (2, 77, 1024), (2, 1000)), 32, head_dim=128
+        lambda: upsampler_unet(UPSAMPLER),
+        ((2, 1, 7, 128, 128), (2,), (2, 77, 1024), (2, 1000)),
+        2 * 10 + 6,
+        head_dim=128,
     ),
-    # A window of 8 frames of 320 x 512, which become 1280 x 2048 (VideoLDM, section 3.4).
+    # A window of 8 frames in tiles of 256 x 256; whole frames of 320 x 512 have tensors of more than 2^31 elements.
     "video_upsampler_unet": Form(
-        lambda: upsampler_unet(VIDEO_UPSAMPLER), ((2, 8, 7, 320, 512), (2,), (2, 77, 1024), (2, 1000)), 8, head_dim=128
+        lambda: upsampler_unet(VIDEO_UPSAMPLER), ((2, 8, 7, 256, 256), (2,), (2, 77, 1024), (2, 1000)), 2 * 3 + 2
     ),
     "text_encoder": Form(lambda: TextEncoder(VIT_H), ((1, 77),), 23, integers=True),
 }
