@@ -329,6 +329,10 @@ class UpsamplerConfig(Model):
             check(isinstance(layers, VideoLDMLayers), "temporal takes layers of the kind video_ldm in an upsampler")
             check(not layers.fps, "temporal.video_ldm.fps is not used by an upsampler: leave it at false")
             check(text is not None or not layers.text, "temporal.video_ldm.text needs a text_encoder")
+        check(
+            not self.schedule.zero_terminal_snr or self.preconditioning == "vp_v",
+            "schedule.zero_terminal_snr needs preconditioning vp_v: of pure noise, the noise says nothing about data",
+        )
         encoder = text or TextEncoderConfig()
         _check_number(about_parameters(unet, self.autoencoder or AutoencoderConfig(), encoder))
 

@@ -15,7 +15,7 @@ from text_configs import TEXT_CONFIGS, random_checkpoint, write_folder, write_vo
 
 from svd import build
 from svd.checkpoints.tensor_files import LazyTensor
-from svd.config import load_config
+from svd.config import ConfigError, load_config
 from svd_tools.checkpoints.conversion import from_layout, to_layout
 from svd_tools.checkpoints.layouts import find_layout
 from svd_tools.checkpoints.recognition import recognise
@@ -136,3 +136,28 @@ def test_configs_of_upsamplers():
         assert of_image.temporal is None and replace(of_video, temporal=None) == of_image
         assert of_video.low_resolution.factor == 4
         of_video.check_sampling(of_video.sampling)
+
+
+@pytest.mark.parametrize(
+    "stated, message",
+    [
+        ("unet: {in_channels: 8}", "unet.in_channels 3 more"),
+        ("low_resolution: {factor: 2}", "low_resolution.factor 2 must be a multiple of the autoencoder's 4"),
+        ("low_resolution: {factor: 12}", "must be a power of 2"),
+        ("low_resolution: {max_noise_level: 1001}", "max_noise_level must be at most 1000"),
+        ("text_encoder: null", "unet.cross_attention_only needs a text_encoder"),
+        ("unet: {cross_attention_only: [1]}", "must be among unet.attention_resolutions"),
+        ("temporal: {motion_modules: {}}", "layers of the kind video_ldm"),
+        ("temporal: {video_ldm: {fps: true}}", "temporal.video_ldm.fps is not used"),
+        ("autoencoder: {decoder: temporal}", "autoencoder.decoder must be image"),
+        (
+            "schedule: {zero_terminal_snr: true}\npreconditioning: vp_eps",
+            "zero_terminal_snr needs preconditioning",
+        ),
+        ("sampling: {eta: 2}", "eta must be from 0 to 1"),
+    ],
+)
+def test_what_a_config_cannot_be(tmp_path, stated, message):
+    (tmp_path / "x.yaml").write_text(f"kind: upsampler\n{stated}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "x.yaml")
