@@ -7,6 +7,7 @@ DATA = {
     "configs/digits": ["*.yaml"],
     "configs/moving_mnist": ["*.yaml"],
     "configs/stable_diffusion": ["*.yaml"],
+    "configs/upsampler": ["*.yaml"],
     "configs/video_diffusion": ["*.yaml"],
     "configs/video_ldm": ["*.yaml"],
     "assets": ["*.png", "*.md"],

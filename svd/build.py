@@ -25,6 +25,7 @@ from svd.models.part import Part
 from svd.personalization import take_decoder, take_spatial
 from svd.pipelines.image_to_video import ImageToVideo
 from svd.pipelines.text_to_video import TextToVideo
+from svd.pipelines.upsample import Upsample
 from svd.pipelines.video_diffusion import VideoDiffusion
 from svd.placement import compute_dtype, place
 from svd.runtime import AmpLevel
@@ -67,7 +68,7 @@ def load_pipeline(
     spatial: Optional[str | Path] = None,
     decoder: Optional[str | Path] = None,
     reversal: Optional[str | Path] = None,
-) -> ImageToVideo | TextToVideo | VideoDiffusion:
+) -> ImageToVideo | TextToVideo | VideoDiffusion | Upsample:
     """Build the pipeline of a model, of any kind, and load its weights.
 
     Args:

@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     WINDOW = 9  # the part of a clip that is learned from
     DROPOUT = 10  # what dropout keeps
     CAPTION = 11  # whether a caption is given
+    UPSAMPLING = 12  # patches, and all noise of their loss
 
 
 def generator(seed: int, sample: int, purpose: Purpose) -> np.random.Generator:

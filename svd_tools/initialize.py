@@ -27,7 +27,16 @@ from svd.checkpoints.formats import MODEL_FORMAT, TOKENIZER
 from svd.checkpoints.model_file import Checkpoint
 from svd.checkpoints.tensor_files import LazyTensor, finite, read_safetensors, write_safetensors
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.config import ConfigError, ImageLDMConfig, LatentModel, Model, VideoDiffusionConfig, dump_config, load_config
+from svd.config import (
+    ConfigError,
+    ImageLDMConfig,
+    LatentModel,
+    Model,
+    UpsamplerConfig,
+    VideoDiffusionConfig,
+    dump_config,
+    load_config,
+)
 from svd.config.models import different_settings
 from svd.console import first_few
 from svd.data.csv_rows import CsvRows
@@ -85,7 +94,7 @@ def initialize(
     check(not grey or isinstance(model, LatentModel), "grey is about the decoder, and this model has none")
     check_free(target, overwrite)
     vocabulary = _vocabulary(model, image_model=image_model, tokenizer=tokenizer, captions=captions)
-    if image_model is not None and isinstance(model, LatentModel):
+    if image_model is not None and isinstance(model, ImageLDMConfig):
         model = _scaled_as(model, Checkpoint(image_model).config)
     metadata = {"format": MODEL_FORMAT, "config": dump_config(model), **vocabulary}
     networks = {f"{prefix}.": network for prefix, network in build_networks(model).items()}
@@ -116,14 +125,12 @@ def _alike(values: Callable[[], np.ndarray]) -> np.ndarray:
 def _vocabulary(model: Model, **sources: Optional[str | Path]) -> dict[str, str]:
     """The metadata of a model's tokenizer, empty if it has none; one source has to be given if it has one."""
     given = [name for name, source in sources.items() if source is not None]
-    if isinstance(model, VideoDiffusionConfig) and given == ["image_model"]:
-        path = sources["image_model"]
-        if differing := _other_image_model(model, Checkpoint(path).config):
-            raise CheckpointError(f"{path} is no image model of this video model: {differing}", setting="image_model")
-        return {}
-    if not isinstance(model, ImageLDMConfig):
-        if given:
+    if getattr(model, "text_encoder", None) is None:
+        over_images = isinstance(model, (UpsamplerConfig, VideoDiffusionConfig))
+        if given and (given != ["image_model"] or not over_images):
             raise ConfigError(f"{given[0]} is for models that are given text", setting=given[0])
+        if given:
+            _check_image_model(model, Checkpoint(sources["image_model"]))
         return {}
     if len(given) != 1:
         some = " and ".join(given) or "none"
@@ -135,14 +142,29 @@ def _vocabulary(model: Model, **sources: Optional[str | Path]) -> dict[str, str]
         rows = CsvRows(str(source), ("caption",), (), "give a CSV file with the column caption")
         return {TOKENIZER: train_vocabulary((caption for _, (caption,) in rows), model.text_encoder)}
     checkpoint = Checkpoint(source)
-    of_image = checkpoint.config
-    differing = [] if isinstance(of_image, ImageLDMConfig) else ["it is no model that is given text"]
-    for part in ImageLDMConfig.networks:
-        if not differing and getattr(of_image, part) != getattr(_scaled_as(model, of_image), part):
-            differing = [f"its {part} is another one"]
-    if differing:
-        raise CheckpointError(f"{source} is no image model of this video model: {differing[0]}", setting="image_model")
+    _check_image_model(model, checkpoint)
     return {TOKENIZER: checkpoint.metadata[TOKENIZER]} if TOKENIZER in checkpoint.metadata else {}
+
+
+def _check_image_model(model: Model, checkpoint: Checkpoint) -> None:
+    """Raise an error unless the checkpoint is of the image model in a model of videos."""
+    of_image, upsampler = checkpoint.config, isinstance(model, UpsamplerConfig)
+    if upsampler and model.temporal is None:
+        raise ConfigError("image_model is for models with temporal layers over an image model", setting="image_model")
+    if isinstance(model, VideoDiffusionConfig):
+        differing = _other_image_model(model, of_image)
+    else:
+        kind = UpsamplerConfig if upsampler else ImageLDMConfig
+        differing = (
+            "" if isinstance(of_image, kind) else f"it is no model that {'upsamples' if upsampler else 'is given text'}"
+        )
+        model = model if differing or upsampler else _scaled_as(model, of_image)
+        for part in kind.networks:
+            if not differing and part != "temporal" and getattr(of_image, part) != getattr(model, part):
+                differing = f"its {part} is another one"
+    if differing:
+        problem = f"{checkpoint.path} is no image model of this video model: {differing}"
+        raise CheckpointError(problem, setting="image_model")
 
 
 def _scaled_as(model: LatentModel, other: LatentModel) -> LatentModel:

@@ -22,7 +22,15 @@ from jsonargparse import ArgumentParser, Namespace
 from svd import cli
 from svd.cli.options import new_parser
 from svd.cli.training import add_training, instantiate_training
-from svd.config import ImageLDMConfig, LatentModel, ModelConfig, VideoDiffusionConfig, VideoLDMConfig, load_config
+from svd.config import (
+    ImageLDMConfig,
+    LatentModel,
+    ModelConfig,
+    UpsamplerConfig,
+    VideoDiffusionConfig,
+    VideoLDMConfig,
+    load_config,
+)
 from svd.console import log
 from svd.files import check_folder, write_text
 from svd.records import differing
@@ -35,6 +43,7 @@ USES = {
     ImageLDMConfig: ("svd text-to-image", "model", "--prompt=PROMPT"),
     VideoLDMConfig: ("svd text-to-video", "model", "--prompt=PROMPT"),
     VideoDiffusionConfig: ("svd sample", "model", "--num_samples=16"),
+    UpsamplerConfig: ("svd upsample", "model", "--video=VIDEO"),
 }
 """How a trained model is used, by its kind: a program, its group of flags for the model, and what it is given."""
 GIVEN_FRAMES = {

@@ -8,15 +8,23 @@ from itertools import product
 
 import numpy as np
 
+NEGLIGIBLE = 1e-6
+"""A weight beside others, and as good as any where there is no other."""
+
 
 @dataclass(frozen=True)
 class WindowedAxis:
-    """Windows of one axis: of `size` elements with `overlap`; results are `scale` times longer."""
+    """Windows of one axis: of `size` elements with `overlap`; results are `scale` times longer.
+
+    The outermost `margin` elements of a window, which see less of what is around them, count only where no other window
+    has them.
+    """
 
     axis: int
     size: int
     overlap: int
     scale: int = 1
+    margin: int = 0
 
     def starts(self, total: int) -> list[int]:
         """Starts of the windows that cover `total`.
@@ -34,9 +42,10 @@ class WindowedAxis:
 
     def fade(self, total: int) -> np.ndarray:
         """A window's weights in the result: a ramp up over the overlap, one, a ramp down. float32 [size * scale]"""
-        size = min(self.size, total) * self.scale
+        size, margin = min(self.size, total) * self.scale, self.margin * self.scale
         distance = np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1))
-        return np.minimum(distance / (self.overlap * self.scale + 1), 1).astype(np.float32)
+        ramp = (distance - margin) / (self.overlap * self.scale - 2 * margin + 1)
+        return np.clip(ramp, NEGLIGIBLE, 1).astype(np.float32)
 
 
 def apply_in_windows(

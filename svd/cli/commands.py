@@ -27,6 +27,7 @@ COMMANDS = {
     "text-to-video": Command("svd_tools.text_to_video", "turn text into videos"),
     "long-video": Command("svd_tools.long_video", "make videos of any length", CONTINUES),
     "interpolate": Command("svd_tools.interpolate", "make four frames of every frame of a video", CONTINUES),
+    "upsample": Command("svd_tools.upsample", "upsample videos and images", NOTHING),
     "sample": Command("svd_tools.sample", "draw videos with a model in pixel space"),
     "extend": Command("svd_tools.extend", "extend videos with a model in pixel space"),
     "reconstruct": Command("svd_tools.reconstruct", "reconstruct videos from a part of them, in pixel space"),
@@ -48,6 +49,7 @@ COMMANDS = {
     "digits words": Command("svd_tools.digits.words", "measure a model of words to moving digits"),
     "digits long": Command("svd_tools.digits.long", "measure models of long videos of moving digits", CONTINUES),
     "digits pixels": Command("svd_tools.digits.pixels", "compare models of Moving MNIST in pixel space", CONTINUES),
+    "digits upsampler": Command("svd_tools.digits.upsampler", "measure an upsampler of moving digits"),
     "digits publish": Command("svd_tools.digits.publish", "put a trained model of digits where it is shipped"),
     "digits lora-direction": Command("svd_tools.digits.lora_direction", "measure where adapters let digits move"),
 }

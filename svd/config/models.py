@@ -17,6 +17,7 @@ from svd.config.networks import (
 from svd.config.pixel_networks import FactorisedAttention, LucidrainsConfig, PixelTemporalConfig, PixelUNetConfig
 from svd.config.sampling import PixelSamplingConfig, SamplingConfig, ScheduleConfig, TextSamplingConfig, TrainedRange
 from svd.config.temporal import TemporalConfig, VideoLDMLayers
+from svd.config.upsampler import LowResolutionConfig, UpsamplerUNetConfig, UpsamplingConfig
 from svd.errors import ConfigError, check
 
 MOST_PARAMETERS = 20e9
@@ -88,6 +89,21 @@ def _check_number(parameters: float) -> None:
         parameters <= MOST_PARAMETERS,
         f"networks of {parameters / 1e9:.0f} billion parameters; at most {MOST_PARAMETERS / 1e9:.0f} are built",
     )
+
+
+def _check_timesteps(sampling: TextSamplingConfig | UpsamplingConfig, most: int) -> None:
+    """Raise ConfigError for steps of a sampler that `most` timesteps do not have."""
+    steps = sampling.sampling_steps
+    if steps > most:
+        message = f"sampling_steps must be at most {most}, the timesteps that there are, got {steps}"
+        raise ConfigError(message, "sampling_steps")
+    first = most - 1 if steps > 1 or sampling.spacing == "trailing" else 0
+    if sampling.spacing == "leading":
+        first = (steps - 1) * (most // steps) + sampling.offset
+    if not 0 < first < most:
+        chosen = f"{steps} steps of {sampling.spacing} spacing with offset {sampling.offset}"
+        message = f"{chosen} would begin at timestep {first}, which must be above 0 and below {most}"
+        raise ConfigError(message, "sampling_steps")
 
 
 @dataclass
@@ -185,17 +201,7 @@ class ImageLDMConfig(LatentModel):
         if sampling.motion_bucket_id != TextSamplingConfig.motion_bucket_id and not told:
             message = f"the model is not told how much moves: motion_bucket_id cannot be {sampling.motion_bucket_id}"
             raise ConfigError(message, "motion_bucket_id")
-        steps, most = sampling.sampling_steps, self.schedule.timesteps
-        if steps > most:
-            message = f"sampling_steps must be at most {most}, the timesteps that there are, got {steps}"
-            raise ConfigError(message, "sampling_steps")
-        first = most - 1 if steps > 1 or sampling.spacing == "trailing" else 0
-        if sampling.spacing == "leading":
-            first = (steps - 1) * (most // steps) + sampling.offset
-        if not 0 < first < most:
-            chosen = f"{steps} steps of {sampling.spacing} spacing with offset {sampling.offset}"
-            message = f"{chosen} would begin at timestep {first}, which must be above 0 and below {most}"
-            raise ConfigError(message, "sampling_steps")
+        _check_timesteps(sampling, self.schedule.timesteps)
 
     def _check_frames(self, sampling: TextSamplingConfig) -> None:
         if sampling.num_frames > 1:
@@ -295,6 +301,99 @@ class VideoDiffusionConfig(Model):
         return 2 ** (len(mults) - 1)
 
 
+@dataclass
+class UpsamplerConfig(Model):
+    """A model that upsamples videos (arXiv 2304.08818, section 3.4), or images; the defaults are those of Stable
+    Diffusion's x4 upscaler.
+    """
+
+    networks = ("unet", "autoencoder", "text_encoder", "temporal", "low_resolution")
+    purpose = "upsamples videos"
+
+    unet: UpsamplerUNetConfig = field(default_factory=UpsamplerUNetConfig)
+    autoencoder: Optional[AutoencoderConfig] = field(
+        default_factory=lambda: AutoencoderConfig(channel_mult=[1, 2, 4], scale_factor=0.08333, decoder="image")
+    )
+    """Of the result; null for a model in pixel space."""
+    text_encoder: Optional[TextEncoderConfig] = field(
+        default_factory=lambda: TextEncoderConfig(width=1024, layers=23, heads=16, activation="gelu", padding="zero")
+    )
+    """Null for a model that is not given text."""
+    temporal: Optional[TemporalConfig] = None
+    """Temporal layers, of VideoLDM's own kind; null for a model of images."""
+    low_resolution: LowResolutionConfig = field(default_factory=LowResolutionConfig)
+    preconditioning: Literal["vp_eps", "vp_v"] = "vp_v"
+    """What the network predicts: the noise, or v."""
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(beta_start=0.0001, beta_end=0.02))
+    sampling: UpsamplingConfig = field(default_factory=UpsamplingConfig)
+
+    def __post_init__(self):
+        unet, text = self.unet, self.text_encoder
+        space = self.channels
+        check(
+            unet.out_channels == space and unet.in_channels == space + 3,
+            f"unet.out_channels must be the {space} channels of the result, and unet.in_channels 3 more",
+        )
+        check(
+            self.low_resolution.factor % self.downsampling == 0,
+            f"low_resolution.factor {self.low_resolution.factor} must be a multiple of the autoencoder's "
+            f"{self.downsampling}",
+        )
+        if text is None:
+            check(not unet.cross_attention_only, "unet.cross_attention_only needs a text_encoder: give []")
+        else:
+            widths = f"text_encoder.width {text.width} must equal unet.context_dim {unet.context_dim}"
+            check(text.width == unet.context_dim, widths)
+        check(self.autoencoder is None or self.autoencoder.decoder == "image", "autoencoder.decoder must be image")
+        if self.temporal is not None:
+            layers = self.temporal.layers
+            check(isinstance(layers, VideoLDMLayers), "temporal takes layers of the kind video_ldm in an upsampler")
+            check(not layers.fps, "temporal.video_ldm.fps is not used by an upsampler: leave it at false")
+            check(text is not None or not layers.text, "temporal.video_ldm.text needs a text_encoder")
+        check(
+            not self.schedule.zero_terminal_snr or self.preconditioning == "vp_v",
+            "schedule.zero_terminal_snr needs preconditioning vp_v: of pure noise, the noise says nothing about data",
+        )
+        encoder = text or TextEncoderConfig()
+        _check_number(about_parameters(unet, self.autoencoder or AutoencoderConfig(), encoder))
+
+    @property
+    def channels(self) -> int:
+        """Channels of what is denoised: latents, or pixels."""
+        return 3 if self.autoencoder is None else self.autoencoder.latent_channels
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels of the result per element of what is denoised, on each axis."""
+        return 1 if self.autoencoder is None else self.autoencoder.downsampling
+
+    @property
+    def enlarged(self) -> int:
+        """Elements of what is denoised per pixel of the given video, on each axis."""
+        return self.low_resolution.factor // self.downsampling
+
+    @property
+    def size_multiple(self) -> int:
+        """Of the result."""
+        return max(self.downsampling * 2 ** (len(self.unet.channel_mult) - 1), self.low_resolution.factor)
+
+    def check_sampling(self, sampling: UpsamplingConfig) -> None:
+        """Raise ConfigError for sampling settings that are not possible with this model."""
+        _check_timesteps(sampling, self.schedule.timesteps)
+        level, most = sampling.noise_level, self.low_resolution.max_noise_level
+        if level >= most:
+            message = f"noise_level must be below {most}, the levels that the model was trained on, got {level}"
+            raise ConfigError(message, "noise_level")
+        if sampling.guidance != 1 and self.text_encoder is None:
+            message = f"guidance is for models that are given text: leave it at 1, got {sampling.guidance}"
+            raise ConfigError(message, "guidance")
+        if sampling.decode_tile_size is not None and self.autoencoder is None:
+            raise ConfigError("decode_tile_size is for models of latents: leave it out", "decode_tile_size")
+        multiple = self.size_multiple // self.low_resolution.factor
+        if (sampling.tile or 0) % multiple:
+            raise ConfigError(f"tile must be a multiple of {multiple}, got {sampling.tile}", "tile")
+
+
 DEFAULT_KIND = "svd"
 """The kind of configurations without one, as earlier versions wrote them."""
 KINDS: dict[str, type] = {
@@ -302,5 +401,6 @@ KINDS: dict[str, type] = {
     "image_ldm": ImageLDMConfig,
     "video_ldm": VideoLDMConfig,
     "video_diffusion": VideoDiffusionConfig,
+    "upsampler": UpsamplerConfig,
 }
 """The settings of each kind of model."""

@@ -22,7 +22,7 @@ from av.stream import Discard, Disposition
 
 from svd.data.dataset import BadItem
 from svd.data.item_file import check_memory, open_item
-from svd.data.pictures import Converter, Picture, cover, deinterlaced
+from svd.data.pictures import Converter, Picture, cover, deinterlaced, scaled
 
 MAX_FPS = 1000
 """Files without a frame rate may state the ticks of their clock instead, such as 90000."""
@@ -59,7 +59,7 @@ class Video:
     """An open video file; `open_video` makes it.
 
     `fps` is its stated frame rate and `length` its stated number of frames, or None. A file may state more frames than
-    it has, which `read` detects.
+    it has, which `read` detects. `sound` is the codec of its sound, or None.
     """
 
     def __init__(self, path: str, file: BinaryIO):
@@ -68,6 +68,8 @@ class Video:
         self._open()
         self.fps: Optional[float] = self._stated_rate()
         self.length: Optional[int] = self._stream.frames or self._length_by_duration() or None
+        known = (stream.codec_context for stream in self._container.streams.audio[:1])
+        self.sound: Optional[str] = next((context.name for context in known if context is not None), None)
 
     def read(self, start: int, frames: int, step: int, height: int, width: int) -> Optional[Cut]:
         """Read frames start, start + step, ..., each resized by `cover`.
@@ -132,6 +134,14 @@ class Video:
     def picture(self, frame: av.VideoFrame) -> Picture:
         """An upright RGB picture of a frame."""
         return self._converter.picture(frame)
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """All frames in square pixels, uint8 RGB [h w 3], of the size of the first."""
+        size = None
+        for frame in self.frames():
+            pixels, aspect = self.picture(frame)
+            size = size or (pixels.shape[0], max(round(pixels.shape[1] * aspect), 1))
+            yield scaled(pixels, *size)
 
     def close(self) -> None:
         self._container.close()

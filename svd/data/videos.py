@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from math import ceil, sqrt
 from pathlib import Path
+from typing import NamedTuple, Optional
 
 import imageio.v2 as imageio
 import numpy as np
@@ -19,6 +23,16 @@ class VideoError(UserError, ValueError):
     """A video that cannot be written; the message says in one line what is wrong and what to do."""
 
 
+class Sound(NamedTuple):
+    """The sound of a video file."""
+
+    path: str
+    codec: str
+    """FFmpeg's name of its codec."""
+
+
+_IN_MP4 = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")
+"""Codecs of sound that players expect in .mp4, which is then kept as it is; any other is made AAC."""
 _BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv,"
     "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
@@ -46,6 +60,17 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
         writers[path.suffix.lower()](aside, frames, fps)
 
 
+def write_stream(path: str | Path, frames: Iterable[np.ndarray], fps: float, sound: Optional[Sound] = None) -> None:
+    """Write frames, uint8 RGB [h w 3], as .mp4 while they are made, with this sound.
+
+    Errors as `write_video`; those of the frames are raised as they are.
+    """
+    path = Path(path)
+    _check_parent(path)
+    with atomic_write(path) as aside:
+        _write_mp4(aside, frames, fps, sound)
+
+
 def write_frames(folder: str | Path, frames: np.ndarray) -> None:
     """Write frames, uint8 RGB [t h w 3], as frame_0000.png, frame_0001.png, … into a new folder.
 
@@ -63,12 +88,9 @@ def write_frames(folder: str | Path, frames: np.ndarray) -> None:
             Image.fromarray(frame).save(aside / f"frame_{index:04d}.png")
 
 
-def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
+def _write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, sound: Optional[Sound] = None) -> None:
     """H.264 with 4:2:0 colour, which every player reads; crf 17 is visually almost lossless."""
     path = path.absolute()  # ffmpeg would take `a:b.mp4` for the protocol `a`
-    height, width = frames.shape[1:3]
-    # 4:2:0 colour has one value per 2x2 pixels and needs even sides: odd ones are padded by repetition
-    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     options = {
         "codec": "libx264",
         "pixelformat": "yuv420p",
@@ -77,13 +99,37 @@ def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
         "ffmpeg_log_level": "quiet",  # failures are raised below, in one line
         "output_params": ["-crf", "17", "-vf", _BT709],
     }
+    if sound is not None:
+        options["output_params"] += ["-map", "0:v:0", "-map", "1:a:0"]
+        kept = "copy" if sound.codec in _IN_MP4 else "aac"
+        options |= {"audio_path": os.path.abspath(sound.path), "audio_codec": kept}
+    with _told(path):
+        writer = imageio.get_writer(path, format="FFMPEG", fps=fps, **options)
+    count = 0
     try:
-        with imageio.get_writer(path, format="FFMPEG", fps=fps, **options) as writer:
-            for frame in frames:
+        for frame in frames:
+            # 4:2:0 colour has one value per 2x2 pixels and needs even sides: odd ones are padded by repetition
+            height, width = frame.shape[:2]
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            with _told(path):
                 writer.append_data(frame)
+            count += 1
+    except BaseException:
+        with suppress(OSError, RuntimeError):
+            writer.close()
+        raise
+    with _told(path):
+        writer.close()
         written, _ = count_frames_and_secs(path)  # imageio does not check ffmpeg's exit code
-        if written != len(frames):
-            raise RuntimeError(f"{written} of {len(frames)} frames arrived")
+        if written != count:
+            raise RuntimeError(f"{written} of {count} frames arrived")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Failures of ffmpeg are raised in one line."""
+    try:
+        yield
     except (OSError, RuntimeError) as error:
         free = shutil.disk_usage(path.parent).free // 2**20
         raise OSError(

@@ -4,14 +4,15 @@ free_memory, metadata)`, which assembles them; the metadata are those of their c
 
 from types import ModuleType
 
-from svd.config import ImageLDMConfig, Model, ModelConfig, VideoDiffusionConfig, VideoLDMConfig
-from svd.models import image_ldm, svd, video_diffusion, video_ldm
+from svd.config import ImageLDMConfig, Model, ModelConfig, UpsamplerConfig, VideoDiffusionConfig, VideoLDMConfig
+from svd.models import image_ldm, svd, upsampler, video_diffusion, video_ldm
 
 MODELS: dict[type, ModuleType] = {
     ModelConfig: svd,
     ImageLDMConfig: image_ldm,
     VideoLDMConfig: video_ldm,
     VideoDiffusionConfig: video_diffusion,
+    UpsamplerConfig: upsampler,
 }
 """Modules by the configuration class of a kind (svd.config.models.KINDS)."""
 

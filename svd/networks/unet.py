@@ -20,6 +20,8 @@ class Place:
     attends: bool
     """Whether the level is one of the configuration's attention_resolutions, or the middle."""
     middle: bool = False
+    factor: int = 1
+    """Down-sampling factor of the level."""
 
 
 class Blocks(Protocol):
@@ -122,7 +124,7 @@ class UNet(nn.Cell):
         self.joint_norm_out, self.given_frames = joint_norm_out, given_frames
         emb_dim = 4 * config.model_channels
         widths = [mult * config.model_channels for mult in config.channel_mult]
-        places = [Place(2**i in config.attention_resolutions) for i in range(len(widths))]
+        places = [Place(2**i in config.attention_resolutions, factor=2**i) for i in range(len(widths))]
         self.last = len(widths) - 1
         self.compute_dtype = ms.float32  # svd.placement sets it
         self.frequencies = Tensor(frequencies(config.model_channels), ms.float32)

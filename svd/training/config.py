@@ -234,9 +234,10 @@ class TrainConfig:
     by the spatial layers of a model that is given text, single frames from captions. text_to_video: by the temporal
     layers between them, videos from captions, as VideoLDM and AnimateDiff. prediction: by temporal layers that are
     given frames, videos from their first frames. interpolation: the same, three frames between two. pixels: by a model
-    in pixel space, videos, images, or both. image_encoder: by the image encoder, what is seen. autoencoder: by encoder
-    and decoder, to give frames back. temporal_decoder: by the decoder's temporal layers, to give videos back. Or the
-    path of a class (svd/training/tasks)."""
+    in pixel space, videos, images, or both. upsampling: by an upsampler, patches of videos from low-resolution ones.
+    image_encoder: by the image encoder, what is seen. autoencoder: by encoder and decoder, to give frames back.
+    temporal_decoder: by the decoder's temporal layers, to give videos back. Or the path of a class
+    (svd/training/tasks)."""
     pretrained: Optional[str] = None
     """The checkpoint to start from, as svd_tools/convert.py writes it."""
     output_dir: str = "outputs/train"
@@ -244,7 +245,7 @@ class TrainConfig:
     temporal_only: bool = True
     """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet, or of the decoder. Of
     the tasks image_to_video and text_to_video without `lora.rank`, with which the adapters alone are trained, and of
-    prediction, interpolation and temporal_decoder."""
+    prediction, interpolation, upsampling and temporal_decoder."""
     dropout: float = 0.0
     """Of the task pixels: how often activations of residual blocks and of attention are left out."""
     embeddings: Optional[str] = None
@@ -253,6 +254,8 @@ class TrainConfig:
     text_encoder: bool = False
     """Train the text encoder along with the spatial layers (text_to_image), as for a model from scratch. Cached latents
     are then of tokens, not of their embeddings."""
+    patch_size: Optional[int] = None
+    """Pixels of the square that is cut out of each clip at random (upsampling); whole frames if not given."""
     scale_clips: int = 0
     """Of the task autoencoder: clips whose latents' deviation is measured at the end, with the trained encoder. One
     over it is the autoencoder.scale_factor of the model that is written; with 0 that is what it was. Trainings after it
@@ -295,6 +298,9 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "gradient_accumulation", "checkpoint_every", "keep_checkpoints"):
             check(0 < getattr(self, name) < inf, f"train.{name} must be positive, got {getattr(self, name)}")
         check(0 <= self.dropout < 1, f"train.dropout is a rate from 0 to below 1, got {self.dropout}")
+        check(
+            self.patch_size is None or self.patch_size > 0, f"train.patch_size must be positive, got {self.patch_size}"
+        )
         check(self.log_every > 0, f"train.log_every must be positive, got {self.log_every}")
         check(self.updates is None or self.updates > 0, f"train.updates must be positive, got {self.updates}")
         for name in ("workers", "seed", "scale_clips"):

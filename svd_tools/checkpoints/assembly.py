@@ -117,4 +117,4 @@ def find_tokenizer(sources: Sequence[Source], path: Optional[Path]) -> str:
 def stores_tokenizer(config: Model, layout: Layout) -> bool:
     """Whether the vocabulary of a model is written in a layout."""
     in_folder = layout.folder is not None and "tokenizer" in layout.folder.components
-    return isinstance(config, ImageLDMConfig) and (layout.name == OURS or in_folder)
+    return getattr(config, "text_encoder", None) is not None and (layout.name == OURS or in_folder)

@@ -166,7 +166,8 @@ def plain_name(name: str, layout: Layout) -> str:
 
 def is_leftover(name: str, shape: Shape, layout: Layout, config: Model) -> bool:
     """Whether a tensor is not part of the model: a scalar, a note of ComfyUI's, or what the layout says."""
-    layers = str(config.text_encoder.layers) if hasattr(config, "text_encoder") else ""
+    text_encoder = getattr(config, "text_encoder", None)
+    layers = "" if text_encoder is None else str(text_encoder.layers)
     ignored = re.match(layout.ignored.replace("{layers}", layers), name) is not None
     return ignored or shape == () or name.endswith(_COMFYUI_MARKS)
 

@@ -48,6 +48,8 @@ class Folder:
     """By the names of the subfolders."""
     absent: tuple[str, ...] = ()
     """Further components, which the pipeline can do without."""
+    values: Callable[[Model], dict] = lambda config: {}
+    """Settings of the pipeline itself."""
 
     @property
     def networks(self) -> dict[str, Component]:
@@ -61,6 +63,7 @@ class Folder:
             "_class_name": self.pipeline,
             "_diffusers_version": self.version,
             **dict.fromkeys(self.absent, [None, None]),
+            **self.values(config),
             **{name: [c.library, c.kind or settings[name]["_class_name"]] for name, c in self.components.items()},
         }
         for name, component in self.components.items():

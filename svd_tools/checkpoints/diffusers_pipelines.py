@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from svd.checkpoints.tensor_header import CheckpointError
 from svd.conditioning.clip_preprocess import CLIP_MEAN, CLIP_STD
-from svd.config import ImageEncoderConfig, ImageLDMConfig, LatentModel, ModelConfig, TextEncoderConfig, VideoLDMConfig
+from svd.config import (
+    ImageEncoderConfig,
+    ImageLDMConfig,
+    LatentModel,
+    ModelConfig,
+    TextEncoderConfig,
+    UpsamplerConfig,
+    VideoLDMConfig,
+)
 from svd_tools.checkpoints.diffusers_folder import Component, Folder
 
 
@@ -39,6 +47,23 @@ def check_decoder(config: ImageLDMConfig, whole: bool) -> None:
     """Raise CheckpointError for a decoder that the layouts of Stable Diffusion have no place for."""
     if whole and config.autoencoder.decoder != "image":
         raise CheckpointError("layouts of Stable Diffusion have the decoder of images: set autoencoder.decoder: image")
+
+
+def check_upsampler(config: UpsamplerConfig, whole: bool) -> None:
+    """Raise CheckpointError for an upsampler that no pipeline of diffusers runs."""
+    if config.temporal is not None:
+        raise CheckpointError(
+            "the layouts of Stable Diffusion's x4 upscaler have no place for temporal layers: convert the image model "
+            "alone, and begin them over it with svd initialize"
+        )
+    if config.autoencoder is None or config.text_encoder is None or config.unet.noise_level != "table":
+        raise CheckpointError(
+            "the layouts of Stable Diffusion's x4 upscaler are of models of latents that are given text, with a table "
+            "of noise levels"
+        )
+    if config.low_resolution.factor != config.autoencoder.downsampling:
+        raise CheckpointError("Stable Diffusion's x4 upscaler enlarges by the autoencoder's factor, the config by more")
+    _check_channels(config, whole)
 
 
 def check_modelscope(config: VideoLDMConfig, whole: bool) -> None:
@@ -114,6 +139,28 @@ def _image_unet(config: ImageLDMConfig) -> dict:
     }
 
 
+def _upsampler_unet(config: UpsamplerConfig) -> dict:
+    unet, schedule = config.unet, config.low_resolution.schedule
+    factors = [2**i for i in range(len(unet.channel_mult))]
+    # as published, levels without attention count as well
+    only = [factor in unet.cross_attention_only or factor not in unet.attention_resolutions for factor in factors]
+    return _ladder(config, "2D") | {
+        "act_fn": "silu",
+        "attention_head_dim": _heads(config),
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "mid_block_scale_factor": 1,
+        "norm_eps": 1e-05,
+        "norm_num_groups": 32,
+        "num_class_embeds": schedule.timesteps,
+        "only_cross_attention": only,
+        "sample_size": 128,
+        "upcast_attention": unet.upcast_attention,
+        "use_linear_projection": not unet.convolution_projection,
+    }
+
+
 def _motion_unet(config: VideoLDMConfig) -> dict:
     motion = config.temporal.layers
     return _text_unet(config, "Motion") | {
@@ -152,6 +199,16 @@ def _image_vae(config: ImageLDMConfig) -> dict:
         "norm_num_groups": 32,
         "sample_size": config.sampling.height,
         "up_block_types": ["UpDecoderBlock2D"] * len(config.autoencoder.channel_mult),
+    }
+
+
+def _upsampler_vae(config: UpsamplerConfig) -> dict:
+    levels = len(config.autoencoder.channel_mult)
+    return _vae(config) | {
+        "act_fn": "silu",
+        "norm_num_groups": 32,
+        "sample_size": 256,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
     }
 
 
@@ -259,8 +316,13 @@ _SCHEDULERS = {
 
 
 def _scheduler(config: ImageLDMConfig) -> dict:
+    kind, settings = _SCHEDULERS[config.sampling.sampler]
+    return _discrete(config, kind) | settings
+
+
+def _discrete(config: ImageLDMConfig | UpsamplerConfig, kind: str) -> dict:
+    """The settings that schedulers of discrete timesteps have."""
     schedule, sampling = config.schedule, config.sampling
-    kind, settings = _SCHEDULERS[sampling.sampler]
     return {
         "_class_name": kind,
         "beta_end": schedule.beta_end,
@@ -272,7 +334,20 @@ def _scheduler(config: ImageLDMConfig) -> dict:
         "steps_offset": sampling.offset,
         "timestep_spacing": sampling.spacing,
         "trained_betas": None,
-        **settings,
+    }
+
+
+def _upsampler_scheduler(config: UpsamplerConfig) -> dict:
+    return _discrete(config, "DDIMScheduler") | {"clip_sample": False, "set_alpha_to_one": False}
+
+
+def _low_res_scheduler(config: UpsamplerConfig) -> dict:
+    schedule = config.low_resolution.schedule
+    return {
+        "beta_end": schedule.beta_end,
+        "beta_schedule": schedule.betas,
+        "beta_start": schedule.beta_start,
+        "num_train_timesteps": schedule.timesteps,
     }
 
 
@@ -313,6 +388,23 @@ ANIMATEDIFF = Folder(
         **_SHARED,
     },
     absent=("motion_adapter", "feature_extractor", "image_encoder"),
+)
+UPSAMPLER = Folder(
+    "StableDiffusionUpscalePipeline",
+    "0.14.0",
+    {
+        **_SHARED,
+        "unet": Component(
+            "diffusers", "UNet2DConditionModel", _upsampler_unet, ("attention_head_dim", "only_cross_attention")
+        ),
+        "vae": Component("diffusers", "AutoencoderKL", _upsampler_vae, ("scaling_factor",)),
+        "scheduler": _SHARED["scheduler"]._replace(settings=_upsampler_scheduler),
+        "low_res_scheduler": Component(
+            "diffusers", "DDPMScheduler", _low_res_scheduler, (), _SCHEDULE, "scheduler_config.json"
+        ),
+    },
+    absent=("safety_checker", "feature_extractor", "watermarker"),
+    values=lambda config: {"max_noise_level": config.low_resolution.max_noise_level},
 )
 MODELSCOPE = Folder(
     "TextToVideoSDPipeline",

@@ -8,10 +8,10 @@ from typing import Optional, TypeVar
 
 from svd.checkpoints.tensor_files import LazyTensor
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.config import ImageLDMConfig, Model, ModelConfig
+from svd.config import ImageLDMConfig, Model, ModelConfig, UpsamplerConfig
 from svd.config.temporal import ModelScopeLayers, MotionModules, TextAttentionLayers, VideoLDMLayers
 from svd_tools.checkpoints.layout import kind_of
-from svd_tools.checkpoints.layouts import KIND_TITLES
+from svd_tools.checkpoints.layouts import KIND_TITLES, TEXT_KINDS
 from svd_tools.checkpoints.tables import Shape
 
 T = TypeVar("T")
@@ -20,6 +20,7 @@ _SPATIAL = r"(?:(?<!temp_)attentions\.\d+|output_blocks\.\d+\.1|input_blocks\.(?
 _CROSS_ATTENTION = rf"{_SPATIAL}\.transformer_blocks\.0\.attn2\.to_k\.weight$"
 _OWN_ATTENTION = r"^network\..*attentions\.\d+\.spatial\.attn2\.to_k\.weight$"
 _FIRST_CONVOLUTION = r"(?:^|\.)input_blocks\.0\.0\.weight$|^(?:unet\.)?conv_in\.weight$"
+_LEVELS = r"^(model\.diffusion_model\.)?label_emb\.weight$|^(unet\.)?class_embedding\.weight$"
 _POSITIONS = r"motion_modules\..*\.pe$"
 
 _OTHERS = (
@@ -33,7 +34,7 @@ _OTHERS = (
     (r"(^|\.)image_latents_proj_in\.", "I2VGen-XL"),
 )  # fmt: skip
 """Names that only models that are not supported have, and what they are called."""
-_BY_CHANNELS = {9: "an inpainting model", 7: "the x4 upscaler", 5: "a model that is given depth",
+_BY_CHANNELS = {9: "an inpainting model", 5: "a model that is given depth",
                 8: "a model that is given an image (InstructPix2Pix)"}  # fmt: skip
 """What variants of Stable Diffusion with other channels than those of latents are."""
 _KINDS = (
@@ -41,6 +42,7 @@ _KINDS = (
     (r"(^|\.)motion_modules\.", MotionModules),
     (r"\.(temopral_conv|temp_convs)\.", ModelScopeLayers),
     (r"\.tempo_attns\.", TextAttentionLayers),
+    (_LEVELS, UpsamplerConfig),
     (_CROSS_ATTENTION, ImageLDMConfig),
 )
 """Names that the kinds of models have in the layouts of others; the first that is found counts."""
@@ -64,7 +66,7 @@ def check_identity(source: str, tensors: Mapping[str, LazyTensor], config: Model
         raise CheckpointError(f"{source} is {other}: such models are not supported")
     kind, wanted = _first(tensors, _KINDS), kind_of(config)
     if kind not in (None, wanted):
-        remedy = _REMEDIES.get(wanted, _BESIDE) if kind is ImageLDMConfig and wanted is not ModelConfig else ""
+        remedy = _REMEDIES.get(wanted, _BESIDE) if kind is ImageLDMConfig and wanted in TEXT_KINDS else ""
         raise CheckpointError(
             f"{source} is of another kind of model, {KIND_TITLES[kind]}; the config is of {KIND_TITLES[wanted]}{remedy}"
         )

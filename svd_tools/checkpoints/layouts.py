@@ -11,7 +11,7 @@ from typing import Optional
 import numpy as np
 
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.config import ImageLDMConfig, Model, ModelConfig, VideoDiffusionConfig, VideoLDMConfig
+from svd.config import ImageLDMConfig, Model, ModelConfig, UpsamplerConfig, VideoDiffusionConfig, VideoLDMConfig
 from svd.config.temporal import ModelScopeLayers, MotionModules, TextAttentionLayers, VideoLDMLayers
 from svd_tools.checkpoints import diffusers_pipelines
 from svd_tools.checkpoints.layout import Layout, Place, kind_of
@@ -34,6 +34,7 @@ KIND_TITLES = {
     ModelScopeLayers: "ModelScope's text-to-video",
     TextAttentionLayers: "srpkdyy/VideoLDM",
     VideoDiffusionConfig: "Video Diffusion Models",
+    UpsamplerConfig: "Stable Diffusion's x4 upscaler",
 }
 """What the kinds of models are called in messages."""
 
@@ -258,6 +259,25 @@ _TEXT_ATTENTION_FOLDER = replace(
     ignored=rf"{STABLE_DIFFUSION.ignored}|unet\..*\.pos_enc\.dummy$",
 )
 
+# --- upsamplers ---
+
+OURS_UPSAMPLER = replace(SVD, kinds=(UpsamplerConfig,), needs={})
+UPSAMPLER_FILE = replace(
+    LDM_2,
+    kinds=(UpsamplerConfig,),
+    places=LDM_2.places | {"network": Place("model.diffusion_model", text_unet.UPSAMPLER, "sgm")},
+    ignored=rf"{LDM_2.ignored}|low_scale_model\.",  # the schedule of the low-resolution image
+    check=diffusers_pipelines.check_upsampler,
+    suits=lambda config: True,
+)
+UPSAMPLER_FOLDER = replace(
+    STABLE_DIFFUSION,
+    kinds=(UpsamplerConfig,),
+    places=STABLE_DIFFUSION.places | {"network": Place("unet", text_unet.UPSAMPLER, "diffusers")},
+    check=diffusers_pipelines.check_upsampler,
+    folder=diffusers_pipelines.UPSAMPLER,
+)
+
 # --- pixel space ---
 
 
@@ -311,6 +331,7 @@ LUCIDRAINS = Layout(
 LAYOUTS = (
     SVD, SGM, DIFFUSERS, OURS_TEXT, OURS_PIXELS, LDM_1, LDM_2, STABLE_DIFFUSION, ANIMATEDIFF, _ANIMATEDIFF_FOLDER,
     MODELSCOPE, _MODELSCOPE_FOLDER, _TEXT_ATTENTION_FOLDER, XDIFFUSION, LUCIDRAINS,
+    OURS_UPSAMPLER, UPSAMPLER_FILE, UPSAMPLER_FOLDER,
 )  # fmt: skip
 """All of them; a file is of the first that fits among those of its kind."""
 ENDINGS = {layout.name: layout.ending for layout in LAYOUTS if layout.ending}

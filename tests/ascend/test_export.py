@@ -1,9 +1,9 @@
 """The networks in their Ascend form, checked without an Ascend.
 
 The full-size architecture is compiled whole, for videos of 25 frames at 576 x 1024 with guidance, Stable Diffusion's
-for an image of 768 x 768, and its graphs are held against what MindSpore and CANN document: the operators, their types
-and the sizes that they take. Compiling needs neither the device nor the memory; what cannot be seen here is whether a
-kernel does as documented.
+for an image of 768 x 768, its x4 upscaler for one of 512 x 512, and the graphs are held against what MindSpore and CANN
+document: the operators, their types and the sizes that they take. Compiling needs neither the device nor the memory;
+what cannot be seen here is whether a kernel does as documented.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ from svd.config import (
     MotionModules,
     TemporalConfig,
     TextEncoderConfig,
+    UpsamplerConfig,
     VideoLDMConfig,
     VideoLDMLayers,
 )
 from svd.layers.basic import conv2d
 from svd.networks.blocks.image import image_unet
 from svd.networks.blocks.svd import svd_unet
+from svd.networks.blocks.upsampler import upsampler_unet
 from svd.networks.blocks.video_ldm import video_unet
 from svd.networks.discriminator import PatchDiscriminator
 from svd.operators import ascend
@@ -105,6 +107,15 @@ def build_video(image: ImageLDMConfig, temporal: TemporalConfig) -> nn.Cell:
     return video_unet(VideoLDMConfig(unet=unet, text_encoder=image.text_encoder, temporal=temporal))
 
 
+UPSAMPLER = UpsamplerConfig()
+VIDEO_UPSAMPLER = replace(
+    UPSAMPLER,
+    unet=replace(
+        UPSAMPLER.unet, channel_mult=[1, 2], num_res_blocks=1, attention_resolutions=[2], cross_attention_only=[2]
+    ),
+    temporal=TemporalConfig(),
+)
+"""Of full width, too, but fewer layers."""
 FORMS = {
     "unet": Form(
         lambda: svd_unet(SVD.unet), ((2, FRAMES, 8, HEIGHT // 8, WIDTH // 8), (2,), (2, 1, 1024), (2, 768)), fused=16
@@ -127,6 +138,18 @@ FORMS = {
         lambda: OfFrames(build_video(SD2, VIDEO_LDM)),
         ((2, 16, 4, 96, 96), (2,), (2, 77, 1024), (2, 320), (2, 16, 5, 96, 96), (2, 16, 320)),
         7 + 2 * 7,
+    ),
+    # Of 16 transformers, ten attend to the text twice, and six to pixels and text; these have heads of 128 channels,
+    # and the text has fewer tokens.
+    "upsampler_unet": Form(
+        lambda: upsampler_unet(UPSAMPLER),
+        ((2, 1, 7, 128, 128), (2,), (2, 77, 1024), (2, 1000)),
+        2 * 10 + 6,
+        head_dim=128,
+    ),
+    # A window of 8 frames in tiles of 256 x 256; whole frames of 320 x 512 have tensors of more than 2^31 elements.
+    "video_upsampler_unet": Form(
+        lambda: upsampler_unet(VIDEO_UPSAMPLER), ((2, 8, 7, 256, 256), (2,), (2, 77, 1024), (2, 1000)), 2 * 3 + 2
     ),
     "text_encoder": Form(lambda: TextEncoder(VIT_H), ((1, 77),), 23, integers=True),
 }

@@ -294,7 +294,7 @@ def test_vocabularies_that_are_missing_or_of_others(tmp_path, single_file, text_
     "name, shape, what",
     [
         ("model.diffusion_model.input_blocks.0.0.weight", (32, 9, 3, 3), "is an inpainting model (9 channels)"),
-        ("model.diffusion_model.input_blocks.0.0.weight", (32, 7, 3, 3), "is the x4 upscaler (7 channels)"),
+        ("model.diffusion_model.label_emb.weight", (1000, 128), "Stable Diffusion's x4 upscaler"),
         ("unet.conv_in.weight", (32, 8, 3, 3), "InstructPix2Pix"),
         ("control_model.input_hint_block.0.weight", (16, 3, 3, 3), "is a ControlNet"),
         ("controlnet_cond_embedding.conv_in.weight", (16, 3, 3, 3), "is a ControlNet"),

@@ -48,6 +48,7 @@ ANOTHER = {
     "text_encoder": True,
     "dropout": 0.5,
     "embeddings": "captions.safetensors",
+    "patch_size": 4,
     "epochs": 3.0,
     "updates": 4,
     "batch_size": 2,

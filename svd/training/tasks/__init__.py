@@ -32,6 +32,7 @@ TASKS = {
     "autoencoder": "svd.training.tasks.autoencoder.AUTOENCODER",
     "temporal_decoder": "svd.training.tasks.autoencoder.TEMPORAL_DECODER",
     "pixels": "svd.training.tasks.pixels.PixelTask",
+    "upsampling": "svd.training.tasks.upsampling.UPSAMPLING",
 }
 """Paths of their classes by name, imported on use. A program may add its own."""
 

@@ -52,7 +52,7 @@ def _unet(temporal: Callable[[str, str], tuple] = lambda resnet, attention: (), 
     Args:
         temporal: of a residual block's place and of that after its transformer in the single file, the rows of the
             temporal layers there.
-        entry: the row of what follows the first convolution.
+        entry: the row of what follows the first convolution, or is beside it.
     """
     return Table(_COLUMNS, (
         ("conv_in",                 "input_blocks.0.0",     "conv_in",                   None),
@@ -129,6 +129,7 @@ TEXT_ATTENTION_LAYER = Table(("diffusers",), (
 ))  # fmt: skip
 
 IMAGE = _unet()
+UPSAMPLER = _unet(entry=(("vector_embedding", "label_emb : transpose", "class_embedding : transpose", None),))
 MOTION_MODULES = _unet(
     lambda resnet, attention: (
         ("attentions.{j}.temporal", None, "motion_modules.{j}", "motion_modules.{j}", _MOTION_MODULE),
