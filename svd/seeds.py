@@ -22,8 +22,8 @@ class Purpose(IntEnum):
     INITIALIZATION = 5  # what whole models begin with
     FRAMES = 6  # the noise levels of single frames
     TIMESTEPS = 7  # discrete noise levels
-    GIVEN = 8  # which frames are given, and the noise on them
-    WINDOW = 9  # the part of a clip that is learned from
+    GIVEN = 30  # which frames are given, and the noise on them
+    WINDOW = 31  # the part of a clip that is learned from
 
 
 def generator(seed: int, sample: int, purpose: Purpose) -> np.random.Generator:
