@@ -23,8 +23,9 @@ def test_a_generator_is_repeatable_and_differs_in_all_that_it_is_made_from():
 
 def test_purposes_keep_their_numbers():
     """What is trained, cached or begun once is repeated by later versions."""
-    names = ["DATA", "LOSS", "ORDER", "REPLACEMENT", "ADAPTERS", "INITIALIZATION", "FRAMES", "TIMESTEPS"]
-    numbers = {name: number for number, name in enumerate(names)} | {"GIVEN": 30, "WINDOW": 31}
+    names = ["DATA", "LOSS", "ORDER", "REPLACEMENT", "ADAPTERS", "INITIALIZATION", "FRAMES", "TIMESTEPS", "GIVEN"]
+    names += ["WINDOW", "DROPOUT", "CAPTION", "UPSAMPLING"]
+    numbers = {name: number for number, name in enumerate(names)}
     assert {purpose.name: int(purpose) for purpose in Purpose} == numbers
     assert generator(1, 2, Purpose.FRAMES).random() == np.random.default_rng([1, 6, 2]).random()
 
