@@ -134,7 +134,7 @@ def test_known_frames_stay_and_guide_the_others(eager, small):
         for known in ([0, 1], [0, 3])
         for weight in (0.0, 1.0, 5.0)
     ]
-    drawn.append(pipe(2, num_frames=4, progress=False))
+    drawn.append(small(2, num_frames=4, progress=False))
     for i, (videos, known) in enumerate(zip(drawn, [[0, 1]] * 3 + [[0, 3]] * 3)):
         np.testing.assert_array_equal(videos[:, known], VIDEOS[:, known])
         others = [frame for frame in range(4) if frame not in known]
