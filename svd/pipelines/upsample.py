@@ -29,8 +29,8 @@ from svd.pipelines import pipeline
 from svd.pipelines.moving_windows import Estimate, Frame, denoise_stream
 from svd.pipelines.pipeline import Output, Seed, check_output
 
-PEAK_COPIES = 16
-"""Arrays of the UNet's first level that are alive at once in an evaluation, as measured on CPU."""
+PEAK_COPIES = 176
+"""Memory of an evaluation in arrays of the UNet's first level, as measured on CPU with temporal layers."""
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,13 @@ class Upsample:
         """Raise MemoryLimitError if a video of this size does not fit into the memory limit; it says what would."""
         self._check_kept(settings, height, width, length)
         limit = self.free_memory() if settings.memory_gb is None else settings.memory_gb * 1e9
-        needed = self.evaluation_bytes(settings, height, width, settings.tile)
+        frames = min(settings.window, length or settings.window)
+        needed = self.evaluation_bytes(settings, height, width, frames, settings.tile)
         if needed > limit:
             multiple = self.config.size_multiple // self.config.low_resolution.factor
             tiles = range(multiple, min(max(height, width), 8192) + 1, multiple)
-            fitting = [tile for tile in tiles if self.evaluation_bytes(settings, height, width, tile) <= limit]
+            of_tiles = partial(self.evaluation_bytes, settings, height, width, frames)
+            fitting = [tile for tile in tiles if of_tiles(tile) <= limit]
             remedy = f"tile={fitting[-1]}" if fitting else f"a window below {settings.window}, in tiles of {multiple}"
             raise MemoryLimitError(_too_large(f"{width} x {height}", needed, limit, remedy), setting="tile")
         if self.autoencoder is None:
@@ -201,10 +203,12 @@ class Upsample:
             remedy = "window_overlap=0" if settings.window_overlap else "a smaller window"
             raise MemoryLimitError(_too_large(what, needed, limit, remedy), setting="window_overlap")
 
-    def evaluation_bytes(self, settings: UpsamplingConfig, height: int, width: int, tile: Optional[int]) -> int:
-        """About the peak memory in bytes of one evaluation of the UNet, for given frames of this size."""
+    def evaluation_bytes(
+        self, settings: UpsamplingConfig, height: int, width: int, frames: int, tile: Optional[int]
+    ) -> int:
+        """About the peak memory in bytes of one evaluation of the UNet, for so many given frames of this size."""
         seen = [min(self._padded(side), tile or self._padded(side)) for side in (height, width)]
-        elements = np.prod(seen) * self.config.enlarged**2 * settings.window * (1 if settings.guidance == 1 else 2)
+        elements = np.prod(seen) * self.config.enlarged**2 * frames * (1 if settings.guidance == 1 else 2)
         element = 4 if self.denoiser.network.compute_dtype == ms.float32 else 2
         unet = self.config.unet
         return int(PEAK_COPIES * elements * unet.channel_mult[0] * unet.model_channels * element)

@@ -165,21 +165,24 @@ def pair(tmp_path_factory) -> Pair:
 
 
 def test_unet(mode, pair):
-    """Two clips of two frames, of a text, a timestep and a noise level each."""
-    x = RNG.standard_normal((2, 2, 7, 12, 20)).astype(np.float32)
+    """Two clips of two frames, of a text, a timestep and a noise level each; by the graphs that the pipeline runs."""
+    x, seen = (RNG.standard_normal((2, 2, c, 12, 20)).astype(np.float32) for c in (4, 3))
     context = RNG.standard_normal((2, 12, 32)).astype(np.float32)
-    timesteps, levels = np.array([3, 761]), [349, 20]
+    timesteps, levels = np.array([999, 761]), [349, 20]
+    ours = pair.ours(mode)
+    c_skip, c_out, c_in, _ = (
+        c.reshape(2, 1, 1, 1, 1) for c in ours.denoiser.preconditioning.coefficients(ours.sigmas[timesteps])
+    )
     with torch.no_grad():
         expected = pair.torch.unet(
-            torch.from_numpy(x.reshape(4, 7, 12, 20)),
+            torch.from_numpy(np.concatenate([c_in.astype(np.float32) * x, seen], 2).reshape(4, 7, 12, 20)),
             torch.from_numpy(timesteps.repeat(2)),
             torch.from_numpy(context.repeat(2, 0)),
             class_labels=torch.tensor(levels).repeat_interleave(2),
-        ).sample
-    ours = pair.ours(mode)
-    vector = ours.conditioner.vector(levels)
-    result = ours.denoiser.network(Tensor(x), Tensor(timesteps.astype(np.float32)), Tensor(context), vector)
-    assert_close(result.asnumpy().reshape(4, 4, 12, 20), expected)
+        ).sample.numpy()
+    denoise = ours.denoiser.bind(ours.conditioner(seen, levels, Tensor(context)))
+    result = (denoise(x, ours.sigmas[timesteps]).asnumpy() - c_skip * x) / c_out
+    assert_close(result.reshape(expected.shape), expected)
 
 
 def test_pipeline(mode, pair):

@@ -45,7 +45,7 @@ def build(config=SMALL_UPSAMPLER) -> Upsample:
     networks = build_networks(config)
     for network in networks.values():
         fill(network)
-    return model_of(config).pipeline(config, networks, lambda: 10**9, {})
+    return model_of(config).pipeline(config, networks, lambda: 10**10, {})
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def unchanged(pipe) -> np.ndarray:
 def local() -> Upsample:
     config = SMALL_UPSAMPLER
     denoiser = Denoiser(Local(), build_preconditioning(config))
-    return Upsample(config, model_of(config).build_conditioner(config, {}, {}), denoiser, None, lambda: 10**9)
+    return Upsample(config, model_of(config).build_conditioner(config, {}, {}), denoiser, None, lambda: 10**10)
 
 
 @pytest.mark.parametrize("tile, overlap", [(16, 4), (12, 6), (24, 8)])
