@@ -6,7 +6,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from svd.autoencoder.layers import SPATIAL_EPS, Level, Middle
 from svd.config import AutoencoderConfig
 from svd.layers.axes import per_image
-from svd.layers.basic import GroupNorm, Upsample, conv2d
+from svd.layers.basic import GroupNorm, SwapAxes, Upsample, conv2d
 from svd.layers.marks import temporal
 
 
@@ -36,6 +36,7 @@ class Decoder(nn.Cell):
         self.conv_out = conv2d(widths[-1], 3)
         if self.temporal:
             self.time_conv_out = temporal(conv2d(3, 3, (3, 1)))
+            self.swap = SwapAxes()
 
     def construct(self, z: Tensor, image_only: bool = False) -> Tensor:
         """`image_only` leaves out the temporal layers that are blended with those of images (alpha = 1)."""
@@ -59,9 +60,8 @@ class Decoder(nn.Cell):
         if not self.temporal:
             return self.conv_out(x)
         b, t, c, h, w = x.shape
-        # transposed by an operator that can be differentiated twice, as the adaptive weight of adversarial losses asks
-        x = ops.transpose(ops.reshape(x, (b, t, c, h * w)), (0, 2, 1, 3))
-        return ops.reshape(ops.transpose(self.time_conv_out(x), (0, 2, 1, 3)), (b, t, c, h, w))
+        x = self.swap(ops.reshape(x, (b, t, c, h * w)))
+        return ops.reshape(self.swap(self.time_conv_out(x)), (b, t, c, h, w))
 
     def last_weight(self) -> Parameter:
         """Of `last_layer`."""

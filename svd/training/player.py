@@ -21,8 +21,9 @@ from svd.training.step import TrainStep, host_scalar
 class Opponent:
     """The second player of an objective.
 
-    The first one's loss is then given whether the second plays, a bool, before its inputs. It returns what is
-    minimised, what is shown ([loss, *`shown`]), and the inputs of the second one's loss.
+    The first one's loss has then a method `judge`. It is given whether the second plays, a bool, and the inputs, and
+    returns what the loss is given before the inputs, what is shown ([loss, *`shown`]), and the inputs of the second
+    one's loss. The value of the first one's loss is not used, only its gradient.
     """
 
     loss: nn.Cell
@@ -41,7 +42,7 @@ class Player:
     """A loss, the parameters that it trains, and their optimizer and average.
 
     Args:
-        loss: see TrainStep; `more` says whether it returns more than a scalar.
+        loss, more: see TrainStep.
         trained: the parameters, by their names in a checkpoint.
         config: of the training.
         ranks: this process among those of the run.

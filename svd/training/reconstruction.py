@@ -107,7 +107,7 @@ class AdversarialLoss(nn.Cell):
     `weight` * min(|d error| / (|d adversarial| + 1e-4), 1e4), of each micro-batch and card by itself. All of it is then
     divided by the numbers of a frame, as the error without discriminators is.
 
-    Both gradients are taken at the decoded frames, and their weighted sum goes back through the decoder once.
+    Both gradients are taken at the decoded frames, by `judge`; their weighted sum goes back through the decoder once.
 
     Args:
         reconstruction: of the same decoder.
@@ -116,7 +116,7 @@ class AdversarialLoss(nn.Cell):
     """
 
     shown = ("reconstruction", "adversarial", "adversarial_weight")
-    """What it returns to be shown after the loss."""
+    """What `judge` shows after the loss."""
 
     def __init__(self, reconstruction: ReconstructionLoss, discriminators: Discriminators, weight: float):
         super().__init__(auto_prefix=False)
@@ -126,32 +126,36 @@ class AdversarialLoss(nn.Cell):
         self.adversarial_gradient = ms.value_and_grad(self._adversarial, 0)
         self.last_gradient = ms.grad(self._projection, None, last)
 
-    def construct(self, playing: bool, video: Tensor, noise: Tensor, alone: Optional[Tensor] = None):
-        """-> what is minimised (its value means nothing, its gradient is the loss'), [loss, *shown], and the
-        discriminators' inputs: the frames, and how they were decoded [n 3 h w]
+    def construct(self, gradient: Tensor, video: Tensor, noise: Tensor, alone: Optional[Tensor] = None) -> Tensor:
+        """What has the gradient of the loss, given that with respect to the decoded frames [n 3 h w], from `judge`."""
+        latents, divergence = self.reconstruction.latents(video, noise)
+        decoded = self.reconstruction.frames(self.reconstruction.features(latents, alone))
+        return ops.reduce_sum(decoded * gradient) + self.reconstruction.penalty(divergence)
+
+    def judge(self, playing: bool, video: Tensor, noise: Tensor, alone: Optional[Tensor] = None) -> tuple[Tensor, ...]:
+        """-> the loss' gradient with respect to decoded frames; [loss, *shown]; and the discriminators' inputs: the
+        frames, and how they were decoded, all [n 3 h w]
+
+        Not within the loss: the compiler would differentiate these gradients, too, and kernels' cannot be.
         """
         latents, divergence = self.reconstruction.latents(video, noise)
         features = self.reconstruction.features(latents, alone)
-        decoded = self.reconstruction.frames(features)
-        fixed, frames = ops.stop_gradient(decoded), frames_of(video, alone)
+        decoded, frames = self.reconstruction.frames(features), frames_of(video, alone)
         numbers = float(frames.shape[1] * frames.shape[2] * frames.shape[3])
-        error, gradient = self.error_gradient(fixed, frames)
+        error, gradient = self.error_gradient(decoded, frames)
         adversarial, weight = ops.zeros((), ms.float32), ops.zeros((), ms.float32)
         if playing:
-            adversarial, other = self.adversarial_gradient(fixed)
+            adversarial, other = self.adversarial_gradient(decoded)
             weight = self.adaptive_weight(features, ops.mul(gradient, numbers), other)
             gradient = gradient + other * ops.mul(weight, 1 / numbers)
-        penalty = self.reconstruction.penalty(divergence)
-        loss = error + adversarial * ops.mul(weight, 1 / numbers) + penalty
-        minimised = ops.reduce_sum(decoded * ops.stop_gradient(gradient)) + penalty
-        shown = ops.stop_gradient(ops.stack((loss, error, adversarial, weight)))
-        return minimised, shown, frames, fixed
+        loss = error + adversarial * ops.mul(weight, 1 / numbers) + self.reconstruction.penalty(divergence)
+        return gradient, ops.stack((loss, error, adversarial, weight)), frames, decoded
 
     def adaptive_weight(self, features: tuple[Tensor, ...], error: Tensor, adversarial: Tensor) -> Tensor:
         """From the gradients with respect to decoded frames [n 3 h w]."""
         fixed = ()
         for x in features:  # in float32: gradients of single numbers are too small for 16 bits
-            fixed = fixed + (ops.cast(ops.stop_gradient(x), ms.float32),)
+            fixed = fixed + (ops.cast(x, ms.float32),)
         of_error, of_adversarial = self._last_norm(fixed, error), self._last_norm(fixed, adversarial)
         return ops.mul(ops.minimum(of_error / (of_adversarial + SMALL), LARGEST_WEIGHT), self.weight)
 

@@ -27,8 +27,8 @@ class TrainStep(nn.Cell):
     If the norm is not finite (an overflow in 16 bits, which a smaller loss scale avoids) the update is skipped.
 
     Args:
-        loss: tensors -> a scalar, the mean over its clips; or, with `more`, a scalar to minimise, which is not shown,
-            what is shown in its place, and any number of other tensors.
+        loss: tensors -> a scalar, the mean over its clips. With `more` it has a method `judge`: tensors -> what takes
+            the place of the first of them in the loss, what is shown in place of the loss, and any number of others.
         optimizer: of the parameters to train, or of those that this card owns.
         trained: the parameters to train, float32.
         average: of the parameters to train, or None.
@@ -36,7 +36,7 @@ class TrainStep(nn.Cell):
         max_grad_norm: the global norm that gradients are clipped to.
         ranks: number of cards.
         owned: the sharding of optimizer states over the cards, or None.
-        more: whether the loss returns more than a scalar.
+        more: whether the loss has that method, whose own gradients need not be differentiated.
     """
 
     def __init__(
@@ -66,13 +66,11 @@ class TrainStep(nn.Cell):
 
     def _scaled_loss(self, loss_scale, *inputs):
         loss = self.loss(*inputs)
-        if self.more:
-            return loss[0] * loss_scale, loss[1:]
-        return loss * loss_scale, (loss,)
+        return loss * loss_scale, loss
 
     def construct(self, loss_scale: Tensor, last: Tensor, coefficients: Tensor, rate: Tensor, *inputs: Tensor):
         """Returns the loss of this micro-batch, or what is shown in its place; the norm of the gradients, 0 without an
-        update; and what else the loss returns.
+        update; and what else `judge` returns.
 
         Args:
             loss_scale: factor of the loss, against underflow in 16 bits.
@@ -81,7 +79,13 @@ class TrainStep(nn.Cell):
             rate: of the average, `WeightAverage.rate`.
             inputs: of the loss.
         """
-        (_, shown), gradients = self.gradients(loss_scale, *inputs)
+        if self.more:
+            judged = self.loss.judge(*inputs)
+            shown = judged[1:]
+            _, gradients = self.gradients(loss_scale, judged[0], *inputs[1:])
+        else:
+            (_, loss), gradients = self.gradients(loss_scale, *inputs)
+            shown = (loss,)
         if self.micro_batches == 1:
             return (shown[0], self._update(gradients, loss_scale, coefficients, rate)) + shown[1:]
         added = self.map(_add, self.totals, gradients)

@@ -85,29 +85,19 @@ class Players:
 
 
 class Gradients(nn.Cell):
-    """What a loss returns and its gradients, compiled as one."""
+    """A loss and its gradients, and what is judged before, compiled as one."""
 
     def __init__(self, loss: nn.Cell, parameters):
         super().__init__(auto_prefix=False)
-        self.loss = loss
-        self.run = ms.value_and_grad(self.first, None, ParameterTuple(parameters), has_aux=True)
-
-    def first(self, *inputs):
-        result = self.loss(*inputs)
-        return result[0], result[1:]
+        self.loss, self.judges = loss, isinstance(loss, AdversarialLoss)
+        self.run = ms.value_and_grad(loss, None, ParameterTuple(parameters))
 
     def construct(self, *inputs):
+        if self.judges:
+            judged = self.loss.judge(*inputs)
+            _, gradients = self.run(judged[0], *inputs[1:])
+            return judged[1:], gradients
         return self.run(*inputs)
-
-
-class Scalar(nn.Cell):
-    def __init__(self, loss: nn.Cell):
-        super().__init__(auto_prefix=False)
-        self.loss = loss
-
-    def construct(self, *inputs):
-        loss = self.loss(*inputs)
-        return loss, ops.stop_gradient(loss)
 
 
 class Reference:
@@ -196,7 +186,7 @@ def test_losses_weight_and_gradients(mode):
     """Of both players, with both kinds of discriminators, clips and frames that are alone."""
     players = Players()
     reference = Reference(players)
-    (_, (shown, frames, decoded)), gradients = Gradients(players.loss, players.trained)(True, *inputs())
+    (shown, frames, decoded), gradients = Gradients(players.loss, players.trained)(True, *inputs())
     for found, expected in zip(shown.asnumpy(), reference.shown):
         assert found == pytest.approx(float(expected.detach()), rel=TOLERANCE)
     assert 0.01 < shown.asnumpy()[3] < 1e3
@@ -204,8 +194,7 @@ def test_losses_weight_and_gradients(mode):
     assert_close(decoded, reference.decoded)
     for found, expected in zip(gradients, reference.gradients):
         assert_close(found, expected, TOLERANCE)
-    opponent = Gradients(Scalar(DiscriminatorLoss(players.discriminators)), players.opponent)
-    (hinge, _), gradients = opponent(frames, decoded)
+    hinge, gradients = Gradients(DiscriminatorLoss(players.discriminators), players.opponent)(frames, decoded)
     assert float(hinge.asnumpy()) == pytest.approx(float(reference.hinge.detach()), rel=TOLERANCE)
     for found, expected in zip(gradients, reference.opponents_gradients):
         assert_close(found, expected, TOLERANCE)
@@ -215,7 +204,7 @@ def test_losses_weight_and_gradients(mode):
 def test_a_discriminator_by_itself(eager, kind):
     players = Players(kind)
     reference = Reference(players)
-    (_, (shown, *_)), gradients = Gradients(players.loss, players.trained)(True, *inputs())
+    (shown, *_), gradients = Gradients(players.loss, players.trained)(True, *inputs())
     for found, expected in zip(shown.asnumpy(), reference.shown):
         assert found == pytest.approx(float(expected.detach()), rel=TOLERANCE)
     for found, expected in zip(gradients, reference.gradients):
@@ -225,12 +214,12 @@ def test_a_discriminator_by_itself(eager, kind):
 def test_before_the_start_there_is_reconstruction_alone(eager):
     """The same as without discriminators."""
     players = Players()
-    (_, (shown, *_)), gradients = Gradients(players.loss, players.trained)(False, *inputs())
+    (shown, *_), gradients = Gradients(players.loss, players.trained)(False, *inputs())
     loss, error, adversarial, weight = shown.asnumpy()
     assert adversarial == weight == 0 and loss == pytest.approx(
         float(Reference(players, False).shown[0].detach()), rel=TOLERANCE
     )
-    (plain, _), expected = Gradients(Scalar(players.plain), players.trained)(*inputs())
+    plain, expected = Gradients(players.plain, players.trained)(*inputs())
     assert loss == pytest.approx(float(plain.asnumpy()), rel=1e-6)
     for found, other in zip(gradients, expected):
         assert_close(found, other, 1e-5)
@@ -241,7 +230,7 @@ def test_the_adaptive_weight_is_limited(eager):
     players = Players()
     for part in (players.discriminators.clips, players.discriminators.frames):
         part.convs[-1].weight.set_data(ops.zeros_like(part.convs[-1].weight))
-    _, shown, *_ = players.loss(True, *inputs())
+    _, shown, *_ = players.loss.judge(True, *inputs())
     assert shown.asnumpy()[3] == pytest.approx(1e4 * WEIGHT)
 
 

@@ -249,7 +249,7 @@ class Kind:
         else:
             yield opponent.start, opponent.learning_rate
             yield sorted((name, parameter.shape) for name, parameter in opponent.trained.items())
-            yield task.loss(True, *tensors)[1].asnumpy().tobytes()
+            yield task.loss.judge(True, *tensors)[1].asnumpy().tobytes()
 
 
 def built(config: TrainConfig) -> dict[str, nn.Cell]:

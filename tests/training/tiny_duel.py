@@ -26,17 +26,23 @@ START = 2
 class FirstLoss(nn.Cell):
     """Pictures are to be kept, and to please the second player: |made - x|^2 - mean score; `steep` as in TinyLoss."""
 
-    def __init__(self, judge: nn.Cell):
+    def __init__(self, second: nn.Cell):
         super().__init__(auto_prefix=False)
-        self.conv, self.judge = conv2d(2, 2), judge
+        self.conv, self.second = conv2d(2, 2), second
 
-    def construct(self, playing: bool, x: Tensor, steep: Tensor):
-        made = self.conv(x)
-        error = ops.mean(ops.square(made - x))
-        loss = error + ops.mean(steep) * ops.mean(self.conv.bias)
+    def construct(self, share: Tensor, x: Tensor, steep: Tensor):
+        return self.total(share, self.conv(x), x, steep)
+
+    def total(self, share: Tensor, made: Tensor, x: Tensor, steep: Tensor) -> Tensor:
+        error = ops.mean(ops.square(made - x)) + ops.mean(steep) * ops.mean(self.conv.bias)
+        return error - share * ops.mean(self.second(made))
+
+    def judge(self, playing: bool, x: Tensor, steep: Tensor):
+        made, share = self.conv(x), ops.zeros((), ms.float32)
         if playing:
-            loss = loss - ops.mean(self.judge(made))
-        return loss, ops.stop_gradient(ops.stack((loss, error))), x, ops.stop_gradient(made)
+            share = ops.ones((), ms.float32)
+        loss = self.total(share, made, x, steep)
+        return share, ops.stack((loss, ops.mean(ops.square(made - x)))), x, made
 
 
 class Judge(nn.Cell):

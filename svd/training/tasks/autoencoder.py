@@ -180,13 +180,8 @@ def _check_size(train: TrainConfig, what: str, least: int) -> None:
 
 
 def judging(network: nn.Cell) -> nn.Cell:
-    """A network that judges what is decoded, placed on the device in float32.
-
-    On CPU it keeps the portable operators: the gradient of a loss within a loss is differentiated by the compiler, too,
-    and the kernels' gradients cannot be.
-    """
-    device = ms.get_context("device_target")
-    return network if device == "CPU" else place(network, device, ms.float32)
+    """A network that judges what is decoded, placed on the device in float32."""
+    return place(network, ms.get_context("device_target"), ms.float32)
 
 
 def _all_parameters(network: nn.Cell) -> list[Parameter]:
