@@ -11,6 +11,7 @@ from svd.build import build_networks
 from svd.checkpoints.model_file import Checkpoint
 from svd.config import dump_config
 from svd.initialization import initial_value
+from svd.training.config import LossConfig
 from svd.training.tasks.autoencoder import ReconstructionObjective
 from svd_tools.initialize import main
 
@@ -89,7 +90,9 @@ def test_a_grey_decoder_stays_grey(eager, tmp_path, capsys):
     Checkpoint(out).load({"autoencoder.decoder": decoder, "conditioner.autoencoder.encoder": encoder})
     parts = {"encoder": encoder, "decoder": decoder}
     trained = {f"{part}.{p.name}": p for part, cell in parts.items() for p in cell.get_parameters()}
-    objective = ReconstructionObjective(encoder, decoder, SMALL.autoencoder, 1e-4, trained, seed=0)
+    objective = ReconstructionObjective(
+        encoder, decoder, SMALL.autoencoder, LossConfig(kl_weight=1e-4), trained, seed=0
+    )
     rng = np.random.default_rng(0)
     video = Tensor(np.repeat(rng.uniform(-1, 1, (1, 2, 1, 16, 16)), 3, 2).astype(np.float32))
     noise = Tensor(rng.standard_normal((1, 2, SMALL.autoencoder.latent_channels, 8, 8)).astype(np.float32))

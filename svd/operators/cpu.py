@@ -170,55 +170,14 @@ class Geglu(nn.Cell):
         return ops.reshape(y, x.shape[:-1] + (y.shape[-1],))
 
 
-def convolution_kernels(name: str) -> tuple[ops.Custom, ops.Custom, ops.Custom]:
-    """A convolution, and its gradients to the input and to the weights: linear in both arguments, so that the
-    derivatives of each are the other two.
-    """
-    return (
-        kernel(name, "n c h w, o c k l -> n o h w"),
-        kernel(name + "GradInput", "n o h w, o c k l -> n c h w"),
-        kernel(name + "GradWeight", "n o h w, n c h w, o c k l -> o c k l"),
-    )
-
-
-class ConvolutionGradInput(nn.Cell):
-    """dy [n o h w], weight [o c k l] -> dx [n c h w]; for losses that contain gradients it has a derivative itself."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        self.forward, self.input_gradient, self.weight_gradient = convolution_kernels(name)
-
-    def construct(self, dy: Tensor, weight: Tensor) -> Tensor:
-        return self.input_gradient(dy, weight)
-
-    def bprop(self, dy: Tensor, weight: Tensor, out: Tensor, dout: Tensor):
-        return self.forward(dout, weight), self.weight_gradient(dy, dout, weight)
-
-
-class ConvolutionGradWeight(nn.Cell):
-    """dy [n o h w], x [n c h w], weight [o c k l], of which the shape matters -> dw [o c k l]; also differentiable."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        self.forward, self.input_gradient, self.weight_gradient = convolution_kernels(name)
-
-    def construct(self, dy: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        return self.weight_gradient(dy, x, weight)
-
-    def bprop(self, dy: Tensor, x: Tensor, weight: Tensor, out: Tensor, dout: Tensor):
-        return self.forward(x, dout), self.input_gradient(dy, dout), ops.zeros_like(weight)
-
-
 class Convolution(nn.Cell):
     """x [n c h w], weight [o c 3 3] or [o c 3 1] -> [n o h w]; `name` of the kernel says which."""
 
     def __init__(self, name: str):
         super().__init__()
-        self.forward = convolution_kernels(name)[0]
-        self.input_gradient, self.weight_gradient = (
-            shared(ConvolutionGradInput, name),
-            shared(ConvolutionGradWeight, name),
-        )
+        self.forward = kernel(name, "n c h w, o c k l -> n o h w")
+        self.input_gradient = kernel(name + "GradInput", "n o h w, o c k l -> n c h w")
+        self.weight_gradient = kernel(name + "GradWeight", "n o h w, n c h w, o c k l -> o c k l")
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
         return self.forward(x, weight)

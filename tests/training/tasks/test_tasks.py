@@ -140,7 +140,7 @@ def test_a_task_may_be_given_by_its_path():
         (
             "nothing",
             [],
-            "text_to_image, text_to_video, prediction, interpolation, autoencoder, temporal_decoder, image_encoder, or",
+            "autoencoder, temporal_decoder, pixels, upsampling, image_encoder, or",
         ),
         ("nowhere.Task", [], "train.task nowhere.Task cannot be found: No module named 'nowhere' (--train.task)"),
         ("svd.training.tasks.video.Task", [], "train.task svd.training.tasks.video.Task cannot be found: "),

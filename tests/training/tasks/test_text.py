@@ -161,7 +161,7 @@ def test_the_text_encoder_is_trained_along(eager, networks):
             "text_to_image",
             MODEL,
             {"temporal_only": False},
-            "image_to_video or text_to_video or prediction or interpolation or pixels, ",
+            "prediction or interpolation or temporal_decoder or pixels or upsampling, ",
         ),
         ("text_to_video", VideoLDMConfig(), {"text_encoder": True}, "it is for the task text_to_image, not"),
         ("text_to_image", MODEL, {"text_encoder": True, "lora": LoRAConfig(rank=2)}, "adapters .* alone"),
