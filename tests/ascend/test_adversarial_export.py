@@ -3,9 +3,9 @@
 import mindspore as ms
 import pytest
 from device import cpu_only
-from mindir import Graph, export, zeros
+from mindir import Graph, Value, export, zeros
 from mindspore import Tensor, nn
-from test_export import beyond_convolution, of_other_type, undocumented
+from test_export import beyond_convolution, undocumented
 from test_training_export import EXEMPT, documented
 
 from svd.autoencoder.decoder import Decoder
@@ -93,5 +93,6 @@ def test_there_is_no_conv3d_and_nothing_of_double_precision(graph):
 def test_what_judges_is_of_float32(graph):
     """Discriminators and VGG16, forth and back."""
     kinds = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
-    in_16_bits = of_other_type(graph, kinds, "float32")
-    assert sorted(place for place in in_16_bits if "discriminators" in place or "perceptual" in place) == []
+    inputs = [(node.scope, value) for node in graph.of(*kinds) for value in node.inputs[:2]]
+    in_16_bits = {scope for scope, value in inputs if isinstance(value, Value) and value.dtype == "float16"}
+    assert sorted(scope for scope in in_16_bits if "discriminators" in scope or "perceptual" in scope) == []
