@@ -113,6 +113,7 @@ class MovingMNIST(Dataset):
             digits=names,
             speed=float(np.linalg.norm(np.diff(corners, axis=0), axis=-1).mean() * scale) if self.frames > 1 else 0.0,
             centres=(corners.astype(int) + SIDE / 2) * scale - 0.5,
+            sides=(round(SIDE * scale),) * len(names),
         )
 
 

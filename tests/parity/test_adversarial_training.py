@@ -12,7 +12,7 @@ from svd.layers.axes import per_image
 from svd.layers.basic import conv2d, upsample_nearest
 from svd.networks.discriminator import Discriminators
 from svd.networks.perceptual import DEVIATION, MEAN, Dissimilarity, Lpips
-from svd.training.reconstruction import AdversarialLoss, DiscriminatorLoss, ReconstructionLoss
+from svd.training.reconstruction import LARGEST_WEIGHT, AdversarialLoss, DiscriminatorLoss, ReconstructionLoss
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -189,7 +189,7 @@ def test_losses_weight_and_gradients(mode):
     (shown, frames, decoded), gradients = Gradients(players.loss, players.trained)(True, *inputs())
     for found, expected in zip(shown.asnumpy(), reference.shown):
         assert found == pytest.approx(float(expected.detach()), rel=TOLERANCE)
-    assert 0.01 < shown.asnumpy()[3] < 1e3
+    assert 0.01 < shown.asnumpy()[3] < LARGEST_WEIGHT
     assert_close(frames, reference.frames)
     assert_close(decoded, reference.decoded)
     for found, expected in zip(gradients, reference.gradients):

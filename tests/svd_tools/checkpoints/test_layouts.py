@@ -75,7 +75,8 @@ def test_parameter_counts(shapes):
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms_invert_themselves(name):
-    transform, shape = TRANSFORMS[name], (4,) if name.startswith("gain") else (4, 6)
+    transform = TRANSFORMS[name]
+    shape = (4,) if name.startswith("gain") else (4, 6, 3, 3) if name == "over_time" else (4, 6)
     theirs = np.random.default_rng(0).standard_normal(transform.shape(shape)).astype(np.float16)
     ours = transform.to_ours(theirs)
     assert ours.shape == shape

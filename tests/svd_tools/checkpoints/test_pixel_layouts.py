@@ -165,10 +165,10 @@ def test_video_diffusion_models_of_xdiffusion(mode, load):
 def test_layers_of_xdiffusion(eager, folder, load):
     golden, network = values("vdm_xdiffusion"), network_of(load("vdm"))
     spatial, temporal = network.mid_block.attentions[0].spatial, network.mid_block.attentions[0].temporal
-    h = spatial(Tensor(swapped(golden["mid_res_out"])))
+    h = spatial(Tensor(swapped(golden["mid_res_out"])), None)
     assert_close(swapped(h.asnumpy()), golden["mid_spatial_attn_out"])
     positions = temporal.constants(None, 5)
-    h = temporal(Tensor(swapped(golden["mid_spatial_attn_out"])), *positions)
+    h = temporal(Tensor(swapped(golden["mid_spatial_attn_out"])), None, *positions)
     assert_close(swapped(h.asnumpy()), golden["mid_temporal_attn_out"])
     core = golden["temporal_attn_core_in"].transpose(0, 2, 1)[None]
     core = temporal.attend(Tensor(np.ascontiguousarray(core)), *positions).asnumpy()[0]
@@ -277,7 +277,9 @@ def test_a_converted_model_is_converted_again_without_change(tmp_path):
     assert path.read_bytes() == again.read_bytes()
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(set(CONFIGS.glob("*.yaml")) - set(CONFIGS.glob("train_*.yaml"))), ids=lambda path: path.stem
+)
 def test_published_sizes(path):
     config = load_config(path)
     assert isinstance(config, VideoDiffusionConfig)
