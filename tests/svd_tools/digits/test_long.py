@@ -112,13 +112,13 @@ def test_memory(measures, monkeypatch):
 
     def measured(argv: list[str]) -> int:
         commands.append(argv)
-        return peak([sys.executable, "-c", f"x = b'x' * {10**7 * len(commands)}"])
+        return peak([sys.executable, "-c", f"x = b'x' * {10**8 * len(commands)}"])
 
     monkeypatch.setattr(long_measures, "peak_memory", measured)
     result = measures.memory()
     assert [argv[-3] for argv in commands] == [f"--seconds={frames / 28}" for frames in (300, 3000)]
     more = result["frames_3000"] - result["frames_300"]
-    assert result["frames_300"] < 10**8 and 0.8e7 < more < 1.2e7
+    assert result["frames_300"] < 2e8 and 0.7e8 < more < 1.3e8  # allocators round up
     assert result["ratio"] == result["frames_3000"] / result["frames_300"]
     with pytest.raises(subprocess.CalledProcessError):
         peak([sys.executable, "-c", "raise SystemExit(2)"])
