@@ -28,7 +28,7 @@ from svd.runtime import AmpLevel
 if TYPE_CHECKING:
     from svd.pipelines.streaming import Stage
 
-SKIPPED = {"num_frames", "window", "window_overlap", "guidance_rescale"}
+SKIPPED = {"num_frames", "window", "window_overlap", "guidance_interval", "guidance_rescale"}
 """Sampling settings that a video in windows of given frames does not have; decoding has a flag of its own."""
 SKIPPED |= {"decode_chunk_size", "decode_overlap", "decode_memory_gb"}
 NOT_OF_RESULT = {"config", "output_dir", "compile_cache", "image", "labels", "video"}

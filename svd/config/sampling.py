@@ -103,11 +103,7 @@ class SamplingConfig:
         _check_bounds(self, positive=["sigma_min", "sigma_max", "rho"])
         _check_bounds(self, not_negative=["motion_bucket_id", "noise_aug_strength", "churn"])
         check_most(self, "", motion_bucket_id=10_000, noise_aug_strength=100, churn=100_000, sigma_max=1e6, rho=1000)
-        interval = self.guidance_interval
-        check(
-            len(interval) == 2 and 0 <= interval[0] < interval[1],
-            f"guidance_interval takes two noise levels from 0 up, the lower first, got {interval}",
-        )
+        _check_interval(self.guidance_interval)
         check(
             self.churn == 0 or self.sampler != "dpmpp_2m",
             f"churn is for the samplers euler and heun, got {self.sampler}: give churn 0 with it",
@@ -163,6 +159,8 @@ class TextSamplingConfig:
     """Added to the timesteps of leading spacing."""
     guidance: float = 7.5
     """Scale of classifier-free guidance; 1 leaves it out."""
+    guidance_interval: list[float] = field(default_factory=lambda: [0.0, inf])
+    """Noise levels low < sigma <= high at which guidance applies, all by default: [0, .inf] (arXiv 2404.07724)."""
     guidance_rescale: float = 0.0
     """How far the guided prediction is brought back to the deviation of the conditional one, 0 to 1 (arXiv 2305.08891,
     section 3.4)."""
@@ -185,6 +183,7 @@ class TextSamplingConfig:
         _check_video(self)
         _check_decoding(self)
         check_most(self, "", motion_bucket_id=10_000, offset=1000, window=1024)
+        _check_interval(self.guidance_interval)
         check(self.eta == 0 or self.sampler == "ddim", f"eta is for the sampler ddim, got {self.sampler}: give eta 0")
         check(
             self.window_overlap is None or (self.window is not None and self.window_overlap < self.window),
@@ -253,6 +252,13 @@ class ScheduleConfig:
             self.beta_start < self.beta_end,
             f"schedule.beta_start {self.beta_start} must be below schedule.beta_end {self.beta_end}",
         )
+
+
+def _check_interval(interval: list[float]) -> None:
+    check(
+        len(interval) == 2 and 0 <= interval[0] < interval[1],
+        f"guidance_interval takes two noise levels from 0 up, the lower first, got {interval}",
+    )
 
 
 def _check_video(sampling: Any, side: int = 8192) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from math import inf
 
 import numpy as np
 from mindspore import ops
@@ -39,7 +40,9 @@ class FramesSampler:
         if not 0 <= guidance <= 1000:
             raise ConfigError(f"context_guidance must be 0 to 1000, got {guidance}", "context_guidance")
         self.pipe, self.noise = pipe, noise
-        self.settings = replace(settings, guidance=guidance, window=None, window_overlap=None)
+        self.settings = replace(
+            settings, guidance=guidance, guidance_interval=[0.0, inf], window=None, window_overlap=None
+        )
         self._labelled = lru_cache(8)(pipe.conditioner)
 
     def __call__(

@@ -14,7 +14,7 @@ from svd.conditioning.conditioning import Conditioning
 from svd.conditioning.text_conditioner import TextConditioner
 from svd.config import ConfigError, ImageLDMConfig, TextSamplingConfig, VideoLDMConfig
 from svd.diffusion.denoiser import Denoiser
-from svd.diffusion.guidance import guided
+from svd.diffusion.guidance import guidance_applies, guided
 from svd.diffusion.samplers import DISCRETE_SAMPLERS
 from svd.diffusion.schedules import discrete_sigmas, visited_levels
 from svd.pipelines import pipeline
@@ -130,13 +130,14 @@ class TextToVideo:
         """
         sigmas = self.levels(settings)
         bind, skip = partial(self.denoiser.bind, image_only=image_only), self.denoiser.preconditioning.c_skip
-        denoise = guided(bind, *pair, settings.guidance, rescale=settings.guidance_rescale, c_skip=skip)
+        scale, interval = settings.guidance, settings.guidance_interval
+        denoise = guided(bind, *pair, scale, interval, settings.guidance_rescale, skip)
         frames = settings.num_frames
         window = min(settings.window or frames, frames)
         if window < frames:
             overlap = settings.window_overlap
             denoise = in_windows(denoise, window, window // 4 if overlap is None else overlap)
-        size = (len(noise), window, *noise.shape[2:], settings.guidance == 1, image_only)
+        size = (len(noise), window, *noise.shape[2:], guidance_applies(sigmas[0], scale, interval), image_only)
         options = {"eta": settings.eta, "noise": fresh_noise} if settings.eta else {}
         options |= {"progress": self.bars(progress, "sampling", "step", size)}
         latents = solve(DISCRETE_SAMPLERS[settings.sampler], denoise, noise, sigmas, **options)

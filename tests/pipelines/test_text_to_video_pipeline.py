@@ -92,6 +92,7 @@ SETTINGS = {
     "spacing": ("trailing", {}),
     "offset": (7, {}),
     "guidance": (3.0, {}),
+    "guidance_interval": ((0.0, 1.0), {}),
     "guidance_rescale": (0.7, {}),
     "window": (2, {}),
     "window_overlap": (1, {"num_frames": 4, "window": 2}),
@@ -125,6 +126,12 @@ def test_a_setting_changes_the_video(eager, draw, name):
     more = {"output": "float" if name.startswith("decode") else "latents", **more}
     videos = [draw(**more), draw(**{**more, name: value})]
     assert videos[0].shape != videos[1].shape or np.abs(videos[0] - videos[1]).max() > 1e-6
+
+
+def test_guidance_in_an_interval_of_noise_levels(eager, draw):
+    """Of no noise level that is visited, it is no guidance."""
+    never = draw(guidance=3.0, guidance_interval=(100.0, 200.0), output="latents")
+    np.testing.assert_array_equal(never, draw(guidance=1.0, output="latents"))
 
 
 def test_guidance(pipe):

@@ -17,7 +17,8 @@ def test_clips_of_their_captions_are_right(eager):
     judged = judge_videos(judge, videos)
     found = scores(videos, judged, clips)
     assert min(found["right_first"], found["right_last"]) > 0.8 and found["lost"] == 0
-    assert found["speed"]["slow"] < found["speed"]["neither"] < found["speed"]["fast"]
+    assert found["right_first"] == found["right"][0] and len(found["right"]) == 9
+    assert found["speed_slow"] < found["speed_neither"] < found["speed_fast"]
     assert found["deviation_median"] < 0.5
     still = np.repeat(videos[:, -1:], 9, 1)
     wrong = scores(still, judge_videos(judge, still[::-1]), clips)
