@@ -21,6 +21,7 @@ svd make-digits --out_dir $out/videos --clips "$clips" --frames 28 --varied 0.5
 stage autoencoder --train.scale_clips=1000 "$@"
 # From here on the model is what its checkpoint says: its latents' scale was measured.
 svd encode-latents --out $out/latents --config configs/digits/words_latents.yaml --svd_config=null
+stage close_up --svd_config=null "$@"
 stage text_to_image --svd_config=null "$@"
 [ -f $out/video_initial.safetensors ] ||
     svd initialize --config configs/digits/words_video.yaml --image_model $out/text_to_image/model.safetensors \

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
+import pandas as pd
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
@@ -60,17 +61,20 @@ def run(args: Namespace) -> None:
         raise ConfigError(f"the judge needs videos of {MIN_FRAMES} frames, and the model makes {sampling.num_frames}")
     judge = load_judge(args.judge, device, sampling.height, args.source)
     report: dict[str, Any] = {}
+    frames = {"frames": sampling.num_frames, "part": "test", "seed": args.seed, "source": args.source}
     for digits in (1, 2):
-        data = MovingDigits(args.clips, frames=1, digits=[digits], part="test", seed=args.seed, source=args.source)
+        data = MovingDigits(args.clips, digits=[digits], **frames)
         clips = [data.load(index) for index in range(args.clips)]
         videos = make(pipe, [clip.caption for clip in clips], args.seed, args.batch_size)
-        seen = 255 - videos if args.inverted else videos
-        judged = judge_videos(judge, seen, args.batch_size)
-        report[f"digits_{digits}"] = scores(seen, judged, clips)
+        seen = {"made": 255 - videos if args.inverted else videos, "real": np.stack([clip.frames for clip in clips])}
+        report[f"digits_{digits}"] = {
+            name: scores(shown, judge_videos(judge, shown, args.batch_size), clips) for name, shown in seen.items()
+        }
         write_samples(Path(args.out_dir), f"digits_{digits}", videos, [clip.caption for clip in clips], sampling.fps)
     report |= {"options": args.as_dict(), "checkpoint": sha256(args.checkpoint), "svd": __version__}
     write_text(Path(args.out_dir) / "metrics.json", json.dumps(report, indent=1) + "\n")
-    print(json.dumps({name: report[name] for name in ("digits_1", "digits_2")}, indent=1))
+    for name in ("digits_1", "digits_2"):
+        print(pd.DataFrame(report[name]).drop("right").to_string(header=[f"{name}, made", "real clips"]))
 
 
 def make(pipe, prompts: list[str], seed: int, batch_size: int) -> np.ndarray:
@@ -83,19 +87,18 @@ def make(pipe, prompts: list[str], seed: int, batch_size: int) -> np.ndarray:
 
 
 def scores(videos: np.ndarray, judged, clips: list) -> dict[str, Any]:
-    """Shares of videos whose first and last frames show the digits of their captions and no others; speeds by word,
-    pixels per frame; and for single digits how far their paths are from bouncing ones, pixels.
+    """Shares of videos whose frames show the digits of their captions and no others: of all frames, the first and the
+    last; speeds by word, pixels per frame; and for single digits how far their paths are from bouncing ones, pixels.
     """
     from svd_tools.digits.judge import classes_present
 
     present = classes_present([clip.digits for clip in clips])
     buckets = np.array([clip.motion_bucket_id for clip in clips])
     words = np.digitize(buckets, (SLOW, FAST))
-    result: dict[str, Any] = {
-        "right_first": float(judged.shows(present, 0).mean()),
-        "right_last": float(judged.shows(present, -1).mean()),
-        "speed": {SPEEDS[word] or "neither": float(judged.speed[words == word].mean()) for word in np.unique(words)},
-    }
+    right = [float(judged.shows(present, frame).mean()) for frame in range(videos.shape[1])]
+    result: dict[str, Any] = {"right": right, "right_first": right[0], "right_last": right[-1]}
+    for word in np.unique(words):
+        result[f"speed_{SPEEDS[word] or 'neither'}"] = float(judged.speed[words == word].mean())
     if len(clips[0].digits) == 1:
         paths = brightness_centres(videos)
         walls = ((SIDE - 1) / 2, videos.shape[2] - (SIDE + 1) / 2)
