@@ -4,13 +4,14 @@
 
 The data are a mixture of Gaussians in 64 dimensions, whose denoiser E[x0 | x, sigma] is known, so that every error is
 the sampler's. Noise levels are those of Stable Video Diffusion. Writes samplers.png, samplers.csv and
-guidance_interval.csv, and prints both tables in Markdown.
+guidance_interval.csv, and prints the tables in Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,12 @@ import numpy as np
 import pandas as pd
 
 from svd.diffusion.guidance import guided
-from svd.diffusion.samplers import SAMPLERS
+from svd.diffusion.samplers import SAMPLERS, STOCHASTIC
 from svd.diffusion.schedules import karras
 from svd.files import atomic_write, write_text
 
+SOLVERS = [name for name in SAMPLERS if name not in STOCHASTIC]
+"""Of the ODE, whose solution they can be compared with."""
 CLASSES, COMPONENTS, DIMENSION = 8, 4, 64
 STEPS = (5, 8, 10, 15, 20, 25, 30, 40, 50)
 LEAK = 0.3
@@ -49,7 +52,7 @@ def main() -> None:
         parser.error(f"--samples must be a multiple of {CLASSES} and at least {2 * CLASSES}, got {options.samples}")
     mixture = random_mixture(np.random.default_rng(0))
     errors = sampler_errors(mixture, options.samples, options.steps, options.reference_steps)
-    print(errors_in_markdown(errors), "\n", flush=True)
+    print(errors_in_markdown(errors), distances_in_markdown(errors), sep="\n\n", end="\n\n", flush=True)
     guidance = interval_quality(mixture, options.samples)
     print(guidance_in_markdown(guidance))
     write_text(options.out / "samplers.csv", errors.to_csv(index=False, float_format="%.5g"))
@@ -126,12 +129,15 @@ def noise(samples: int, sigma_max: float) -> np.ndarray:
 
 
 def sampler_errors(mixture: Mixture, samples: int, steps: list[int], reference_steps: int) -> pd.DataFrame:
-    """Distances to the reference: sampler, steps, calls of the network, RMS over all samples, median of the samples'.
+    """Distances to the reference: sampler, steps, calls of the network, RMS over all samples, median of the samples';
+    and the energy distance of the samples to true ones, which samplers that add noise have, too.
 
     The reference is Heun's, for all: 200 of Euler's steps come no nearer to the solution than 30 of Heun's. Its own row
-    compares it with twice its steps.
+    compares it with twice its steps, and has the distance of other true samples.
     """
     everything = Weights(np.zeros((1, CLASSES * COMPONENTS)))
+    labels, generator = np.arange(samples) % CLASSES, np.random.default_rng(3)
+    true, others = mixture.draw(labels, generator), mixture.draw(labels, generator)
 
     def run(sampler: str, steps: int) -> tuple[np.ndarray, int]:
         calls = 0
@@ -142,12 +148,16 @@ def sampler_errors(mixture: Mixture, samples: int, steps: list[int], reference_s
             return mixture.denoise(x, sigma, everything)
 
         sigmas = karras(steps)
-        return SAMPLERS[sampler](denoise, noise(samples, sigmas[0]), sigmas), calls
+        options = {"noise": np.random.default_rng(4).standard_normal} if sampler in STOCHASTIC else {}
+        return SAMPLERS[sampler](denoise, noise(samples, sigmas[0]), sigmas, **options), calls
 
     def row(sampler: str, steps: int, x: np.ndarray, calls: int, reference: np.ndarray) -> dict:
         squares = np.mean((x - reference).reshape(samples, -1) ** 2, axis=1)
         errors = {"rms": math.sqrt(squares.mean()), "median": math.sqrt(np.median(squares))}
-        return {"sampler": sampler, "steps": steps, "calls": calls, **errors}
+        if sampler in STOCHASTIC:  # there is no path to be off
+            errors = dict.fromkeys(errors, math.nan)
+        drawn = others if sampler == "reference" else x.reshape(samples, -1)
+        return {"sampler": sampler, "steps": steps, "calls": calls, **errors, "distance": energy_distance(drawn, true)}
 
     reference, calls = run("heun", reference_steps)
     rows = [row("reference", reference_steps, reference, calls, run("heun", 2 * reference_steps)[0])]
@@ -226,13 +236,21 @@ def energy_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 def errors_in_markdown(errors: pd.DataFrame) -> str:
     """A row per number of steps: RMS and, in brackets, the median sample's error."""
-    first, rest = errors.iloc[0], errors.iloc[1:]
-    lines = [f"reference: {first.steps} steps of Heun's, {first.rms:.1e} from {2 * first.steps} steps\n"]
-    lines += ["| steps | " + " | ".join(SAMPLERS) + " |", "|---" * (1 + len(SAMPLERS)) + "|"]
-    for steps, rows in rest.groupby("steps"):
-        found = rows.set_index("sampler").loc[list(SAMPLERS)]
-        cells = [f"{rms:.3f} ({median:.3f})" for rms, median in zip(found["rms"], found["median"])]
-        lines.append(f"| {steps} | " + " | ".join(cells) + " |")
+    first = errors.iloc[0]
+    line = f"reference: {first.steps} steps of Heun's, {first.rms:.1e} from {2 * first.steps} steps\n"
+    return f"{line}\n{_by_steps(errors, SOLVERS, lambda row: f'{row.rms:.3f} ({row.median:.3f})')}"
+
+
+def distances_in_markdown(errors: pd.DataFrame) -> str:
+    """A row per number of steps: the energy distance to true samples."""
+    return _by_steps(errors, list(SAMPLERS), lambda row: f"{round(row.distance, 3) + 0:.3f}")
+
+
+def _by_steps(errors: pd.DataFrame, samplers: list[str], cell: Callable) -> str:
+    lines = ["| steps | " + " | ".join(samplers) + " |", "|---" * (1 + len(samplers)) + "|"]
+    for steps, rows in errors.iloc[1:].groupby("steps"):
+        found = {row.sampler: row for row in rows.itertuples()}
+        lines.append(f"| {steps} | " + " | ".join(cell(found[sampler]) for sampler in samplers) + " |")
     return "\n".join(lines)
 
 
@@ -260,7 +278,7 @@ def plot(errors: pd.DataFrame, guidance: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(17, 4.6), layout="constrained")
     by_steps, by_calls, by_interval = figure.subplots(1, 3, width_ratios=(5, 5, 7))
     for axes, key in ((by_steps, "steps"), (by_calls, "calls")):
-        for number, sampler in enumerate(SAMPLERS):
+        for number, sampler in enumerate(SOLVERS):
             rows = errors[errors.sampler == sampler]
             axes.loglog(rows[key], rows["rms"], "o-", color=f"C{number}", label=f"{sampler}, RMS")
             axes.loglog(rows[key], rows["median"], ".--", color=f"C{number}", label=f"{sampler}, median sample")

@@ -251,6 +251,8 @@ def test_a_config_that_is_no_text(tmp_path):
         (SamplingConfig, {"noise_aug_strength": -0.1}, "noise_aug_strength must not be negative, got -0.1"),
         (SamplingConfig, {"churn": -1.0}, "churn must not be negative, got -1.0"),
         (SamplingConfig, {"churn": 1.0, "sampler": "dpmpp_2m"}, "churn is for .* euler and heun, got dpmpp_2m"),
+        (SamplingConfig, {"eta": -0.5, "sampler": "dpmpp_2m_sde"}, "eta must not be negative, got -0.5"),
+        (SamplingConfig, {"eta": 0.5}, "eta is for the sampler dpmpp_2m_sde, got euler: leave it at 1"),
         (SamplingConfig, {"window": 1}, "window must be at least 2, its first frame and another, got 1"),
         (SamplingConfig, {"window_overlap": 3}, "window_overlap 3 goes with a window: give one"),
         (SamplingConfig, {"window": 4, "window_overlap": 3}, "window_overlap 3 must be smaller than what window 4 has"),

@@ -103,6 +103,7 @@ SAMPLING = {
     "sampling_steps": (2, {}),
     "sampler": ("heun", {"sampling_steps": 2}),
     "churn": (1.0, {}),
+    "eta": (0.5, {"sampling_steps": 2, "sampler": "dpmpp_2m_sde"}),
     "guidance": ((2.0, 5.0), {}),
     "guidance_shape": ("triangular", {}),
     "guidance_interval": ((0.0, 1.0), {}),

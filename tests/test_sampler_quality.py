@@ -69,12 +69,14 @@ def test_energy_distance_against_scipy():
 
 def test_solvers_converge_to_the_reference_with_their_orders(folder):
     errors = pd.read_csv(folder / "samplers.csv").set_index(["sampler", "steps"])
-    for sampler, order, calls in (("euler", 1, 100), ("heun", 2, 199), ("dpmpp_2m", 2, 100)):
+    for sampler, order, calls in (("euler", 1, 100), ("heun", 2, 199), ("dpmpp_2m", 2, 100), ("unipc", 2.5, 100)):
         coarse, fine = (errors.loc[(sampler, steps)] for steps in (50, 100))
         assert fine.calls == calls
         assert np.log2(coarse["median"] / fine["median"]) == pytest.approx(order, abs=0.25), sampler
         assert 0 < fine["rms"] < coarse["rms"] < 0.3
     assert errors.loc[("reference", 400)]["median"] < 0.1 * errors.loc[("heun", 100)]["median"]
+    stochastic = errors.loc["dpmpp_2m_sde"]
+    assert stochastic["rms"].isna().all() and (stochastic["distance"] < 0.5).all()
 
 
 def test_intervals_save_what_lies_outside_of_them(folder):
@@ -115,5 +117,6 @@ def test_samples_that_cannot_be_shared_out_are_refused(samples, monkeypatch, cap
 def test_the_page_has_the_tables_as_measured():
     docs = ROOT / "docs"
     page = (docs / "samplers.md").read_text()
-    assert quality.errors_in_markdown(pd.read_csv(docs / "samplers.csv")) in page
+    errors = pd.read_csv(docs / "samplers.csv")
+    assert quality.errors_in_markdown(errors) in page and quality.distances_in_markdown(errors) in page
     assert quality.guidance_in_markdown(pd.read_csv(docs / "guidance_interval.csv")) in page

@@ -25,7 +25,7 @@ from svd.config import ConfigError, SamplingConfig, dump_config
 from svd_tools import image_to_video
 
 SAMPLING = {
-    "sampler": ["euler", "heun", "dpmpp_2m"],
+    "sampler": ["euler", "heun", "dpmpp_2m_sde", "unipc"],
     "churn": [0.0, 1.5],
     "guidance": [1.0, [1.0, 2.5], 3.0],
     "guidance_shape": ["linear", "triangular"],
@@ -58,7 +58,7 @@ DEAR = [("decode_memory_gb", 1e-6), ("images", 2)]
 
 def refused(row: dict) -> str | None:
     """What is said of a combination that makes no sense; None for one that does."""
-    if row.get("churn") and row["sampler"] == "dpmpp_2m":
+    if row.get("churn") and row["sampler"] not in ("euler", "heun"):
         return "churn is for the samplers euler and heun"
     chunk, overlap = row.get("decode_chunk_size"), row.get("decode_overlap")
     if chunk is not None and overlap is not None and overlap >= chunk:
@@ -112,7 +112,7 @@ def _gain(factors: dict, row: dict, name: str, missing: set, possible, value) ->
     return possible(filled), len(added) - ((name, value) in DEAR)
 
 
-ROWS = all_pairs(SAMPLING, lambda row: refused(row) is None, seed=25)
+ROWS = all_pairs(SAMPLING, lambda row: refused(row) is None, seed=1)
 # Adapters are merged before anything is compiled; in graph mode each would have all graphs compiled anew.
 COMMANDS = all_pairs(COMMAND, lambda row: row["mode"] == 1 or row["lora"] is None, seed=9)
 

@@ -48,10 +48,12 @@ class SamplingConfig:
     """Standard deviation of the noise added to the image (in [-1, 1]); more lets the video leave it further."""
     sampling_steps: int = 25
     """Steps of the sampler."""
-    sampler: Literal["euler", "heun", "dpmpp_2m"] = "euler"
+    sampler: Literal["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"] = "euler"
     """Solver; euler is the reference, heun calls the network twice a step."""
     churn: float = 0.0
     """S_churn of EDM's algorithm 2: fresh noise per step (euler and heun)."""
+    eta: float = 1.0
+    """Fresh noise of dpmpp_2m_sde: 0 for none, 1 for as much as the reverse of the forward process has."""
     guidance: list[float] = field(default_factory=lambda: [1.0, 2.5])
     """Smallest and largest guidance scale over the frames; one number is both."""
     guidance_shape: Literal["linear", "triangular"] = "linear"
@@ -104,16 +106,17 @@ class SamplingConfig:
         _check_bounds(self, not_negative=["motion_bucket_id", "noise_aug_strength", "churn"])
         check_most(self, "", motion_bucket_id=10_000, noise_aug_strength=100, churn=100_000, sigma_max=1e6, rho=1000)
         _check_interval(self.guidance_interval)
+        for name in ("churn", "renoise"):
+            check(
+                getattr(self, name) == 0 or self.sampler in ("euler", "heun"),
+                f"{name} is for the samplers euler and heun, got {self.sampler}: give {name} 0 with it",
+            )
         check(
-            self.churn == 0 or self.sampler != "dpmpp_2m",
-            f"churn is for the samplers euler and heun, got {self.sampler}: give churn 0 with it",
+            self.eta == 1 or self.sampler == "dpmpp_2m_sde",
+            f"eta is for the sampler dpmpp_2m_sde, got {self.sampler}: leave it at 1",
         )
-        check(
-            self.renoise == 0 or self.sampler != "dpmpp_2m",
-            f"renoise is for the samplers euler and heun, got {self.sampler}: give renoise 0 with it",
-        )
-        _check_bounds(self, not_negative=["renoise", "window_overlap"], shares=["renoise_part"])
-        check_most(self, "", window=1024, renoise=1000)
+        _check_bounds(self, not_negative=["renoise", "window_overlap", "eta"], shares=["renoise_part"])
+        check_most(self, "", window=1024, renoise=1000, eta=10)
         window, overlap = self.window, self.window_overlap
         check(window is None or window >= 2, f"window must be at least 2, its first frame and another, got {window}")
         check(overlap is None or window is not None, f"window_overlap {overlap} goes with a window: give one")

@@ -10,6 +10,7 @@ raise ValueError for noise levels that do not decrease.
 
 For constant D the ODE's solution is a straight line to it, x' = D + (sigma' / sigma) * (x - D). Euler is that
 step; the others improve on the constant D. In this form the last step, to sigma' = 0, gives D itself.
+dpmpp_2m_sde solves a stochastic differential equation in place of the ODE, with the same distribution at every sigma.
 """
 
 import math
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 Denoise = Callable[[Any, float], Any]
 Noise = Callable[[tuple[int, ...]], Any]
@@ -96,8 +99,24 @@ def dpmpp_2m(denoise: Denoise, x: Any, sigmas: Sequence[float], *, progress: Pro
     """Solve with DPM-Solver++(2M), second order, one call per step: arXiv 2211.01095, algorithm 2.
 
     In lambda = -ln(sigma), D is extrapolated linearly from this step and the one before to the middle of the
-    step. Deterministic: added noise would spoil the history.
+    step. Deterministic: noise that is added between the steps would spoil the history.
     """
+    return _multistep(denoise, x, sigmas, 0.0, None, progress)
+
+
+def dpmpp_2m_sde(
+    denoise: Denoise, x: Any, sigmas: Sequence[float], *, noise: Noise, eta: float = 1.0, progress: Progress = iter
+) -> Any:
+    """Solve with SDE-DPM-Solver++(2M), one call per step: arXiv 2211.01095, section 5, in its midpoint form.
+
+    As `dpmpp_2m`, but the step goes down to sigma' (sigma' / sigma)^eta, and noise brings it back to sigma': fresh
+    noise within the solver's equation, which leaves the history valid. `noise(shape)` draws unit Gaussian noise of x's
+    kind and dtype. With eta 1 the equation is the reverse of the forward process; with 0 it is the ODE.
+    """
+    return _multistep(denoise, x, sigmas, eta, noise, progress)
+
+
+def _multistep(denoise, x, sigmas, eta: float, noise: Noise | None, progress: Progress):
     x0_last = h_last = None
     for sigma, sigma_next in progress(steps_of(sigmas)):
         x0 = target = denoise(x, sigma)
@@ -106,8 +125,57 @@ def dpmpp_2m(denoise: Denoise, x: Any, sigmas: Sequence[float], *, progress: Pro
             if x0_last is not None:
                 target = x0 + (x0 - x0_last) * (h / (2 * h_last))
             x0_last, h_last = x0, h
+        x = _towards(target, x, (sigma_next / sigma) ** (1 + eta))
+        if eta and sigma_next > 0:
+            x = x + noise(x.shape) * (sigma_next * math.sqrt(1 - (sigma_next / sigma) ** (2 * eta)))
+    return x
+
+
+def unipc(denoise: Denoise, x: Any, sigmas: Sequence[float], *, order: int = 2, progress: Progress = iter) -> Any:
+    """Solve with UniPC-p, p = `order`, one call per step: arXiv 2302.04867, algorithms 5 and 7, with B_2(h).
+
+    In lambda = -ln(sigma), a predictor extrapolates D from up to p calls. The next step's call, at the point that was
+    predicted, then corrects that point, which raises the order by one and costs nothing.
+    """
+    known: list[tuple[float, Any]] = []  # lambda and D of the last calls
+    start, sigma_start = x, 0.0
+    for sigma, sigma_next in progress(steps_of(sigmas)):
+        x0 = denoise(x, sigma)
+        call = (-math.log(sigma), x0)
+        if known:  # of the point that a step ended at
+            x = _towards(_mean_of(known, call[0], call), start, sigma / sigma_start)
+        known = [*known, call][-order:]
+        start, sigma_start = x, sigma
+        target = _mean_of(known, -math.log(sigma_next)) if sigma_next > 0 else x0  # as in `dpmpp_2m`
         x = _towards(target, x, sigma_next / sigma)
     return x
+
+
+def _mean_of(known: list[tuple[float, Any]], end: float, last: tuple[float, Any] | None = None):
+    """What stands for D over a step from the newest of the known calls to lambda = `end`: the newest D and weighted
+    differences to the others. `last` is a call at the end of the step itself, for the corrector.
+    """
+    (start, x0), others = known[-1], known[-2::-1]
+    others = [*others, last] if last else others
+    h = end - start
+    if len(others) == 1:  # the limit for small h, as its authors have it
+        weights = [0.5]
+    else:
+        ratios = [(at - start) / h for at, _ in others]
+        weights = np.linalg.solve(np.vander(ratios, increasing=True).T, _moments(h, len(others)))
+    mean = x0
+    for weight, (at, other) in zip(weights, others):
+        mean = mean + (other - x0) * float(weight * h / (at - start))
+    return mean
+
+
+def _moments(h: float, n: int) -> list[float]:
+    """k! h phi_k+1(-h) / (1 - exp(-h)) for k = 1 ... n, by the recursion of phi."""
+    phi, moments = math.expm1(-h) / -h, []  # phi_1
+    for k in range(1, n + 1):
+        phi = (phi - 1 / math.factorial(k)) / -h
+        moments.append(math.factorial(k) * phi * -h / math.expm1(-h))
+    return moments
 
 
 def ddim(
@@ -157,7 +225,9 @@ def steps_of(sigmas: Sequence[float]) -> list[tuple[float, float]]:
     return steps
 
 
-SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
+SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "dpmpp_2m_sde": dpmpp_2m_sde, "unipc": unipc}
 """For noise levels chosen freely, such as SVD's."""
+STOCHASTIC = ("dpmpp_2m_sde",)
+"""Those that need noise."""
 DISCRETE_SAMPLERS = {"ddim": ddim, "euler": euler, "dpmpp_2m": dpmpp_2m}
 """For the noise levels of discrete timesteps."""

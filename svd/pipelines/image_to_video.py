@@ -32,7 +32,7 @@ from svd.diffusion.key_frames import (
     renoised,
     together,
 )
-from svd.diffusion.samplers import SAMPLERS, Churn
+from svd.diffusion.samplers import SAMPLERS, STOCHASTIC, Churn
 from svd.diffusion.schedules import karras
 from svd.pipelines import pipeline
 from svd.pipelines.pipeline import NoiseSource, Output, Seed, check_output, latents_shape, solve, warn_of_size
@@ -167,7 +167,8 @@ class ImageToVideo:
         """Unit noise [b t c h w] -> scaled latents [b t c h w], float32 (SVD, appendix D.3), by a pair (cond, uncond),
         and by another if there is a last image.
 
-        `churn_noise` draws unit Gaussian noise of a shape; `image_only` leaves the temporal layers out (alpha = 1).
+        `churn_noise` draws unit Gaussian noise of a shape, for samplers that add some; `image_only` leaves the temporal
+        layers out (alpha = 1).
         Steps with and without guidance have two batch sizes, and so two graphs. If a guidance interval needs both, the
         second is compiled in the middle of sampling; the message about compilation is about the first step's.
         """
@@ -188,6 +189,10 @@ class ImageToVideo:
         sampler, options = SAMPLERS[settings.sampler], {}
         if settings.churn:
             options |= {"churn": Churn(settings.churn), "noise": churn_noise}
+        if settings.sampler in STOCHASTIC:
+            options |= {"noise": churn_noise}
+        if settings.sampler == "dpmpp_2m_sde":
+            options |= {"eta": settings.eta}
         if settings.renoise:
             sampler = renoised(sampler, settings.renoise, settings.renoise_part)
             options |= {"noise": churn_noise}

@@ -1,10 +1,12 @@
 """Gaussian data has a closed form: x0 ~ N(MU, S^2) makes D linear in x, and the ODE's paths are known."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from mindspore import Tensor
 
-from svd.diffusion.samplers import SAMPLERS, Churn, ddim, dpmpp_2m, euler, heun
+from svd.diffusion.samplers import SAMPLERS, STOCHASTIC, Churn, ddim, dpmpp_2m, dpmpp_2m_sde, euler, heun, unipc
 from svd.diffusion.schedules import karras
 
 MU, S = np.array([-1.0, 0.0, 0.3, 2.0]), np.array([0.2, 0.5, 1.0, 1.5])
@@ -19,11 +21,24 @@ def exact(x, sigma):
     return MU + (x - MU) * np.sqrt((S**2 + sigma**2) / (S**2 + SIGMA_MAX**2))
 
 
+def run(name, denoise, x, sigmas, **options):
+    """A sampler of the table, with noise if it needs some."""
+    if name in STOCHASTIC:
+        draw = np.random.default_rng(7).standard_normal
+        kind = Tensor if isinstance(x, Tensor) else np.asarray
+        options["noise"] = lambda shape: kind(draw(shape).astype(np.float32))
+    return SAMPLERS[name](denoise, x, sigmas, **options)
+
+
 def start(shape=(), dtype=np.float64):
     return (SIGMA_MAX * np.random.default_rng(0).standard_normal((*shape, 4))).astype(dtype)
 
 
-@pytest.mark.parametrize("sampler, order", [(euler, 1), (heun, 2), (dpmpp_2m, 2)])
+@pytest.mark.parametrize(
+    "sampler, order",
+    [(euler, 1), (heun, 2), (dpmpp_2m, 2), (partial(unipc, order=1), 2), (unipc, 3), (partial(unipc, order=3), 4)],
+    ids=["euler", "heun", "dpmpp_2m", "unipc of order 1", "unipc", "unipc of order 3"],
+)
 def test_order_of_convergence(sampler, order):
     # Measured at SIGMA_MIN: the last step, to 0, replaces x by D(x; SIGMA_MIN) in every sampler, and the
     # error of that does not depend on the number of steps (see the next test), so it would hide the slope.
@@ -44,25 +59,27 @@ def test_last_step_to_zero_gives_the_denoised_data(name):
         seen.append((sigma, denoise(x, sigma)))
         return seen[-1][1]
 
-    result = SAMPLERS[name](recording, x, karras(640, SIGMA_MAX, SIGMA_MIN))
+    result = run(name, recording, x, karras(640, SIGMA_MAX, SIGMA_MIN))
     sigma, x0 = seen[-1]
     np.testing.assert_allclose(sigma, SIGMA_MIN)  # never called at sigma 0, where D is x and the slope undefined
     np.testing.assert_array_equal(result, x0)
+    if name in STOCHASTIC:  # not on the ODE's path
+        return
     # |D(x; sigma) - x(0)| = |x - MU| (sigma / S)^2 / 2 + O(sigma^4) on top of the solver's own error
     bound = np.abs(exact(x, 0) - MU) * (SIGMA_MIN / S) ** 2
     np.testing.assert_array_less(np.abs(result - exact(x, 0)), bound + (2e-2 if name == "euler" else 1e-3))
 
 
 def test_denoiser_calls_per_step():
-    for sampler, calls in ((euler, 6), (heun, 11), (dpmpp_2m, 6)):
+    for name in SAMPLERS:
         seen = []
-        sampler(lambda x, sigma, seen=seen: seen.append(sigma) or denoise(x, sigma), start(), karras(6))
-        assert len(seen) == calls and all(isinstance(sigma, float) for sigma in seen)
+        run(name, lambda x, sigma, seen=seen: seen.append(sigma) or denoise(x, sigma), start(), karras(6))
+        assert len(seen) == (11 if name == "heun" else 6) and all(isinstance(sigma, float) for sigma in seen)
 
 
 def test_one_step_is_one_denoising():
-    for sampler in SAMPLERS.values():
-        np.testing.assert_array_equal(sampler(denoise, start(), [SIGMA_MAX, 0.0]), denoise(start(), SIGMA_MAX))
+    for name in SAMPLERS:
+        np.testing.assert_array_equal(run(name, denoise, start(), [SIGMA_MAX, 0.0]), denoise(start(), SIGMA_MAX))
 
 
 CHURNS = pytest.mark.parametrize("churn", [Churn(10.0), Churn(20.0, s_tmin=0.05, s_tmax=5.0)], ids=["all", "window"])
@@ -148,8 +165,8 @@ def test_tensors_give_what_arrays_give_and_float32_stays(name):
     def on_tensors(x, sigma):
         return (x * Tensor(s2) + Tensor(mu) * sigma**2) / (Tensor(s2) + sigma**2)
 
-    array = SAMPLERS[name](on_arrays, x, karras(8))
-    tensor = SAMPLERS[name](on_tensors, Tensor(x), karras(8)).asnumpy()
+    array = run(name, on_arrays, x, karras(8))
+    tensor = run(name, on_tensors, Tensor(x), karras(8)).asnumpy()
     assert array.dtype == tensor.dtype == np.float32
     np.testing.assert_allclose(tensor, array, rtol=1e-5, atol=1e-5)
 
@@ -175,7 +192,7 @@ def test_progress_wraps_the_steps(name):
             yield step
             seen.append(step)
 
-    SAMPLERS[name](denoise, start(), karras(7), progress=progress)
+    run(name, denoise, start(), karras(7), progress=progress)
     assert len(seen) == 7
 
 
@@ -183,7 +200,7 @@ def test_progress_wraps_the_steps(name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_noise_levels_that_do_not_decrease_are_refused(name, sigmas):
     with pytest.raises(ValueError, match="noise levels must be finite, decrease"):
-        SAMPLERS[name](denoise, start(), sigmas)
+        run(name, denoise, start(), sigmas)
 
 
 def test_bad_churn_is_refused():
@@ -198,8 +215,10 @@ def test_ddim_without_noise_is_euler():
     np.testing.assert_allclose(ddim(denoise, start(), sigmas), euler(denoise, start(), sigmas), rtol=1e-12)
 
 
-@pytest.mark.parametrize("eta", [0.5, 1.0])
-def test_ddim_with_noise_preserves_the_distribution(eta):
+@pytest.mark.parametrize(
+    "sampler, eta, order", [(ddim, 0.5, 1), (ddim, 1.0, 1), (dpmpp_2m_sde, 0.4, 2), (dpmpp_2m_sde, 1.0, 2)]
+)
+def test_noise_preserves_the_distribution(sampler, eta, order):
     # As for churn above: each noise drawn is a row of its own, and the squared rows sum up to the variance.
     def relative_error(steps):
         rows, free = np.zeros((steps + 1, 4)), iter(range(1, steps + 1))
@@ -211,12 +230,19 @@ def test_ddim_with_noise_preserves_the_distribution(eta):
             return unit
 
         sigmas = karras(steps, SIGMA_MAX, SIGMA_MIN)[:-1]
-        result = ddim(lambda x, sigma: x * S**2 / (S**2 + sigma**2), rows, sigmas, eta=eta, noise=noise)
+        result = sampler(lambda x, sigma: x * S**2 / (S**2 + sigma**2), rows, sigmas, eta=eta, noise=noise)
+        assert sum(row.any() for row in result) == steps, "noise in every step"
         return np.abs(np.square(result).sum(0) / (S**2 + SIGMA_MIN**2) - 1).max()
 
     errors = [relative_error(n) for n in (200, 400, 800)]
     slope = -np.polyfit(np.log([200, 400, 800]), np.log(errors), 1)[0]
-    assert abs(slope - 1) < 0.2, (slope, errors)
+    assert abs(slope - order) < 0.2, (slope, errors)
+
+
+def test_dpmpp_2m_sde_without_noise_is_dpmpp_2m():
+    sigmas = karras(9)
+    without = dpmpp_2m_sde(denoise, start(), sigmas, eta=0.0, noise=None)
+    np.testing.assert_array_equal(without, dpmpp_2m(denoise, start(), sigmas))
 
 
 def test_one_ddim_step_by_hand():

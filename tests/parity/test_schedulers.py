@@ -12,8 +12,8 @@ from comparison import assert_close
 from svd.config import ScheduleConfig
 from svd.diffusion.guidance import guided
 from svd.diffusion.preconditioning import DISCRETE_PRECONDITIONINGS
-from svd.diffusion.samplers import ddim, dpmpp_2m, euler
-from svd.diffusion.schedules import discrete_sigmas, spaced, visited_levels
+from svd.diffusion.samplers import ddim, dpmpp_2m, dpmpp_2m_sde, euler, unipc
+from svd.diffusion.schedules import discrete_sigmas, karras, spaced, visited_levels
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -139,6 +139,62 @@ def test_dpmpp_2m(prediction):
     timesteps = spaced(9, 1000, "leading", 1).tolist()
     levels = visited_levels(discrete_sigmas(schedule), 9, "leading", 1)
     assert_close(ours(dpmpp_2m, schedule, prediction, levels), theirs(scheduler, timesteps), TOLERANCE)
+
+
+# --- noise levels of Stable Video Diffusion; diffusers' solvers compute on x / sqrt(1 + sigma^2) ---
+
+
+def denoised(x: np.ndarray, sigma: float) -> np.ndarray:
+    """SVD's v-scaling of the random network."""
+    return (x - sigma * np.sqrt(1 + sigma**2) * network(x / np.sqrt(1 + sigma**2), 300 * np.log(sigma))) / (
+        1 + sigma**2
+    )
+
+
+def theirs_at(scheduler, sigmas: np.ndarray, drawn: list[np.ndarray] | None = None) -> np.ndarray:
+    """A solver of diffusers over these levels, from NOISE, given what is denoised."""
+    scheduler.set_timesteps(max(len(sigmas) - 1, 1))
+    scheduler.sigmas = torch.from_numpy(sigmas)
+    scheduler.timesteps = torch.arange(len(sigmas) - 1, 0, -1)
+    z, drawn = torch.from_numpy(NOISE), iter(drawn or [])
+    for sigma, timestep in zip(sigmas, scheduler.timesteps):
+        x0 = torch.from_numpy(denoised(z.numpy() * np.sqrt(1 + sigma**2), sigma))
+        options = {}
+        if scheduler.config.get("algorithm_type") == "sde-dpmsolver++":
+            options["variance_noise"] = torch.from_numpy(next(drawn))
+        z = scheduler.step(x0, timestep, z, return_dict=False, **options)[0]
+    return z.numpy() * np.sqrt(1 + sigmas[-1] ** 2)
+
+
+FROM = NOISE * np.sqrt(1 + 700.0**2)
+
+
+def test_dpmpp_2m_at_the_levels_of_svd():
+    scheduler = diffusers.DPMSolverMultistepScheduler(prediction_type="sample", final_sigmas_type="zero")
+    assert_close(dpmpp_2m(denoised, FROM, karras(9)), theirs_at(scheduler, karras(9)), TOLERANCE)
+
+
+def test_dpmpp_2m_sde():
+    """The same noise for both; theirs draws for the last step, too, where it has no effect."""
+    drawn = list(RNG.standard_normal((9, *SHAPE)))
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        prediction_type="sample", algorithm_type="sde-dpmsolver++", final_sigmas_type="zero"
+    )
+    given = iter(drawn)
+    result = dpmpp_2m_sde(denoised, FROM, karras(9), noise=lambda shape: next(given))
+    assert_close(result, theirs_at(scheduler, karras(9), drawn), TOLERANCE)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_unipc(order):
+    """Without a step to 0, at which theirs ends at a lower order; with it, of the order that the table has."""
+    options = {"prediction_type": "sample", "solver_order": order, "lower_order_final": False}
+    scheduler = diffusers.UniPCMultistepScheduler(**options)
+    sigmas = karras(9)[:-1]
+    assert_close(unipc(denoised, FROM, sigmas, order=order), theirs_at(scheduler, sigmas), TOLERANCE)
+    if order == 2:
+        scheduler = diffusers.UniPCMultistepScheduler(prediction_type="sample", final_sigmas_type="zero")
+        assert_close(unipc(denoised, FROM, karras(9)), theirs_at(scheduler, karras(9)), TOLERANCE)
 
 
 @both_predictions

@@ -434,15 +434,24 @@ def test_churn_draws_new_noise_and_is_reproducible(pipe, photo, sampler):
     assert relative_error(churned, latents(pipe, photo, churn=2.0, sampler=sampler, seed=5)) > 0.01
 
 
+def test_noise_of_a_stochastic_sampler_is_the_seeds(pipe, photo):
+    options = {"sigma_max": 5.0, "seed": 4}
+    drawn = latents(pipe, photo, sampler="dpmpp_2m_sde", **options)
+    np.testing.assert_array_equal(latents(pipe, photo, sampler="dpmpp_2m_sde", **options), drawn)
+    plain = latents(pipe, photo, sampler="dpmpp_2m", **options)
+    assert relative_error(plain, drawn) > 0.001  # the small random model contracts
+    np.testing.assert_array_equal(latents(pipe, photo, sampler="dpmpp_2m_sde", eta=0.0, **options), plain)
+
+
 def test_second_order_samplers_are_nearer_to_the_solution(pipe, photo):
     """Twelve steps of each against sixty of Euler's, which all converge to."""
     options = {"sigma_max": 5.0, "seed": 6}
     solution = latents(pipe, photo, sampling_steps=60, **options)
     error = {
         sampler: np.sqrt(np.mean((latents(pipe, photo, sampling_steps=12, sampler=sampler, **options) - solution) ** 2))
-        for sampler in ("euler", "heun", "dpmpp_2m")
+        for sampler in ("euler", "heun", "dpmpp_2m", "unipc")
     }
-    assert error["heun"] < 0.7 * error["euler"] and error["dpmpp_2m"] < 0.7 * error["euler"], error
+    assert all(error[sampler] < 0.7 * error["euler"] for sampler in ("heun", "dpmpp_2m", "unipc")), error
     assert error["euler"] < 0.1 * np.abs(solution).max()
 
 
