@@ -38,6 +38,8 @@ def build_parser(program: str) -> ArgumentParser:
     add("--image_model", type=str, help="Checkpoint of the image model that temporal layers (such as motion modules), "
         "or a UNet alone, belong to, in any layout: what they lack is taken from it, the text encoder, autoencoder and "
         "vocabulary included.")  # fmt: skip
+    add("--base_model", type=str, help="Checkpoint of Stable Video Diffusion, in any layout, that a UNet alone was "
+        "tuned from, such as AnimateLCM-SVD's: the encoders and the autoencoder are taken from it.")  # fmt: skip
     add("--tokenizer", type=str, help="Vocabulary of a model that is given text, if there is none with its checkpoint "
         "(single files have none): the folder tokenizer of a diffusers folder, or bpe_simple_vocab_16e6.txt.gz of "
         "OpenAI's CLIP and open_clip.")  # fmt: skip

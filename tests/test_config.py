@@ -50,6 +50,12 @@ def message(error: pytest.ExceptionInfo) -> str:
 # --- the published models ---
 
 
+def test_animatelcm_is_svd_xt_with_another_sampler():
+    config, base = (load_config(CONFIGS / f"{name}.yaml") for name in ("animatelcm_svd_xt", "svd_xt"))
+    sampling = replace(base.sampling, sampler="consistency", sampling_steps=4, guidance=[1.0, 1.0])
+    assert config == replace(base, sampling=sampling)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_model(name):
     """Frames, steps and guidance of the published sampling script; the architecture is one for all."""
@@ -253,6 +259,12 @@ def test_a_config_that_is_no_text(tmp_path):
         (SamplingConfig, {"churn": 1.0, "sampler": "dpmpp_2m"}, "churn is for .* euler and heun, got dpmpp_2m"),
         (SamplingConfig, {"eta": -0.5, "sampler": "dpmpp_2m_sde"}, "eta must not be negative, got -0.5"),
         (SamplingConfig, {"eta": 0.5}, "eta is for the sampler dpmpp_2m_sde, got euler: leave it at 1"),
+        (SamplingConfig, {"consistency_levels": 20}, "consistency_levels is for the sampler consistency, got euler"),
+        (
+            SamplingConfig,
+            {"sampler": "consistency", "sampling_steps": 41},
+            r"sampling_steps must be at most 40 \(consistency_levels\), got 41",
+        ),
         (SamplingConfig, {"window": 1}, "window must be at least 2, its first frame and another, got 1"),
         (SamplingConfig, {"window_overlap": 3}, "window_overlap 3 goes with a window: give one"),
         (SamplingConfig, {"window": 4, "window_overlap": 3}, "window_overlap 3 must be smaller than what window 4 has"),

@@ -103,6 +103,7 @@ SAMPLING = {
     "sampling_steps": (2, {}),
     "sampler": ("heun", {"sampling_steps": 2}),
     "churn": (1.0, {}),
+    "consistency_levels": (20, {"sampling_steps": 2, "sampler": "consistency"}),
     "eta": (0.5, {"sampling_steps": 2, "sampler": "dpmpp_2m_sde"}),
     "guidance": ((2.0, 5.0), {}),
     "guidance_shape": ("triangular", {}),

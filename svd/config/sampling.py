@@ -48,8 +48,11 @@ class SamplingConfig:
     """Standard deviation of the noise added to the image (in [-1, 1]); more lets the video leave it further."""
     sampling_steps: int = 25
     """Steps of the sampler."""
-    sampler: Literal["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"] = "euler"
-    """Solver; euler is the reference, heun calls the network twice a step."""
+    sampler: Literal["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "consistency"] = "euler"
+    """Solver; euler is the reference, heun calls the network twice a step. consistency is for models that were
+    distilled to few steps, such as AnimateLCM-SVD: 2 to 8 of them, with guidance 1."""
+    consistency_levels: int = 40
+    """Noise levels that such a model was distilled at; sampling_steps of them are visited."""
     churn: float = 0.0
     """S_churn of EDM's algorithm 2: fresh noise per step (euler and heun)."""
     eta: float = 1.0
@@ -102,7 +105,7 @@ class SamplingConfig:
         )
         _check_video(self)
         _check_decoding(self)
-        _check_bounds(self, positive=["sigma_min", "sigma_max", "rho"])
+        _check_bounds(self, positive=["sigma_min", "sigma_max", "rho", "consistency_levels"])
         _check_bounds(self, not_negative=["motion_bucket_id", "noise_aug_strength", "churn"])
         check_most(self, "", motion_bucket_id=10_000, noise_aug_strength=100, churn=100_000, sigma_max=1e6, rho=1000)
         _check_interval(self.guidance_interval)
@@ -115,8 +118,17 @@ class SamplingConfig:
             self.eta == 1 or self.sampler == "dpmpp_2m_sde",
             f"eta is for the sampler dpmpp_2m_sde, got {self.sampler}: leave it at 1",
         )
+        distilled = self.sampler == "consistency"
+        check(
+            self.consistency_levels == 40 or distilled,
+            f"consistency_levels is for the sampler consistency, got {self.sampler}: leave it at 40",
+        )
+        check(
+            self.sampling_steps <= self.consistency_levels or not distilled,
+            f"sampling_steps must be at most {self.consistency_levels} (consistency_levels), got {self.sampling_steps}",
+        )
         _check_bounds(self, not_negative=["renoise", "window_overlap", "eta"], shares=["renoise_part"])
-        check_most(self, "", window=1024, renoise=1000, eta=10)
+        check_most(self, "", window=1024, renoise=1000, eta=10, consistency_levels=10_000)
         window, overlap = self.window, self.window_overlap
         check(window is None or window >= 2, f"window must be at least 2, its first frame and another, got {window}")
         check(overlap is None or window is not None, f"window_overlap {overlap} goes with a window: give one")

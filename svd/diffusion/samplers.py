@@ -10,7 +10,8 @@ raise ValueError for noise levels that do not decrease.
 
 For constant D the ODE's solution is a straight line to it, x' = D + (sigma' / sigma) * (x - D). Euler is that
 step; the others improve on the constant D. In this form the last step, to sigma' = 0, gives D itself.
-dpmpp_2m_sde solves a stochastic differential equation in place of the ODE, with the same distribution at every sigma.
+dpmpp_2m_sde solves a stochastic differential equation in place of the ODE, with the same distribution at every sigma;
+consistency solves neither, and is for models that were distilled.
 """
 
 import math
@@ -203,6 +204,20 @@ def ddim(
     return x
 
 
+def consistency(denoise: Denoise, x: Any, sigmas: Sequence[float], *, noise: Noise, progress: Progress = iter) -> Any:
+    """Sample from a consistency model in few steps, one call each: arXiv 2303.01469, algorithm 1.
+
+    Such a model's D is the end of the ODE's path from x, and not the mean of all possible ends. Each step takes it as
+    the sample, and adds fresh noise of the next level; no solver is needed between the levels. `noise(shape)` draws
+    unit Gaussian noise of x's kind and dtype.
+    """
+    for sigma, sigma_next in progress(steps_of(sigmas)):
+        x = denoise(x, sigma)
+        if sigma_next > 0:
+            x = x + noise(x.shape) * sigma_next
+    return x
+
+
 def _towards(x0, x, ratio: float):
     return x0 + (x - x0) * ratio
 
@@ -225,9 +240,16 @@ def steps_of(sigmas: Sequence[float]) -> list[tuple[float, float]]:
     return steps
 
 
-SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "dpmpp_2m_sde": dpmpp_2m_sde, "unipc": unipc}
+SAMPLERS = {
+    "euler": euler,
+    "heun": heun,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "unipc": unipc,
+    "consistency": consistency,
+}
 """For noise levels chosen freely, such as SVD's."""
-STOCHASTIC = ("dpmpp_2m_sde",)
+STOCHASTIC = ("dpmpp_2m_sde", "consistency")
 """Those that need noise."""
 DISCRETE_SAMPLERS = {"ddim": ddim, "euler": euler, "dpmpp_2m": dpmpp_2m}
 """For the noise levels of discrete timesteps."""

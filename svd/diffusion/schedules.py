@@ -27,6 +27,19 @@ def karras(n: int, sigma_max: float = 700.0, sigma_min: float = 0.002, rho: floa
     return np.append(np.linspace(start, end, n) ** rho, 0.0)
 
 
+def consistency_levels(
+    n: int, levels: int = 40, sigma_max: float = 700.0, sigma_min: float = 0.002, rho: float = 7.0
+) -> np.ndarray:
+    """The noise levels of n steps of a consistency model, decreasing, then 0: float64 [n+1].
+
+    The model knows the `levels` of a Karras schedule. From the largest on, every (levels // n)-th of them is visited,
+    as AnimateLCM's sampler does (arXiv 2402.00769). Raises ValueError if there are not as many.
+    """
+    if not 1 <= n <= levels:
+        raise ValueError(f"a consistency model of {levels} noise levels has 1 to {levels} steps, not {n}")
+    return np.append(karras(levels, sigma_max, sigma_min, rho)[:-1][:: levels // n][:n], 0.0)
+
+
 def discrete_sigmas(schedule: ScheduleConfig) -> np.ndarray:
     """The noise levels of a schedule's timesteps, increasing: float64 [timesteps].
 

@@ -33,7 +33,7 @@ from svd.diffusion.key_frames import (
     together,
 )
 from svd.diffusion.samplers import SAMPLERS, STOCHASTIC, Churn
-from svd.diffusion.schedules import karras
+from svd.diffusion.schedules import consistency_levels, karras
 from svd.pipelines import pipeline
 from svd.pipelines.pipeline import NoiseSource, Output, Seed, check_output, latents_shape, solve, warn_of_size
 from svd.pipelines.progress import Bars
@@ -172,7 +172,10 @@ class ImageToVideo:
         Steps with and without guidance have two batch sizes, and so two graphs. If a guidance interval needs both, the
         second is compiled in the middle of sampling; the message about compilation is about the first step's.
         """
-        sigmas = karras(settings.sampling_steps, settings.sigma_max, settings.sigma_min, settings.rho)
+        steps, levels = settings.sampling_steps, (settings.sigma_max, settings.sigma_min, settings.rho)
+        sigmas = karras(steps, *levels)
+        if settings.sampler == "consistency":
+            sigmas = consistency_levels(steps, settings.consistency_levels, *levels)
         seen, interval = settings.frames_seen, settings.guidance_interval
         scale = GUIDANCE_SHAPES[settings.guidance_shape](*settings.guidance, seen)
         bind = partial(self.denoiser.bind, image_only=image_only)

@@ -1,4 +1,4 @@
-"""A model from its sources: a checkpoint, and the image model that its temporal layers, or its UNet, belong to."""
+"""A model from its sources: a checkpoint, and the model that its temporal layers, or its UNet, belong to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Optional
 from svd.checkpoints.formats import MODEL_FORMAT, TOKENIZER
 from svd.checkpoints.tensor_files import LazyTensor
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.config import ImageLDMConfig, Model, parse_config
+from svd.config import ImageLDMConfig, Model, ModelConfig, parse_config
 from svd.console import printable
 from svd_tools.checkpoints.conversion import Weights, from_layout
 from svd_tools.checkpoints.identity import check_motion_base
@@ -67,7 +67,23 @@ def _check_own_config(path: Path, metadata: Mapping[str, str], config: Model) ->
         raise CheckpointError(f"{path} is of another model than the config: {different[0]}")
 
 
-def image_config(config: Model) -> ImageLDMConfig:
+def other_model(
+    config: Model, image_model: Optional[str | Path], base_model: Optional[str | Path]
+) -> Optional[tuple[Path, Model]]:
+    """The model that the rest of an incomplete one is taken from, and its configuration: the image model of a model
+    that is given text, or the base of a UNet of Stable Video Diffusion; None if neither was given.
+
+    Raises CheckpointError for one that is of no use.
+    """
+    if image_model is not None:
+        return Path(image_model), _image_config(config)
+    if base_model is not None and not isinstance(config, ModelConfig):
+        problem = "a base model is for UNets of Stable Video Diffusion: leave it out (others have image_model)"
+        raise CheckpointError(problem, setting="base_model")
+    return None if base_model is None else (Path(base_model), config)
+
+
+def _image_config(config: Model) -> ImageLDMConfig:
     """The configuration of the image model in a model that is given text."""
     if not isinstance(config, ImageLDMConfig):
         raise CheckpointError("an image model is for models that are given text: leave it out", setting="image_model")
@@ -75,20 +91,24 @@ def image_config(config: Model) -> ImageLDMConfig:
     return ImageLDMConfig(**{field.name: getattr(config, field.name) for field in fields(ImageLDMConfig)})
 
 
-def assemble(source: Source, image: Optional[Source] = None) -> Weights:
+def assemble(source: Source, other: Optional[Source] = None) -> Weights:
     """Convert the tensors of the sources to our names.
 
     Raises:
-        CheckpointError: they do not fit the config, or nothing of the image model is needed.
+        CheckpointError: they do not fit the config, or nothing of the other model is needed.
     """
     from svd.build import parameter_shapes  # MindSpore takes seconds to import, which --help and errors do not wait for
 
     shapes = parameter_shapes(source.config)
-    if image is None:
+    if other is None:
         return from_layout(source.tensors, source.layout, source.config, shapes)
-    image_shapes = parameter_shapes(image.config)
-    own = from_layout(source.tensors, source.layout, source.config, shapes, supplied=image_shapes)
-    others = from_layout(image.tensors, image.layout, image.config, image_shapes)
+    supplied = other_shapes = parameter_shapes(other.config)
+    if isinstance(source.config, ModelConfig):  # a UNet, which has to be whole
+        supplied = {name for name in other_shapes if not name.startswith("network.")}
+    own = from_layout(source.tensors, source.layout, source.config, shapes, supplied=supplied)
+    others = from_layout(other.tensors, other.layout, other.config, other_shapes)
+    if isinstance(source.config, ModelConfig) and not own.tensors.keys().isdisjoint(supplied):
+        raise CheckpointError(f"{source.path} has more than a UNet: leave the base model out", setting="base_model")
     if own.tensors.keys() >= shapes.keys():
         raise CheckpointError(f"{source.path} has all networks: leave the image model out", setting="image_model")
     leftovers, entries = own.leftovers + others.leftovers, own.entries + others.entries

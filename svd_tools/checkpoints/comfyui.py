@@ -31,7 +31,8 @@ def as_found(layout: Layout, names: Collection[str]) -> tuple[Layout, list[str]]
     if any(name.startswith(f"{CLIP_SGM}.vision_model.") for name in names):
         places["conditioner.image_encoder"] = Place(CLIP_SGM, CLIP, "diffusers")
         notes.append("the image encoder (CLIP) has the names of transformers, as in files of ComfyUI")
-    if not any(name.startswith(f"{IMAGE_SGM}.") for name in names):
+    first_stage = any(name.startswith(f"{FIRST_STAGE}.") for name in names)
+    if first_stage and not any(name.startswith(f"{IMAGE_SGM}.") for name in names):
         last = any(name.startswith(f"{FIRST_STAGE}.quant_conv.") for name in names)
         places[_IMAGE] = Place(FIRST_STAGE, ENCODER, "sgm", without=() if last else ("quant_conv.",))
         notes.append("there is one autoencoder, as in files of ComfyUI: the first stage's encodes the image, too")
@@ -41,7 +42,8 @@ def as_found(layout: Layout, names: Collection[str]) -> tuple[Layout, list[str]]
 def identity_convolution(found: Mapping[str, LazyTensor], shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
     """The conditioner's `quant_conv` where its encoder is that of a first stage without one: the identity."""
     weight, bias = (f"{_IMAGE}.quant_conv.{end}" for end in ("weight", "bias"))
-    if weight in found or weight not in shapes:
+    last = found.get(f"{_IMAGE}.conv_out.weight")
+    if weight in found or weight not in shapes or last is None:
         return {}
-    channels, dtype = shapes[bias][0], found[f"{_IMAGE}.conv_out.weight"].dtype
+    channels, dtype = shapes[bias][0], last.dtype
     return {weight: np.eye(channels, dtype=dtype).reshape(shapes[weight]), bias: np.zeros(channels, dtype)}

@@ -14,7 +14,7 @@ from svd.checkpoints.tensor_header import CheckpointError
 from svd.config import Model, dump_config, load_config
 from svd.console import first_few, printable
 from svd_tools.checkpoints.adapters import convert_adapters
-from svd_tools.checkpoints.assembly import Source, assemble, find_tokenizer, image_config, open_source, stores_tokenizer
+from svd_tools.checkpoints.assembly import Source, assemble, find_tokenizer, open_source, other_model, stores_tokenizer
 from svd_tools.checkpoints.conversion import Weights, absent_parts, to_layout
 from svd_tools.checkpoints.layout import Entry, Layout, expand
 from svd_tools.checkpoints.layouts import ENDINGS, OURS, find_layout, layouts_of
@@ -36,6 +36,7 @@ def convert(
     image_model: Optional[str | Path] = None,
     tokenizer: Optional[str | Path] = None,
     reversal_of: Optional[str | Path] = None,
+    base_model: Optional[str | Path] = None,
 ) -> Path:
     """Convert a checkpoint, print what was found and left out, and return the path written.
 
@@ -52,22 +53,23 @@ def convert(
     check_free(target, overwrite)
     opened = read_weights(source, layouts_of(model))
     if reversal_of is not None:
-        if to != OURS or image_model or tokenizer or report:
-            raise CheckpointError("reversal_of goes without --to, --image_model, --tokenizer and --report")
+        if to != OURS or image_model or base_model or tokenizer or report:
+            options = "--to, --image_model, --base_model, --tokenizer and --report"
+            raise CheckpointError(f"reversal_of goes without {options}")
         unet = open_source(source, opened, model, weights, complete=False)
         return convert_reversal(unet, Path(reversal_of), target, dtype)
     if adapter_style(opened.tensors):
-        if to != OURS or weights != "auto" or image_model or tokenizer:
-            options = "--to, --weights, --image_model and --tokenizer"
+        if to != OURS or weights != "auto" or image_model or base_model or tokenizer:
+            options = "--to, --weights, --image_model, --base_model and --tokenizer"
             raise CheckpointError(f"{source} holds adapters (LoRA): they are converted without {options}")
         return convert_adapters(source, opened.tensors, model, target, dtype, report)
     layout = find_layout(model, to)
     layout.check(model, True)
-    sources = [open_source(source, opened, model, weights, complete=image_model is None)]
-    if image_model is not None:
-        base = image_config(model)
-        opened = read_weights(Path(image_model), layouts_of(base))
-        sources.append(open_source(Path(image_model), opened, base, weights))
+    rest = other_model(model, image_model, base_model)
+    sources = [open_source(source, opened, model, weights, complete=rest is None)]
+    if rest is not None:
+        path, base = rest
+        sources.append(open_source(path, read_weights(path, layouts_of(base)), base, weights))
     vocabulary = _vocabulary(sources, tokenizer, layout)
     assembled = assemble(*sources)
     if report:

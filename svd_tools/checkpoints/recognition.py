@@ -64,7 +64,7 @@ def recognise(
             raise CheckpointError(f"{source} is no checkpoint of {title}: its tensors are {some}")
         if complete:
             missing = " and ".join(f"no {title}" for title in list(layout.needs)[:2])
-            raise _incomplete(f"{source} has a UNet alone, in {layout.title}, and {missing}", layout, config)
+            raise _incomplete(f"{source} has a UNet alone, in {layout.title}, and {missing}", layout, config, unet=True)
         tensors, prefixes = alone, Counter([""])
     recognised = Recognised(layout, tensors, [f"the wrapper {wrapper} is taken off names" for wrapper in wrappers])
     averages = _take(recognised, prefixes)
@@ -196,17 +196,22 @@ def _note_widened(recognised: Recognised) -> None:
 
 
 _COMPLETE = (
-    "give the whole model (ComfyUI writes it with ImageOnlyCheckpointSave, if that is given UNet, CLIP vision and VAE; "
-    "a UNet of diffusers belongs into the folder unet of a copy of the model that its training began with)"
+    "give the whole model (ComfyUI writes it with ImageOnlyCheckpointSave, if that is given UNet, CLIP vision and VAE)"
+)
+_BASE_MODEL = (
+    "give the model that it was tuned from, in any layout, as base_model (of ComfyUI, the whole model: "
+    "ImageOnlyCheckpointSave writes it, if that is given UNet, CLIP vision and VAE)"
 )
 _IMAGE_MODEL = "give the image model that it belongs to, in any layout, as image_model"
 _OURS = "svd_tools/export.py merges what train.py wrote with the model that the training began with"
 
 
-def _incomplete(problem: str, layout: Layout, config: Model) -> CheckpointError:
-    """The error for a part of a model, which says what to do with it."""
+def _incomplete(problem: str, layout: Layout, config: Model, unet: bool = False) -> CheckpointError:
+    """The error for a part of a model, such as a UNet, which says what to do with it."""
     if layout.name == OURS:
         return CheckpointError(f"{problem}: {_OURS}")
     if isinstance(config, ImageLDMConfig):
         return CheckpointError(f"{problem}: {_IMAGE_MODEL}", setting="image_model")
+    if unet:
+        return CheckpointError(f"{problem}: {_BASE_MODEL}", setting="base_model")
     return CheckpointError(f"{problem}: {_COMPLETE}")

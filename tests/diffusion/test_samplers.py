@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from svd.diffusion.samplers import SAMPLERS, STOCHASTIC, Churn, ddim, dpmpp_2m, dpmpp_2m_sde, euler, heun, unipc
-from svd.diffusion.schedules import karras
+from svd.diffusion.samplers import (
+    SAMPLERS,
+    STOCHASTIC,
+    Churn,
+    consistency,
+    ddim,
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    euler,
+    heun,
+    unipc,
+)
+from svd.diffusion.schedules import consistency_levels, karras
 
 MU, S = np.array([-1.0, 0.0, 0.3, 2.0]), np.array([0.2, 0.5, 1.0, 1.5])
 SIGMA_MAX, SIGMA_MIN = 10.0, 0.01
@@ -243,6 +254,33 @@ def test_dpmpp_2m_sde_without_noise_is_dpmpp_2m():
     sigmas = karras(9)
     without = dpmpp_2m_sde(denoise, start(), sigmas, eta=0.0, noise=None)
     np.testing.assert_array_equal(without, dpmpp_2m(denoise, start(), sigmas))
+
+
+def test_consistency_by_hand():
+    """D of every step and fresh noise of the next level; the start counts only for the first D."""
+    seen = []
+
+    def recording(x, sigma):
+        seen.append((float(x[0]), sigma))
+        return 0.5 * x
+
+    result = consistency(recording, np.array([8.0]), [4.0, 3.0, 1.0, 0.0], noise=np.ones)
+    assert seen == [(8.0, 4.0), (7.0, 3.0), (4.5, 1.0)] and result == 2.25
+
+
+def test_consistency_model_of_gaussian_data_gives_the_distribution():
+    """Its D is the end of the ODE's path: each number of steps gives all of the variance."""
+    rng = np.random.default_rng(1)
+    x = MU + np.sqrt(S**2 + SIGMA_MAX**2) * rng.standard_normal((20_000, 4))
+
+    def end_of_path(x, sigma):
+        return MU + (x - MU) * S / np.sqrt(S**2 + sigma**2)
+
+    for steps in (1, 2, 4):
+        sigmas = consistency_levels(steps, 40, SIGMA_MAX, SIGMA_MIN)
+        samples = consistency(end_of_path, x, sigmas, noise=rng.standard_normal)
+        np.testing.assert_array_less(np.abs(samples.mean(0) - MU) / S, 4 / np.sqrt(len(x)))
+        np.testing.assert_array_less(np.abs(samples.var(0) / S**2 - 1), 4 * np.sqrt(2 / len(x)))
 
 
 def test_one_ddim_step_by_hand():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from svd.config import ScheduleConfig
-from svd.diffusion.schedules import discrete_sigmas, karras, spaced, visited_levels
+from svd.diffusion.schedules import consistency_levels, discrete_sigmas, karras, spaced, visited_levels
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "values.npz"
 
@@ -28,6 +28,15 @@ def test_levels_are_evenly_spaced_in_the_root():
 
 def test_one_step_goes_from_the_top_to_zero():
     np.testing.assert_allclose(karras(1), [700, 0])
+
+
+def test_levels_of_a_consistency_model():
+    known = karras(40)
+    for steps, visited in ((1, [0]), (3, [0, 13, 26]), (4, [0, 10, 20, 30]), (40, range(40))):
+        np.testing.assert_array_equal(consistency_levels(steps), [*known[visited], 0])
+    for steps in (0, 41):
+        with pytest.raises(ValueError, match=f"of 40 noise levels has 1 to 40 steps, not {steps}"):
+            consistency_levels(steps)
 
 
 @pytest.mark.parametrize(

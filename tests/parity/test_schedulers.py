@@ -11,9 +11,9 @@ from comparison import assert_close
 
 from svd.config import ScheduleConfig
 from svd.diffusion.guidance import guided
-from svd.diffusion.preconditioning import DISCRETE_PRECONDITIONINGS
-from svd.diffusion.samplers import ddim, dpmpp_2m, dpmpp_2m_sde, euler, unipc
-from svd.diffusion.schedules import discrete_sigmas, karras, spaced, visited_levels
+from svd.diffusion.preconditioning import DISCRETE_PRECONDITIONINGS, PRECONDITIONINGS
+from svd.diffusion.samplers import consistency, ddim, dpmpp_2m, dpmpp_2m_sde, euler, unipc
+from svd.diffusion.schedules import consistency_levels, discrete_sigmas, karras, spaced, visited_levels
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -195,6 +195,28 @@ def test_unipc(order):
     if order == 2:
         scheduler = diffusers.UniPCMultistepScheduler(prediction_type="sample", final_sigmas_type="zero")
         assert_close(unipc(denoised, FROM, karras(9)), theirs_at(scheduler, karras(9)), TOLERANCE)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 6, 8])
+def test_consistency(steps):
+    """The formulas of AnimateLCM-SVD's scheduler, in its order: levels as float32, the network's own output and scale,
+    c_skip and c_out for data of deviation 1, and noise of the next level."""
+    drawn = RNG.standard_normal((steps, *SHAPE))
+    ramp = torch.arange(steps) * (40 // steps) / 39
+    sigmas = torch.cat([(700 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 700 ** (1 / 7))) ** 7, torch.zeros(1)])
+    z = torch.from_numpy(NOISE) * (700.0**2 + 1) ** 0.5
+    for i, sigma in enumerate(sigmas[:-1]):
+        predicted = torch.from_numpy(network((z / (sigma**2 + 1) ** 0.5).numpy(), float(0.25 * torch.log(sigma))))
+        x0 = -sigma / (sigma**2 + 1) ** 0.5 * predicted + z / (sigma**2 + 1)
+        z = x0 + torch.from_numpy(drawn[i]) * sigmas[i + 1]
+
+    def denoise(x, sigma):
+        c_skip, c_out, c_in, c_noise = PRECONDITIONINGS["v_scaling"].coefficients(sigma)
+        return c_skip * x + c_out * network(c_in * x, c_noise)
+
+    given = iter(drawn)
+    result = consistency(denoise, FROM, consistency_levels(steps), noise=lambda shape: next(given))
+    assert_close(result, z.numpy(), TOLERANCE)
 
 
 @both_predictions

@@ -11,8 +11,11 @@ from safetensors.numpy import load_file, save_file
 from svd.checkpoints import tensor_files
 from svd.checkpoints.float8 import FLOAT8
 from svd.checkpoints.tensor_files import LazyTensor
-from svd.config import ModelConfig
+from svd.config import ModelConfig, load_config
+from svd_tools.checkpoints.layout import expand
+from svd_tools.checkpoints.layouts import DIFFUSERS
 from svd_tools.checkpoints.recognition import recognise
+from svd_tools.checkpoints.tables import TRANSFORMS
 
 UNET, IMAGE = "model.diffusion_model.", "conditioner.embedders.3."
 VISUAL = "conditioner.embedders.0.open_clip.model.visual."
@@ -257,6 +260,55 @@ def test_a_unet_alone(random_weights, config, tmp_path, refuse, layout, front):
     error = refuse(tmp_path / "x.safetensors", config)
     assert "no image encoder (CLIP) and no autoencoder" in error and "ImageOnlyCheckpointSave" in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.fixture
+def unet_and_base(random_weights, config, tmp_path):
+    """A UNet by diffusers' names alone, as AnimateLCM-SVD's file has it, and the model that it was tuned from."""
+    weights, base = random_weights(config, "diffusers"), tmp_path / "base.safetensors"
+    save_file(random_weights(config, "sgm"), base)
+    unet = {n.removeprefix("unet."): -v for n, v in weights.items() if n.startswith("unet.")}
+    return unet, base
+
+
+def test_a_unet_and_the_model_that_it_was_tuned_from(unet_and_base, config, tmp_path, convert):
+    """In each layout of the base: the UNet's tensors, and the base's others."""
+    unet, base = unet_and_base
+    save_file(unet, tmp_path / "x.safetensors")
+    plain = load_file(convert(base, config)[0])
+    names = {entry.ours: entry for entry in expand(DIFFUSERS, load_config(config), plain)}
+    for other in (base, convert(base, config, "--overwrite")[0]):
+        written, printed = convert(tmp_path / "x.safetensors", config, f"--base_model={other}", "--overwrite")
+        assert "x.safetensors is a .safetensors file in diffusers' layout" in printed
+        found = load_file(written)
+        assert found.keys() == plain.keys()
+        for name, value in found.items():
+            if name.startswith("network."):
+                entry = names[name]
+                stored = unet[entry.theirs.removeprefix("unet.")]
+                np.testing.assert_array_equal(value, TRANSFORMS[entry.transform].to_ours(stored))
+            else:
+                np.testing.assert_array_equal(value, plain[name])
+
+
+def test_a_unet_that_does_not_fit_its_base(unet_and_base, config, tmp_path, refuse):
+    unet, base = unet_and_base
+    file = tmp_path / "x.safetensors"
+    save_file({n: v for n, v in unet.items() if n != "conv_out.bias"}, file)
+    assert "1 missing" in refuse(file, config, f"--base_model={base}"), "the base has it, but of another training"
+    save_file(unet | {"lora_of_whom": np.ones(2, np.float32)}, file)
+    assert "1 unexpected" in refuse(file, config, f"--base_model={base}")
+    save_file(unet | {"conv_out.bias": np.ones(5, np.float32)}, file)
+    assert "1 wrongly shaped" in refuse(file, config, f"--base_model={base}")
+    assert "has more than a UNet: leave the base model out (--base_model)" in refuse(
+        base, config, f"--base_model={base}"
+    )
+    save_file(unet, file)
+    assert "in any layout, as base_model" in refuse(file, config)
+    assert "does not exist" in refuse(file, config, "--base_model=nowhere.safetensors")
+    assert "has a UNet alone" in refuse(file, config, f"--base_model={file}")
+    text = "configs/stable_diffusion/v1_5.yaml"
+    assert "a base model is for UNets of Stable Video Diffusion" in refuse(file, text, f"--base_model={base}")
 
 
 @pytest.mark.parametrize(
