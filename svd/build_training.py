@@ -70,6 +70,7 @@ def load_trainer(
     check_task(train, model)
     checkpoint = Checkpoint(train.pretrained)
     checkpoint.check_model(model)  # what is trained is merged with it in the end
+    model = trained_model(train, model)
     device = runtime.setup(environment.device_target, environment.mode)
     ranks = Ranks(*runtime.join_ranks())
     check_used(train, ranks.count)
@@ -128,6 +129,12 @@ def check_task(train: TrainConfig, model: LatentModel) -> None:
     check(kind in task.kinds, message)
     check_used(train)
     task.check(train, model)
+
+
+def trained_model(train: TrainConfig, model: LatentModel) -> LatentModel:
+    """The configuration that the trained model is written with: the model's own, or the task's `result`."""
+    result = getattr(find_task(train.task), "result", None)
+    return model if result is None else result(train, model)
 
 
 def describe(plan: Plan) -> str:

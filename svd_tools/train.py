@@ -14,6 +14,7 @@ if __name__ == "__main__":  # signals are handled from here on, also during impo
 import json
 import sys
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Optional
 
@@ -135,7 +136,8 @@ def finish(plan: Plan, checkpoint: Path) -> None:
     target = Path(train.output_dir) / ("lora.safetensors" if train.lora.rank else "model.safetensors")
     if train.lora.rank:
         write_trained(trained, target)
-        log(f"{program} --{group}.checkpoint={train.pretrained} --{group}.lora={target} {given}")
+        flags = sampling_flags(train, trained.config, group)
+        log(f"{program} --{group}.checkpoint={train.pretrained} --{group}.lora={target} {flags}{given}")
         return
     scale = measured_scale(plan, checkpoint, kind) if train.scale_clips else None
     write_merged(trained, Path(train.pretrained), target, scale_factor=scale)
@@ -145,6 +147,18 @@ def finish(plan: Plan, checkpoint: Path) -> None:
         log(f"{program} --{group}.checkpoint={target} {given}")
     else:
         log(f"the next training may begin with it: --train.pretrained={target}")
+
+
+def sampling_flags(train: TrainConfig, model: LatentModel, group: str) -> str:
+    """The flags with which the pretrained model is sampled as the trained one, if that is sampled in another way."""
+    from svd.build_training import trained_model
+    from svd.checkpoints.model_file import Checkpoint
+
+    before = Checkpoint(train.pretrained).config
+    if trained_model(train, before) == before:
+        return ""
+    changed = differing(asdict(before.sampling), asdict(model.sampling))
+    return "".join(f"--{group}.{name}={str(value).replace(' ', '')} " for name, _, value in changed)
 
 
 def measured_scale(plan: Plan, checkpoint: Path, kind: str) -> float:

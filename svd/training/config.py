@@ -88,6 +88,45 @@ class LossConfig:
 
 
 @dataclass
+class ConsistencyConfig:
+    """Of the task consistency: how a model is distilled to few steps without guidance (arXiv 2310.04378)."""
+
+    levels: int = 40
+    """Noise levels, of the Karras schedule between those of the model's sampling."""
+    skip: int = 1
+    """Levels from a point to the one that it is made consistent with: more are learned faster, and less exactly."""
+    solver: Literal["euler", "heun"] = "euler"
+    """The teacher's step between the two; heun calls it twice."""
+    guidance_first: list[float] = field(default_factory=lambda: [1.0, 1.5])
+    """The teacher's guidance in the first frame, drawn between these two scales for each clip; the same twice fixes
+    it."""
+    guidance_last: list[float] = field(default_factory=lambda: [2.0, 2.5])
+    """The same in the last frame; between them it rises linearly. 1 and 1 in both leave guidance out."""
+    distance: Literal["huber", "l2"] = "huber"
+    """The distance from the target: pseudo-Huber's, or squared."""
+    huber: float = 0.001
+    """Where pseudo-Huber's distance turns from squared to absolute."""
+    weighting: float = 0.1
+    """The loss is weighted by the difference of the two noise levels to the power of minus this."""
+
+    def __post_init__(self):
+        check(self.levels >= 2, f"consistency.levels must be at least 2, got {self.levels}")
+        check(1 <= self.skip <= self.levels, f"consistency.skip must be 1 to the {self.levels} levels, got {self.skip}")
+        for name in ("guidance_first", "guidance_last"):
+            bounds = getattr(self, name)
+            ordered = len(bounds) == 2 and 0 <= bounds[0] <= bounds[1]
+            check(ordered, f"consistency.{name} takes two scales, the smaller first, got {bounds}")
+        check(0 < self.huber < inf, f"consistency.huber must be positive, got {self.huber}")
+        check(0 <= self.weighting <= 4, f"consistency.weighting must be 0 to 4, got {self.weighting}")
+        check_most(self, "consistency", levels=10_000, huber=1000, guidance_first=1000, guidance_last=1000)
+
+    @property
+    def unguided(self) -> bool:
+        """Whether guidance is 1 in all frames."""
+        return all(scale == 1 for scale in (*self.guidance_first, *self.guidance_last))
+
+
+@dataclass
 class DiscriminatorConfig:
     """Networks that learn to tell decoded videos from real ones, while the decoder learns to deceive them: of the tasks
     autoencoder and temporal_decoder. Their loss is the hinge loss; both sides learn from the same decoded clips, with
@@ -236,16 +275,16 @@ class TrainConfig:
     given frames, videos from their first frames. interpolation: the same, three frames between two. pixels: by a model
     in pixel space, videos, images, or both. upsampling: by an upsampler, patches of videos from low-resolution ones.
     image_encoder: by the image encoder, what is seen. autoencoder: by encoder and decoder, to give frames back.
-    temporal_decoder: by the decoder's temporal layers, to give videos back. Or the path of a class
-    (svd/training/tasks)."""
+    temporal_decoder: by the decoder's temporal layers, to give videos back. consistency: by the UNet, which already
+    makes videos, to make them in few steps without guidance. Or the path of a class (svd/training/tasks)."""
     pretrained: Optional[str] = None
     """The checkpoint to start from, as svd_tools/convert.py writes it."""
     output_dir: str = "outputs/train"
     """Folder for checkpoints, previews, metrics and the final model."""
     temporal_only: bool = True
     """Train the temporal layers and blends alone, as VideoLDM does; otherwise all of the UNet, or of the decoder. Of
-    the tasks image_to_video and text_to_video without `lora.rank`, with which the adapters alone are trained, and of
-    prediction, interpolation, upsampling and temporal_decoder."""
+    the tasks image_to_video, consistency and text_to_video without `lora.rank`, with which the adapters alone are
+    trained, and of prediction, interpolation, upsampling and temporal_decoder."""
     dropout: float = 0.0
     """Of the task pixels: how often activations of residual blocks and of attention are left out."""
     embeddings: Optional[str] = None
@@ -290,6 +329,7 @@ class TrainConfig:
     """Updates from one line of the metrics to the next."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)

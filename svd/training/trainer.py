@@ -36,7 +36,10 @@ class TrainingError(UserError, RuntimeError):
 
 
 class Objective(Protocol):
-    """What is minimised, and over which parameters. One with two players has an `opponent` (svd.training.player)."""
+    """What is minimised, and over which parameters. One with two players has an `opponent` (svd.training.player); one
+    that learns from its own average has a method `follow`, which is given that (or None), before it is asked for
+    `inputs`.
+    """
 
     loss: nn.Cell
     """Tensors -> a scalar, the mean over clips."""
@@ -81,6 +84,8 @@ class Trainer:
         self.run_folder = Path(config.output_dir)
         opponent: Optional[Opponent] = getattr(objective, "opponent", None)
         self.player = Player(objective.loss, objective.trained, config, ranks, more=opponent is not None)
+        if hasattr(objective, "follow"):
+            objective.follow(self.player.average)
         self.opponent = opponent and Player(opponent.loss, opponent.trained, config, ranks, averaged=False)
         self.shown = (*opponent.shown, "opponent_loss", "opponent_grad_norm") if opponent else ()
         self.loss_scale = LossScale(dynamic_loss_scale, state.loss_scale)

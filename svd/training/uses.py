@@ -51,6 +51,11 @@ USES = (
         "it is for train.loss.perceptual=lpips",
     ),
     Use(
+        ("consistency.huber",),
+        lambda t, _: t.consistency.distance == "huber",
+        "it is for train.consistency.distance=huber",
+    ),
+    Use(
         tuple(f"discriminator.{name}" for name in ("weight", "start", "learning_rate", "channels", "layers")),
         lambda t, _: t.discriminator.kind != "none",
         "there is no discriminator: give train.discriminator.kind",

@@ -74,6 +74,14 @@ ANOTHER = {
     "loss.perceptual_weight": 0.3,
     "loss.lpips": "lpips.safetensors",
     "loss.single_frames": 1,
+    "consistency.levels": 6,
+    "consistency.skip": 2,
+    "consistency.solver": "heun",
+    "consistency.guidance_first": [3.0, 3.0],
+    "consistency.guidance_last": [4.0, 4.0],
+    "consistency.distance": "l2",
+    "consistency.huber": 0.1,
+    "consistency.weighting": 1.0,
     "discriminator.kind": "temporal",
     "discriminator.weight": 0.5,
     "discriminator.start": 7,
@@ -206,6 +214,7 @@ KINDS = {
     "image_to_video with LoRA": ("videos", {"lora": LoRAConfig(rank=1, modules=["temporal.attn1", "temporal.attn2"])}),
     "image_to_video with LoRA from latents": ("latents", {"lora": LoRAConfig(rank=1, modules=["temporal.attn2.to_v"])}),
     "image_to_video with previews": ("videos", {"preview": PreviewConfig(images=["another.png"])}),
+    "consistency": ("videos", {}),
     "image_model": ("videos", {}),
     "image_model from latents": ("latents", {}),
     "autoencoder": ("videos", {}),
@@ -295,13 +304,16 @@ def test_a_setting_of_a_task_changes_something_or_is_refused(eager, kind):
             refused.add(name)
             assert reason.startswith(f"train.{name} is ") or "latents" in reason, reason
     assert "shard_optimizer" in refused and "recompute" not in refused
+    distilled = kind.config.task == "consistency"
     of_the_unet = kind.config.task in ("image_to_video", "image_model")
-    assert ("loss.p_mean" in refused) == ("preview.images" in refused) == (not of_the_unet)
+    assert ("loss.p_mean" in refused) == ("loss.drop_context" in refused) == (not of_the_unet)
+    assert ("preview.images" in refused) == (not of_the_unet and not distilled)
+    assert ("consistency.levels" in refused) == ("consistency.distance" in refused) == (not distilled)
     assert ("loss.kl_weight" in refused) == (kind.config.task != "autoencoder")
-    assert ("lora.rank" in refused) == (kind.config.task != "image_to_video")
+    assert ("lora.rank" in refused) == (kind.config.task not in ("image_to_video", "consistency"))
     assert ("lora.alpha" in refused) == (not kind.config.lora.rank)
     of_decoders = kind.config.task in ("autoencoder", "temporal_decoder")
-    has_temporal_only = kind.config.task in ("image_to_video", "temporal_decoder")
+    has_temporal_only = kind.config.task in ("image_to_video", "consistency", "temporal_decoder")
     assert ("temporal_only" in refused) == (not has_temporal_only or kind.config.lora.rank > 0)
     assert ("preview.seed" in refused) == (not kind.config.preview.wanted)
     assert ("preview.clips" in refused) == (not of_decoders)

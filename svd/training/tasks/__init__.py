@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # MindSpore takes seconds to import, which the names do not n
 
 TASKS = {
     "image_to_video": "svd.training.tasks.video.IMAGE_TO_VIDEO",
+    "consistency": "svd.training.tasks.consistency.ConsistencyTask",
     "image_model": "svd.training.tasks.video.IMAGE_MODEL",
     "text_to_image": "svd.training.tasks.text.TEXT_TO_IMAGE",
     "text_to_video": "svd.training.tasks.text.TEXT_TO_VIDEO",
@@ -57,7 +58,9 @@ class Plan:
 
 
 class Task(Protocol):
-    """A training task."""
+    """A training task. One after which a model is sampled in another way has a method `result`: (train, model) -> the
+    configuration of the trained model, with the same networks.
+    """
 
     kinds: tuple[str, ...]
     """The kinds of models that it is for."""

@@ -130,12 +130,12 @@ def test_a_task_may_be_given_by_its_path():
         (
             "image_encoder",
             ["--train.lora.rank=2"],
-            "it is for the task image_to_video or text_to_image or text_to_video, not for image_encoder",
+            "it is for the task image_to_video or consistency or text_to_image or text_to_video, not for image_encoder",
         ),
         (
             "autoencoder",
             ["--train.preview.images=[photo.png]"],
-            "it is for the task image_to_video or image_model, not for autoencoder",
+            "it is for the task image_to_video or consistency or image_model, not for autoencoder",
         ),
         (
             "nothing",
