@@ -17,6 +17,7 @@ from svd.checkpoints.model_file import Checkpoint
 from svd.cli.program import is_user_error
 from svd.config import ConfigError, SamplingConfig, load_config
 from svd.config import Model as AnyModel
+from svd.config.presets import Preset, overridden, with_preset
 from svd.console import log, one_line
 from svd.files import check_folder
 from svd.resources import find_file
@@ -124,6 +125,8 @@ def add_sampling(
     if own:
         parser.add_argument(f"--{group}.guidance", type=Union[float, list[float]], help="Smallest and largest guidance "
             "scale over the frames; one number is both.")  # fmt: skip
+        parser.add_argument(f"--{group}.preset", type=Optional[Preset], help="A combination of solver and steps: "
+            "fast, balanced, or reference, the model's own. Other sampling options override it.")  # fmt: skip
     parser.add_class_arguments(settings, group, skip={*own, *skip}, help="sampling (what is not given is as the "
         "model's config says)")  # fmt: skip
     parser.set_defaults({f"{group}.{field.name}": None for field in fields(settings) if field.name not in skip})
@@ -144,12 +147,18 @@ def resolve_model(given: Namespace, kind: type[Model]) -> Model:
 
 
 def resolve_sampling(model: Model, given: Namespace) -> Any:
-    """The model's sampling settings, and what was given instead; from then on `given` has all of them that are options.
+    """The model's sampling settings, those of a preset, and what was given instead; from then on `given` has all of
+    them that are options, and no preset.
 
     Raises ConfigError if they cannot be used.
     """
     names = [field.name for field in fields(model.sampling) if field.name in given]
-    sampling = replace(model.sampling, **{name: given[name] for name in names if given[name] is not None})
+    chosen = {name: given[name] for name in names if given[name] is not None}
+    if given.get("preset") is not None:
+        if others := overridden(given.preset, chosen):
+            log(f"preset {given.preset}, but {', '.join(f'{name} {chosen[name]}' for name in others)} as given")
+        chosen, given.preset = with_preset(model, given.preset, chosen), None
+    sampling = replace(model.sampling, **chosen)
     model.check_sampling(sampling)
     for name in names:
         given[name] = getattr(sampling, name)

@@ -18,6 +18,7 @@ from svd.autoencoder.autoencoder import Autoencoder
 from svd.conditioning.conditioner import Conditioner
 from svd.conditioning.conditioning import Conditioning
 from svd.config import ConfigError, ModelConfig, SamplingConfig
+from svd.config.presets import Preset, with_preset
 from svd.data.images import ImageError, load_image, prepare_image, to_float
 from svd.diffusion.denoiser import Denoiser
 from svd.diffusion.guidance import guidance_applies, guided, linear_scale, triangular_scale
@@ -71,6 +72,7 @@ class ImageToVideo:
         *,
         last_image: Optional[ImageLike | list[ImageLike]] = None,
         settings: Optional[SamplingConfig] = None,
+        preset: Optional[Preset] = None,
         motion_bucket_id: Optional[ArrayLike] = None,
         seed: Seed | list[Seed] = 0,
         noise: Optional[np.ndarray] = None,
@@ -89,6 +91,7 @@ class ImageToVideo:
             last_image: an image that the video ends with: one for all clips, or several, one for each. The video is
                 drawn forward from the first image and backward from the last one at the same time.
             settings: sampling settings; the model's own if None.
+            preset: a named combination of them: fast, balanced, or reference, the model's own (svd.config.presets).
             motion_bucket_id: overrides that of the settings, one for all clips or [b].
             seed: of the noise; every clip of a batch gets the same noise as alone. A list has one per clip.
             noise: the latents' noise at unit variance, [b t c h/8 w/8]; replaces the seed's.
@@ -99,7 +102,7 @@ class ImageToVideo:
                 image on black, `fit` chooses another size of the video, of the image's shape.
             image_only: leave the temporal layers out (alpha = 1): the image model alone, frame by frame.
             progress: show progress bars.
-            **sampling: fields of svd.config.SamplingConfig that override the settings: num_frames, fps,
+            **sampling: fields of svd.config.SamplingConfig that override settings and preset: num_frames, fps,
                 noise_aug_strength, sampling_steps, guidance, decode_chunk_size, ...
 
         Returns:
@@ -110,7 +113,7 @@ class ImageToVideo:
             ImageError: an image cannot be used.
             NumericalError: the network returned values that are not finite.
         """
-        settings = self.settings(settings, **sampling)
+        settings = self.settings(settings, **with_preset(self.config, preset, sampling))
         check_output(output)
         pixels, several = self._prepare(image, settings, resize)
         settings = dataclasses.replace(settings, height=pixels.shape[-2], width=pixels.shape[-1])
