@@ -1,13 +1,24 @@
 """Consistency distillation from end to end: what is trained and written, from what, in both modes, and resumed."""
 
-import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
-from training_runs import TINY, assert_same, checkpoint, metrics, options, tensors, train_here, write_inputs
+from training_runs import (
+    TINY,
+    assert_same,
+    checkpoint,
+    metrics,
+    names,
+    options,
+    start_training,
+    tensors,
+    train_here,
+    write_inputs,
+)
 
 from svd.config import SamplingConfig, parse_config
 from svd.diffusion.preconditioning import PRECONDITIONINGS
@@ -16,6 +27,16 @@ from svd_tools import encode_latents, image_to_video
 
 TEMPORAL = (".temporal.", ".frame_embedding.", ".blend.")
 UPDATES = 4
+IN_THE_FOURTH_UPDATE = """
+from svd.training.tasks.consistency import ConsistencyObjective
+inputs, calls = ConsistencyObjective.inputs, []
+def killing(*arguments):
+    calls.append(None)
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return inputs(*arguments)
+ConsistencyObjective.inputs = killing
+"""
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +87,15 @@ def test_the_model_is_sampled_as_it_was_distilled(inputs, run, tmp_path, capsys)
     assert again.code == 2 and "the model is a distilled one" in again.error
 
 
-def test_resumed_it_ends_with_the_same_weights(inputs, run, tmp_path):
+def test_killed_and_resumed_it_ends_with_the_same_weights(inputs, run, tmp_path):
     """The teacher is the pretrained model again, the target the average of the checkpoint."""
-    (tmp_path / "run/checkpoints").mkdir(parents=True)
-    shutil.copytree(checkpoint(run, 2), checkpoint(tmp_path / "run", 2))
+    child = start_training(tmp_path / "log", *flags(inputs, tmp_path / "run"), patch=IN_THE_FOURTH_UPDATE)
+    assert child.wait() == -signal.SIGKILL
+    assert names(tmp_path / "run/checkpoints") == {"update_00000002"}
     outcome = train_here(*flags(inputs, tmp_path / "run", "--train.resume=auto"))
     assert outcome.code == 0, outcome.err
     assert_same(tensors(checkpoint(tmp_path / "run", UPDATES)), tensors(checkpoint(run, UPDATES)))
-    assert list(metrics(tmp_path / "run")["loss"]) == list(metrics(run)["loss"][2:])
+    assert list(metrics(tmp_path / "run")["loss"]) == list(metrics(run)["loss"])
 
 
 def test_the_compiled_target_follows_the_average(inputs, run, tmp_path):
