@@ -150,13 +150,13 @@ def finish(plan: Plan, checkpoint: Path) -> None:
 
 
 def sampling_flags(train: TrainConfig, model: LatentModel, group: str) -> str:
-    """The flags with which the pretrained model is sampled as the trained one, if that is sampled in another way."""
-    from svd.build_training import trained_model
+    """The flags with which the pretrained model is sampled as the trained one, if the task has it sampled another way."""
     from svd.checkpoints.model_file import Checkpoint
 
-    before = Checkpoint(train.pretrained).config
-    if trained_model(train, before) == before:
+    if not hasattr(find_task(train.task), "result"):
         return ""
+    file = Checkpoint(train.pretrained)
+    before = file.config if "config" in file.metadata else type(model)()
     changed = differing(asdict(before.sampling), asdict(model.sampling))
     return "".join(f"--{group}.{name}={str(value).replace(' ', '')} " for name, _, value in changed)
 
