@@ -150,7 +150,7 @@ def finish(plan: Plan, checkpoint: Path) -> None:
 
 
 def sampling_flags(train: TrainConfig, model: LatentModel, group: str) -> str:
-    """The flags with which the pretrained model is sampled as the trained one, if the task has it sampled another way."""
+    """The flags with which the pretrained model is sampled as the trained one, of a task that changes how it is."""
     from svd.checkpoints.model_file import Checkpoint
 
     if not hasattr(find_task(train.task), "result"):
