@@ -13,7 +13,16 @@ from svd_tools import image_to_video, train
 
 SECTIONS = {
     image_to_video: ["SVD"],
-    train: ["environment", "train", "train.dataset", "train.loss", "train.lora", "train.optimizer", "train.preview"],
+    train: [
+        "environment",
+        "train",
+        "train.consistency",
+        "train.dataset",
+        "train.loss",
+        "train.lora",
+        "train.optimizer",
+        "train.preview",
+    ],
 }
 PROGRAMS = pytest.mark.parametrize("program", SECTIONS, ids=lambda program: program.__name__)
 

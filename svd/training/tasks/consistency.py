@@ -178,6 +178,7 @@ def twins_of(network: nn.Cell, build: Callable[[bool], nn.Cell]) -> Callable[[Ma
     Args:
         build: build(adapted) makes a network of the same cells, with adapters or without.
     """
+    shared = {parameter.name: parameter for parameter in network.get_parameters()}
     dtype = next(cell.compute_dtype for _, cell in network.cells_and_names() if hasattr(cell, "compute_dtype"))
 
     def twin(parameters: Mapping[str, Parameter], adapted: bool) -> nn.Cell:
@@ -185,10 +186,9 @@ def twins_of(network: nn.Cell, build: Callable[[bool], nn.Cell]) -> Callable[[Ma
             other = build(adapted)
         place(other, ms.get_context("device_target"), dtype)
         other.set_train(False)
-        for (_, cell), (_, copy) in zip(network.cells_and_names(), other.cells_and_names(), strict=True):
-            for name in list(copy._params):
-                shared = getattr(cell, name)
-                setattr(copy, name, parameters.get(shared.name, shared))
+        for _, cell in other.cells_and_names():
+            for attribute, parameter in list(cell._params.items()):
+                setattr(cell, attribute, parameters.get(parameter.name, shared[parameter.name]))
         return other
 
     return twin
