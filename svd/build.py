@@ -16,8 +16,8 @@ from svd.checkpoints.lora import LoRA, merging, read_loras
 from svd.checkpoints.model_file import Checkpoint, checkpoint_parameters
 from svd.checkpoints.reversal import read_reversal
 from svd.checkpoints.tensor_header import CheckpointError
-from svd.compile_cache import CompileCache
-from svd.config import Model, VideoLDMConfig, dump_config, load_config
+from svd.compile_cache import open_cache
+from svd.config import Model, VideoLDMConfig, load_config
 from svd.graphs import keep_latest
 from svd.layers.reversal import pair_attention
 from svd.models import model_of
@@ -64,7 +64,7 @@ def load_pipeline(
     amp_level: AmpLevel = "auto",
     lora: None | str | Path | Sequence[str | Path] = None,
     lora_scale: float | Sequence[float] = 1.0,
-    compile_cache: Optional[str | Path] = None,
+    compile_cache: Optional[str | Path] = "auto",
     spatial: Optional[str | Path] = None,
     decoder: Optional[str | Path] = None,
     reversal: Optional[str | Path] = None,
@@ -81,7 +81,8 @@ def load_pipeline(
         lora: a file of adapters, or several, that train.py wrote with train.lora.rank, or svd_tools/convert.py of
             another program's; they are merged into the weights.
         lora_scale: scale of the adapters, or a scale for each file; 0 gives the base model, bit for bit.
-        compile_cache: folder in which compiled graphs are kept for later processes, if any.
+        compile_cache: folder in which compiled graphs are kept for later processes; `off` or None to keep none; `auto`
+            for the user's cache folder on CPU, and none elsewhere.
         spatial: the checkpoint of another image model, such as a personalised one, of which spatial layers and text
             encoder are taken in place of the video model's own.
         decoder: a checkpoint of Stable Video Diffusion, whose temporal decoder decodes in place of the model's own.
@@ -110,7 +111,7 @@ def load_pipeline(
     if backward is not None:
         pair_attention(networks["network"], backward)
         pipe.paired = True
-    cache = compile_cache and CompileCache(compile_cache, dump_config(config), device, amp_level)
+    cache = open_cache(compile_cache, device) if mode == 0 else None
     for name, cell in {**networks, **pipe.denoiser.graphs}.items():
         keep_latest(cell)
         if cache:

@@ -17,6 +17,7 @@ from svd.autoencoder.autoencoder import Autoencoder, autoencoder_part
 from svd.build import fill_networks, load_networks, stored_networks
 from svd.checkpoints.lora import describe_lora
 from svd.checkpoints.model_file import Checkpoint, checkpoint_parameters
+from svd.compile_cache import open_cache
 from svd.config import ImageLDMConfig, LatentModel, dump_config
 from svd.config.models import KINDS
 from svd.data.latents_dataset import LatentsDataset
@@ -95,6 +96,13 @@ def load_trainer(
         preview=preview,
         memory=lambda: runtime.peak_memory(device),
     )
+    if environment.mode == 0 and (cache := open_cache(environment.compile_cache, device, ranks.count)):
+        players = {"step": trainer.player, "opponent": trainer.opponent}
+        cells = networks | {name: player.step for name, player in players.items() if player is not None}
+        if isinstance(preview, Preview):
+            cells |= preview.pipe.denoiser.graphs
+        for name, cell in cells.items():
+            cache.keep(name, cell)
     if resume is not None:
         trainer.restore(resume)
     return trainer, plan
@@ -170,6 +178,9 @@ def load_clip_encoder(
     device = runtime.setup(environment.device_target, environment.mode)
     task = find_task(train.task)
     networks = load_networks(model, checkpoint, device, environment.amp_level, task.encoders(train))
+    if environment.mode == 0 and (cache := open_cache(environment.compile_cache, device)):
+        for name, cell in networks.items():
+            cache.keep(name, cell)
     return task.clip_encoder(Plan(train, model, networks, {}, checkpoint.metadata))
 
 

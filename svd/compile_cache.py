@@ -14,43 +14,54 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Optional
 
-from mindspore import Tensor, nn
+from mindspore import nn
 
 from svd import runtime
-from svd.operators.library import library
-from svd.trust import private_folder, read_trusted, write_trusted
+from svd.graph_key import UnknownError, described_cell, described_inputs
+from svd.operators.library import is_kept, library
+from svd.trust import private_folder, read_trusted, user_cache, write_trusted
+
+LIMIT = 2 * 10**9
+"""Bytes that the graphs of a folder take at most: hundreds of small networks, or dozens of the largest."""
 
 
 class CompileCache:
     """Caches the graphs of networks between processes. A failure is printed, and costs no more than time.
 
     Args:
-        folder: created if needed; it may be removed at any time.
-        facts: what graphs depend on besides sources, versions, shapes and parameters: configuration, device, compute
-            type.
+        folder: created if needed; it may be removed at any time. Graphs that were used last stay, within `LIMIT` bytes.
+        facts: what graphs depend on besides sources, versions and what is seen of a cell: device, number of processes.
     """
 
     def __init__(self, folder: str | Path, *facts: str):
         self._folder: Optional[Path] = Path(folder)
-        self._facts = [*facts, *runtime.describe(mode=0).values(), _sources(), str(library())]
+        self._facts = [*facts, *runtime.describe(mode=0).values(), _sources(), str(library()), *_compiler_settings()]
         if os.environ.get("MS_COMPILER_CACHE_ENABLE") == "1":
             self._give_up("MS_COMPILER_CACHE_ENABLE=1 is set, and MindSpore has one folder for a process")
 
     def keep(self, name: str, cell: nn.Cell) -> None:
-        """From now on, load the cell's graphs from the cache where they exist."""
+        """From now on, load the cell's graphs from the cache where they exist.
+
+        Cells that are not of this package alone are compiled as ever: changes of their sources would go unnoticed.
+        """
         compile_graph, known = cell.compile, set()
-        parameters = [[p.name, list(p.shape), str(p.dtype)] for p in cell.get_parameters()]
 
         def compile_or_load(*args, **kwargs):  # MindSpore calls it before every run
-            inputs = _described([args, kwargs])
-            facts = json.dumps([name, cell.training, inputs, parameters, *self._facts])
-            if self._folder is None or facts in known:
+            if self._folder is None:
                 return compile_graph(*args, **kwargs)
-            known.add(facts)
+            try:
+                inputs = [cell.training, described_inputs([args, kwargs])]
+                if (signature := repr(inputs)) in known:
+                    return compile_graph(*args, **kwargs)
+                known.add(signature)
+                facts = json.dumps([name, inputs, described_cell(cell), *self._facts])
+            except UnknownError:
+                return compile_graph(*args, **kwargs)
             key = hashlib.sha256(facts.encode()).hexdigest()[:24]
             return self._kept(self._folder / f"{name}-{key}.graph", lambda: compile_graph(*args, **kwargs))
 
@@ -69,8 +80,9 @@ class CompileCache:
             result = compile_graph()
         try:
             compiled = workspace.take()
-            if compiled is not None:
+            if compiled is not None and len(compiled) <= LIMIT:
                 write_trusted(path, compiled)
+                _evict(path.parent)
         except OSError as error:
             self._give_up(str(error))
         return result
@@ -78,6 +90,30 @@ class CompileCache:
     def _give_up(self, reason: str) -> None:
         print(f"svd: compiled graphs are not kept: {reason}", file=sys.stderr)
         self._folder = None
+
+
+def open_cache(setting: Optional[str | Path], device: str, ranks: int = 1) -> Optional[CompileCache]:
+    """The cache that a setting asks for; None for no cache.
+
+    Args:
+        setting: a folder; `off` or None; or `auto`: what SVD_COMPILE_CACHE says, a folder or `off`, or else the user's
+            cache folder, where loaded graphs are known to be equal to compiled ones: on CPU, in a process by itself.
+        device: Ascend, GPU or CPU.
+        ranks: processes of the run.
+    """
+    if setting == "auto":
+        setting = os.environ.get("SVD_COMPILE_CACHE") or "auto"
+    if setting is None or setting == "off":
+        return None
+    if setting == "auto":
+        if device != "CPU" or ranks > 1 or not is_kept(library()):
+            return None
+        try:
+            setting = user_cache() / "graphs"
+        except OSError as error:
+            print(f"svd: compiled graphs are not kept: {error}", file=sys.stderr)
+            return None
+    return CompileCache(setting, device, str(ranks))
 
 
 class _Workspace:
@@ -119,24 +155,40 @@ _workspace = cache(_Workspace)
 """The workspace of this process."""
 
 
-def _described(value: Any) -> Any:
-    """The key of a graph's inputs: shapes and types of tensors, values of all others."""
-    if isinstance(value, Tensor):
-        return [list(value.shape), str(value.dtype)]
-    if isinstance(value, (list, tuple)):
-        return [type(value).__name__, *map(_described, value)]
-    if isinstance(value, dict):
-        return {str(key): _described(item) for key, item in value.items()}
-    return repr(value)
-
-
 def _read(path: Path) -> Optional[bytes]:
     """The graph of a file; None if there is none that can be used."""
     try:
-        return read_trusted(path)
+        graph = read_trusted(path)
     except OSError as error:
         print(f"svd: {error}", file=sys.stderr)
         return None
+    if graph is not None:
+        with suppress(OSError):  # perhaps it was evicted in the meantime
+            os.utime(path)
+    return graph
+
+
+def _evict(folder: Path) -> None:
+    """Remove the graphs that were not used for longest, until the others take at most `LIMIT` bytes.
+
+    Other processes may do so at the same time, or read what is removed.
+    """
+    found = []
+    for path in folder.glob("*.graph"):  # also what killed processes have not finished
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            found.append((status.st_mtime_ns, status.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= LIMIT:
+            break
+        path.unlink(missing_ok=True)
+        total -= size
+
+
+def _compiler_settings() -> list[str]:
+    """Variables that change what MindSpore's compiler does."""
+    return sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("MS_DEV_"))
 
 
 def _sources() -> str:

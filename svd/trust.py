@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Optional
 
@@ -28,6 +29,15 @@ def private_folder(folder: Path) -> Path:
     if fault := why_not_trusted(folder.stat()):
         raise PermissionError(f"{folder} is not used: {fault}")
     return folder
+
+
+def user_cache() -> Path:
+    """The folder of this user for what is compiled, writable by nobody else; raises OSError if there is none."""
+    usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(usual)
+    if not os.path.isabs(caches):  # a user without a name, as in containers, has no home
+        raise OSError("there is no home folder (XDG_CACHE_HOME would name another)")
+    return private_folder(Path(caches) / "svd-mindspore")
 
 
 def write_trusted(path: Path, content: bytes, mode: int = 0o600) -> None:

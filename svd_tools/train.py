@@ -88,6 +88,8 @@ def run(parser: ArgumentParser, args: Namespace) -> int:
     for path in find_images(train.preview.images):
         load_image(path)  # a bad image is reported before minutes of loading and compiling
     check_folder(train.output_dir, "--train.output_dir")
+    if (cache := options.environment.compile_cache) not in ("auto", "off"):
+        check_folder(cache, "--environment.compile_cache")
     if args.dry_run:
         args.dry_run = False  # so that the output can be used as a --config
         print(dump(parser, args))

@@ -9,7 +9,9 @@ import svd  # before MindSpore, whose slow convolutions it may have to cure
 
 # isort: split
 import gc
+import shutil
 import signal
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from svd import runtime
 from svd_tools.convert import convert
 
 GOLDEN = Path(__file__).parent / "golden"
+OWN_GRAPHS = []
+"""The folder of compiled graphs that this process has made, of a run of the tests."""
 DEAREST = (
     "test_option_pairs_training",
     "test_sampling_pairs",
@@ -48,11 +52,20 @@ for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.
 
 
 def pytest_configure() -> None:
-    """A device that is not there is told of at once, in one line."""
+    """A device that is not there is told of at once, in one line. Compiled graphs are kept for this run alone."""
     try:
         runtime.setup(DEVICE)
     except runtime.RuntimeSetupError as error:
         raise pytest.UsageError(str(error)) from None
+    if DEVICE == "CPU" and "SVD_COMPILE_CACHE" not in os.environ:  # workers inherit it
+        OWN_GRAPHS.append(tempfile.mkdtemp(prefix="svd-test-graphs-"))
+        os.environ["SVD_COMPILE_CACHE"] = OWN_GRAPHS[0]
+
+
+def pytest_unconfigure() -> None:
+    """Workers have ended by now."""
+    for folder in OWN_GRAPHS:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

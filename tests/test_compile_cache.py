@@ -7,14 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
 from comparison import assert_close
 from mindspore import Tensor
+from training_runs import assert_same, checkpoint, options, start_training, tensors
 
 from svd import compile_cache
 from svd.build import load_pipeline
-from svd.compile_cache import CompileCache
+from svd.compile_cache import CompileCache, open_cache
+from svd.layers.basic import Linear
+from svd.trust import write_trusted
 
 SCRIPT = """
 import sys
@@ -27,6 +31,8 @@ from svd.compile_cache import CompileCache
 from svd.layers.basic import Linear
 
 class Scaled(nn.Cell):
+    __module__ = "svd.scaled"  # as if its source were of the package
+
     def __init__(self, layer):
         super().__init__(auto_prefix=False)
         self.layer = layer
@@ -89,7 +95,13 @@ def run(folder: Path, weight: float, *calls: str) -> str:
 
 
 def graphs(folder: Path) -> dict[Path, int]:
+    """By paths, when they were used last."""
     return {path: path.stat().st_mtime_ns for path in folder.glob("*.graph")}
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """By paths, the numbers of the files, which are others when they are written again."""
+    return {path: path.stat().st_ino for path in folder.glob("*.graph")}
 
 
 CALLS = ["1", "2", "3", "1x2", "2x2", "3x3"]
@@ -111,9 +123,10 @@ def folder(six_graphs, tmp_path) -> Path:
 
 def test_another_process_takes_what_was_kept(folder):
     """With its own weights; graphs of other shapes, numbers and cells are told apart, in whatever order they come."""
-    kept = graphs(folder)
+    kept, used = written(folder), graphs(folder)
     assert run(folder, 2, "4", "3x3", "2", "2x5", "1", "1x2").count(LOADED) == 4
-    assert len(graphs(folder)) == 8 and kept.items() <= graphs(folder).items()
+    assert len(graphs(folder)) == 8 and kept.items() <= written(folder).items()
+    assert sum(graphs(folder)[path] > time for path, time in used.items()) == 4
     assert {path.stat().st_mode & 0o077 for path in [folder, *folder.iterdir()]} == {0}
 
 
@@ -128,11 +141,11 @@ def test_what_is_damaged_or_not_ours_is_compiled_again(folder):
     paths[3].unlink()
     paths[3].symlink_to(paths[5])  # of another graph
     paths[4].chmod(0o606)
-    kept = graphs(folder)
+    kept = written(folder)
     said = run(folder, 2, *CALLS)
     assert said.count(LOADED) == 1
     assert f"svd: {paths[4]} is not used: others can write it (mode 0606; chmod go-w makes it yours alone)" in said
-    changed = {path for path, time in graphs(folder).items() if kept.get(path) != time}
+    changed = {path for path, number in written(folder).items() if kept.get(path) != number}
     assert changed == set(paths[:5])
     paths[5].unlink()
     paths[5].mkdir()
@@ -170,32 +183,28 @@ def test_settings_that_change_between_videos(inputs, tmp_path):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         found.append(graphs(kept))
-    assert len(found[0]) >= 5 and found[1] == found[0]
+    assert len(found[0]) >= 5 and found[1].keys() == found[0].keys()  # their times are those of their last use
 
     image = np.linspace(0, 1, 8 * 8 * 3, dtype=np.float32).reshape(8, 8, 3)
     plain = load_pipeline(None, inputs / "tiny.safetensors", "CPU", mode=1)
     for change in CHANGES:
         video = plain(image, progress=False, sampling_steps=2, output="float", **json.loads(change))
-        for out in results:
-            with np.load(out) as videos:
-                assert_close(videos[change], video, 1e-5)
+        compiled, loaded = (np.load(out)[change] for out in results)
+        assert_close(compiled, video, 1e-5)
+        np.testing.assert_array_equal(loaded, compiled)
 
 
 # --- what a graph depends on ---
 
 
-class FakeParameter:
-    name, shape, dtype = "weight", (2, 3), "Float32"
+class FakeCell(Linear):
+    """Compiles as MindSpore does: with the number of the process's graph."""
 
-
-class FakeCell:
-    """Of no parameters; compiles as MindSpore does: with the number of the process's graph."""
-
-    training = False
+    __module__ = "svd.fake"
     compiled = 0
 
-    def get_parameters(self):
-        return [FakeParameter()]
+    def __init__(self):
+        super().__init__(3, 2)
 
     def compile(self, *args, **kwargs):
         folder = Path(os.environ["MS_COMPILER_CACHE_PATH"]) / "rank_0/graph_cache"
@@ -217,10 +226,10 @@ def as_another_process(monkeypatch) -> None:
 def compile_in(tmp_path, monkeypatch):
     """Returns what a cell of this name and these attributes takes or writes, as another process would."""
 
-    def compile_in(*args, name="network", facts="config", folder=tmp_path / "kept", **attributes):
+    def compile_in(*args, name="network", facts="config", folder=tmp_path / "kept", cell=None, **attributes):
         as_another_process(monkeypatch)
         FakeCell.compiled = 0
-        cell = FakeCell()
+        cell = cell or FakeCell()
         vars(cell).update(attributes)
         CompileCache(folder, facts).keep(name, cell)
         return cell.compile(*args)
@@ -228,11 +237,13 @@ def compile_in(tmp_path, monkeypatch):
     return compile_in
 
 
-@pytest.mark.parametrize("change", ["facts", "sources", "kernels", "name", "training", "number", "shape", "parameters"])
+@pytest.mark.parametrize(
+    "change", ["facts", "sources", "kernels", "name", "training", "number", "shape", "parameters", "scale"]
+)
 def test_another_graph_is_compiled(compile_in, monkeypatch, tmp_path, change):
     x = Tensor(np.zeros((2, 3), np.float32))
     assert compile_in(x, 1) == "compiled" and compile_in(x, 1) != "compiled"
-    arguments, options = [x, 1], {}
+    arguments, changed = [x, 1], {}
     if change == "sources":
         (tmp_path / "svd").mkdir()
         (tmp_path / "svd/other.py").write_text("another version")
@@ -244,11 +255,12 @@ def test_another_graph_is_compiled(compile_in, monkeypatch, tmp_path, change):
     elif change == "shape":
         arguments = [Tensor(np.zeros((3, 3), np.float32)), 1]
     elif change == "parameters":
-        monkeypatch.setattr(FakeParameter, "dtype", "Float16")
+        changed["cell"] = FakeCell()
+        changed["cell"].weight.set_dtype(ms.float16)
     else:
-        options = {change: {"facts": "another", "name": "decoder", "training": True}[change]}
-    assert compile_in(*arguments, **options) == "compiled"
-    assert compile_in(*arguments, **options) != "compiled"
+        changed[change] = {"facts": "another", "name": "decoder", "training": True, "scale": 2.0}[change]
+    assert compile_in(*arguments, **changed) == "compiled"
+    assert compile_in(*arguments, **changed) != "compiled"
 
 
 def test_the_sources_are_all_that_is_compiled(monkeypatch, tmp_path):
@@ -312,3 +324,113 @@ def test_without_a_place_for_them_graphs_are_compiled(compile_in, tmp_path, monk
     assert compile_in("x") == "compiled"
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and all(line.startswith("svd: compiled graphs are not kept: ") for line in lines)
+
+
+# --- where graphs are kept ---
+
+
+def test_what_was_not_used_for_longest_is_removed(tmp_path, monkeypatch):
+    """Loading is use; files of others stay."""
+    folder = tmp_path / "kept"
+    (folder).mkdir(mode=0o700)
+    (folder / "notes.txt").write_text("x" * 1000)
+    monkeypatch.setattr(compile_cache, "LIMIT", 300)
+    paths = [folder / f"{name}.graph" for name in "abcd"]
+    for age, path in enumerate(paths):
+        write_trusted(path, b"x" * (100 - 32))  # with their digests, 100 bytes each
+        os.utime(path, (age + 1, age + 1))
+    assert compile_cache._read(paths[0]) is not None
+    compile_cache._evict(folder)
+    assert sorted(graphs(folder)) == [paths[0], *paths[2:]] and (folder / "notes.txt").exists()
+    monkeypatch.setattr(compile_cache, "LIMIT", 99)
+    compile_cache._evict(folder)
+    assert not graphs(folder)
+
+
+def test_a_graph_that_is_too_large_is_not_kept(compile_in, tmp_path, monkeypatch):
+    monkeypatch.setattr(compile_cache, "LIMIT", 5)
+    assert compile_in("x") == compile_in("x") == "compiled"
+    assert not graphs(tmp_path / "kept")
+
+
+@pytest.fixture
+def user(tmp_path, monkeypatch) -> Path:
+    """Nothing is said but where this user's caches are; returns where graphs go by default."""
+    monkeypatch.delenv("SVD_COMPILE_CACHE", raising=False)
+    monkeypatch.delenv("MS_COMPILER_CACHE_ENABLE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compile_cache, "library", lambda: None)
+    return tmp_path / "svd-mindspore" / "graphs"
+
+
+def test_by_default_graphs_are_in_the_users_cache_folder(user, monkeypatch, tmp_path):
+    assert open_cache("auto", "CPU")._folder == user
+    monkeypatch.setenv("SVD_COMPILE_CACHE", str(tmp_path / "another"))
+    assert open_cache("auto", "CPU")._folder == tmp_path / "another"
+    assert open_cache(tmp_path / "a third", "CPU")._folder == tmp_path / "a third"
+    assert open_cache("off", "CPU") is open_cache(None, "CPU") is None
+    monkeypatch.setenv("SVD_COMPILE_CACHE", "off")
+    assert open_cache("auto", "CPU") is None
+
+
+@pytest.mark.parametrize("where", ["another device", "ranks", "kernels of this process"])
+def test_where_it_is_not_known_that_loaded_graphs_are_equal_none_are_kept_by_default(
+    user, monkeypatch, where, tmp_path
+):
+    """By default: in a folder that is asked for, they are."""
+    arguments = {"another device": ("Ascend",), "ranks": ("CPU", 2)}.get(where, ("CPU",))
+    if where == "kernels of this process":
+        monkeypatch.setattr(compile_cache, "library", lambda: Path("/tmp/svd-kernels-abc/kernels-def.so"))
+    assert open_cache("auto", *arguments) is None
+    assert open_cache(tmp_path, *arguments) is not None
+
+
+@pytest.mark.parametrize("home", ["none", "a file", "others can write it"])
+def test_without_a_home_graphs_are_compiled(user, monkeypatch, home, capsys):
+    if home == "none":
+        monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    elif home == "a file":
+        user.parent.touch()
+    else:
+        user.parent.mkdir()
+        user.parent.chmod(0o777)
+    assert open_cache("auto", "CPU") is None
+    assert capsys.readouterr().err.startswith("svd: compiled graphs are not kept: ")
+
+
+def test_a_folder_that_cannot_be_written_is_read(compile_in, tmp_path, monkeypatch, capsys):
+    """As that of an image of a container may be."""
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    assert compile_in("x") == "compiled"
+    for name in ("write_trusted", "_evict"):
+        monkeypatch.setattr(compile_cache, name, refuse)
+    monkeypatch.setattr(compile_cache.os, "utime", refuse)
+    assert compile_in("x") != "compiled" and not capsys.readouterr().err
+
+
+# --- training ---
+
+
+@pytest.fixture(scope="module")
+def trained(inputs, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+    """What trainings have written: without a cache, with an empty one, and with what the latter has kept."""
+    folder, checkpoints = tmp_path_factory.mktemp("training"), {}
+    for name, cache in (("without", "off"), ("compiled", folder / "kept"), ("loaded", folder / "kept")):
+        flags = ["--environment.mode=0", "--train.updates=3", "--train.gradient_accumulation=2"]
+        flags += [f"--environment.compile_cache={cache}", "--train.temporal_only=True"]
+        child = start_training(folder / f"{name}.log", *options(inputs, folder / name), *flags)
+        assert child.wait() == 0, child.said
+        checkpoints[name] = tensors(checkpoint(folder / name, 3))
+        if name == "compiled":
+            kept = written(folder / "kept")
+    assert any(path.name.startswith("step-") for path in kept) and written(folder / "kept") == kept
+    return checkpoints
+
+
+@pytest.mark.parametrize("name", ["compiled", "loaded"])
+def test_a_training_is_the_same_with_graphs_that_are_kept(trained, name):
+    """Weights, averages and states of the optimizer, bit for bit."""
+    assert_same(trained[name], trained["without"])

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STAGES = (
-    {"operators"},
+    {"operators", "graph_key"},
     {"layers"},
     {"networks", "autoencoder", "conditioning", "placement", "compile_cache", "graphs"},
     {"pipelines", "training", "metrics"},

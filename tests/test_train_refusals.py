@@ -53,6 +53,7 @@ def cli(inputs, tmp_path):
         ("--train.loss.drop_context=2", "loss.drop_context is a rate from 0 to 1, got 2"),
         ("--train.optimizer.learning_rate=-1", "optimizer.learning_rate must be positive, got -1"),
         ("--train.optimizer.betas=[0.9]", "train.optimizer.betas"),
+        ("--environment.compile_cache=kept", "compile_cache keeps compiled graphs, and mode 1 compiles none"),
         ("--environment.mode=2", "environment.mode.*0, 1.*Got value: 2"),
         ("--environment.amp_level=bf16", r"bf16 is for Ascend: .* use O0 or O2 \(--environment.amp_level\)"),
         ("--environment.device_target=Ascend", r"MindSpore cannot use Ascend .*CPU \(--environment.device_target\)"),

@@ -83,16 +83,18 @@ def add_device(parser: ArgumentParser, what: str = "Where to run") -> None:
 
 def add_compile_cache(parser: ArgumentParser) -> None:
     """Add `--compile_cache`."""
-    parser.add_argument("--compile_cache", type=Optional[str], help="Folder in which compiled graphs are kept, so that "
-        "later runs of the same model and sizes start sooner.")  # fmt: skip
+    parser.add_argument("--compile_cache", type=Optional[str], default="auto", help="Folder in which compiled graphs "
+        "are kept, so that later runs of the same model and sizes start sooner; off keeps none; auto keeps them in the "
+        "user's cache folder, on CPU.")  # fmt: skip
 
 
 def check_compile_cache(args: Namespace) -> None:
     """Raise ConfigError or FileError unless `--compile_cache` can be used."""
-    if args.compile_cache and args.mode == 1:
+    if args.compile_cache in ("auto", "off"):
+        return
+    if args.mode == 1:
         raise ConfigError("--compile_cache keeps compiled graphs, and --mode=1 compiles none: leave one of them out")
-    if args.compile_cache:
-        check_folder(args.compile_cache, "--compile_cache")
+    check_folder(args.compile_cache, "--compile_cache")
 
 
 def add_model(

@@ -15,12 +15,14 @@ from functools import cache
 from pathlib import Path
 from typing import Optional
 
-from svd.trust import private_folder, read_trusted, write_trusted
+from svd.trust import read_trusted, user_cache, write_trusted
 
 FOLDER = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")
 """No -ffast-math: NaN and infinity keep their meaning."""
 LINK_FLAGS = ("-pthread", "-shared", "-fPIC")
+_PRIVATE = "svd-kernels-"
+"""How names of folders begin that end with their process."""
 
 
 def _compiler() -> Optional[str]:
@@ -44,14 +46,6 @@ def _key(compiler: str) -> str:
     sources = [path.read_bytes() for path in sorted(FOLDER.iterdir())]
     parts = [version, " ".join(FLAGS).encode(), _processor().encode(), *sources]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def _cache_folder() -> Path:
-    """The cache folder of kernels, writable by this user alone; raises OSError if there is none."""
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if not os.path.isabs(caches):  # a user without a name, as in containers, has no home
-        raise OSError("there is no home folder (XDG_CACHE_HOME would name another)")
-    return private_folder(Path(caches) / "svd-mindspore")
 
 
 def _compiled(compiler: str) -> bytes:
@@ -87,7 +81,7 @@ def _kept(code: bytes, name: str, folder: Optional[Path]) -> Path:
         else:
             if _usable(folder / name):
                 return folder / name
-    private = Path(tempfile.mkdtemp(prefix="svd-kernels-"))
+    private = Path(tempfile.mkdtemp(prefix=_PRIVATE))
     atexit.register(shutil.rmtree, private, ignore_errors=True)
     write_trusted(private / name, code, 0o700)
     if not _usable(private / name):
@@ -108,7 +102,7 @@ def library() -> Optional[Path]:
     try:
         name = f"kernels-{_key(compiler)}.so"
         try:
-            folder = _cache_folder()
+            folder = user_cache()
         except OSError as error:
             print(f"svd: compiled kernels are not kept: {error}", file=sys.stderr)
             folder = None
@@ -119,3 +113,8 @@ def library() -> Optional[Path]:
     except OSError as error:
         print(f"svd: using MindSpore's own, slower operators ({compiler}: {error})", file=sys.stderr)
         return None
+
+
+def is_kept(path: Optional[Path]) -> bool:
+    """Whether a later process will find these kernels at the same path, or will have none, either."""
+    return path is None or not path.parent.name.startswith(_PRIVATE)

@@ -29,6 +29,15 @@ class EnvironmentConfig:
     amp_level: AmpLevel = "auto"
     """O0: float32. O2: float16 inside the networks, with a dynamic loss scale. bf16: bfloat16 (Ascend). auto: O2 on
     Ascend, O0 elsewhere. The trained weights are float32 always."""
+    compile_cache: str = "auto"
+    """Folder in which compiled graphs are kept, so that the next start is faster; off keeps none; auto keeps them in
+    the user's cache folder, on CPU, of a run of one process."""
+
+    def __post_init__(self):
+        check(
+            self.mode == 0 or self.compile_cache in ("auto", "off"),
+            "compile_cache keeps compiled graphs, and mode 1 compiles none: leave one of them out",
+        )
 
 
 @dataclass

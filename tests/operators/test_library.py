@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from svd import trust
 from svd.operators import library as module
 from svd.operators.library import library
 
@@ -119,7 +120,7 @@ def test_without_a_folder_to_keep_them_in(compile_anew, log, tmp_path, monkeypat
     (tmp_path / "file").touch()
     if home == "none":
         monkeypatch.delenv("XDG_CACHE_HOME")
-        monkeypatch.setattr(module.os.path, "expanduser", lambda path: path)  # as it answers then
+        monkeypatch.setattr(trust.os.path, "expanduser", lambda path: path)  # as it answers then
     elif home == "a file":
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     else:
@@ -127,7 +128,7 @@ def test_without_a_folder_to_keep_them_in(compile_anew, log, tmp_path, monkeypat
         def refuse(*_, **__):
             raise OSError(30, "Read-only file system")
 
-        monkeypatch.setattr(module, "private_folder", refuse)
+        monkeypatch.setattr(trust, "private_folder", refuse)
     path = compile_anew()
     ctypes.CDLL(str(path))
     assert path.parent.stat().st_mode & 0o077 == 0
@@ -138,10 +139,10 @@ def test_without_a_folder_to_keep_them_in(compile_anew, log, tmp_path, monkeypat
 def test_a_user_without_a_name_has_no_folder():
     code = """
 import os
-from svd.operators import library
+from svd import trust
 os.setuid(54321)
 try:
-    print(library._cache_folder())
+    print(trust.user_cache())
 except OSError as error:
     print("refused:", error)
 """
