@@ -115,6 +115,8 @@ SAMPLING = {
     "window_overlap": (0, {"num_frames": 5, "window": 4}),
     "renoise": (1, {"sampling_steps": 2}),
     "renoise_part": (1.0, {"sampling_steps": 2, "renoise": 1}),
+    "reuse_every": (2, {"sampling_steps": 3}),
+    "reuse_depth": (2, {"sampling_steps": 3, "reuse_every": 2}),
     "fusion": ("linear", {"last_image": Path(__file__).parents[1] / "assets/three.png"}),
     "decode_chunk_size": (2, {}),
     "decode_overlap": (2, {"decode_chunk_size": 3, "num_frames": 5}),

@@ -63,6 +63,13 @@ class Model:
         return different
 
 
+def _check_reuse(sampling: SamplingConfig | TextSamplingConfig, unet: UNetConfig) -> None:
+    """Raise ConfigError if the network has nothing so deep that could be reused."""
+    deepest = unet.steps_down - 1
+    message = f"the network has nothing to reuse deeper than {deepest}, got reuse_depth {sampling.reuse_depth}"
+    check(sampling.reuse_every == 1 or sampling.reuse_depth <= deepest, message)
+
+
 def different_settings(section: str, ours: object, theirs: object, but: tuple[str, ...] = ()) -> list[str]:
     """The settings of a section that differ from another one's, `but` some, a line each."""
     other = vars(theirs)
@@ -138,6 +145,11 @@ class ModelConfig(LatentModel):
             check(not getattr(self.unet, name), f"unet.{name} is for models that are given text: leave it at false")
         self._check_networks(self.image_encoder)
 
+    def check_sampling(self, sampling: SamplingConfig) -> None:
+        """Raise ConfigError for sampling settings that are not possible with this model."""
+        super().check_sampling(sampling)
+        _check_reuse(sampling, self.unet)
+
     def check_ends(self, sampling: SamplingConfig, between: bool, reversal: bool = False) -> None:
         """Raise ConfigError for settings that are not possible for a video of one image, or `between` two.
 
@@ -196,6 +208,7 @@ class ImageLDMConfig(LatentModel):
     def check_sampling(self, sampling: TextSamplingConfig) -> None:
         """Raise ConfigError for sampling settings that are not possible with this model."""
         super().check_sampling(sampling)
+        _check_reuse(sampling, self.unet)
         self._check_frames(sampling)
         told = self.own_layers is not None and self.own_layers.motion
         if sampling.motion_bucket_id != TextSamplingConfig.motion_bucket_id and not told:

@@ -54,6 +54,11 @@ class UNetConfig:
         name, divisor = ("num_heads", self.num_heads) if by_heads else ("num_head_channels", self.num_head_channels)
         check_heads(f"unet.{name}", divisor, [mult * self.model_channels for mult in self.channel_mult])
 
+    @property
+    def steps_down(self) -> int:
+        """How many there are on the way down, the first convolution included: each gives a skip to the way up."""
+        return len(self.channel_mult) * (self.num_res_blocks + 1)
+
     def heads(self, channels: int) -> int:
         """Attention heads of a layer of so many channels."""
         return self.num_heads or channels // self.num_head_channels

@@ -81,6 +81,13 @@ class SamplingConfig:
     images repeats it 5 times (arXiv 2408.15239). Each repetition costs as much as the step."""
     renoise_part: float = 0.5
     """The part of the steps that renoise repeats, from the first: 0 to 1."""
+    reuse_every: int = 1
+    """In every so many steps (of heun: evaluations) the network is evaluated as a whole, and in those between, its deep
+    blocks are taken to give what they gave last (DeepCache, arXiv 2312.00858); 1 for the whole of it in every step. The
+    two are graphs of their own: the second is compiled in the second step."""
+    reuse_depth: int = 1
+    """With reuse_every: how many steps of the way down, blocks and down-samplings, are evaluated in every step of the
+    sampler; all that is deeper is reused. 0 is fastest."""
     fusion: Literal["average", "linear"] = "average"
     """Between two images: how the video forward from the first and the one backward from the last are fused.
     `average`: each counts half in every frame, and guidance is the same in all; `linear`: from the first alone in the
@@ -140,12 +147,18 @@ class SamplingConfig:
         check(
             part == 0.5 or self.renoise > 0, f"renoise_part {part} goes with renoise: leave it at 0.5, or give renoise"
         )
+        _check_reuse(self)
         check(self.sigma_min < self.sigma_max, f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
 
     @property
     def frames_seen(self) -> int:
         """Frames that the network sees at a time."""
         return min(self.window or self.num_frames, self.num_frames)
+
+    @property
+    def reuse(self) -> tuple[int, int]:
+        """As `Denoiser.bind` takes it."""
+        return self.reuse_every, self.reuse_depth
 
 
 @dataclass
@@ -179,6 +192,13 @@ class TextSamplingConfig:
     guidance_rescale: float = 0.0
     """How far the guided prediction is brought back to the deviation of the conditional one, 0 to 1 (arXiv 2305.08891,
     section 3.4)."""
+    reuse_every: int = 1
+    """In every so many steps the network is evaluated as a whole, and in those between, its deep
+    blocks are taken to give what they gave last (DeepCache, arXiv 2312.00858); 1 for the whole of it in every step. The
+    two are graphs of their own: the second is compiled in the second step."""
+    reuse_depth: int = 1
+    """With reuse_every: how many steps of the way down, blocks and down-samplings, are evaluated in every step of the
+    sampler; all that is deeper is reused. 0 is fastest."""
     window: Optional[int] = None
     """Frames that the network sees at a time, for videos longer than it was trained on; all of them if not given."""
     window_overlap: Optional[int] = None
@@ -204,6 +224,12 @@ class TextSamplingConfig:
             self.window_overlap is None or (self.window is not None and self.window_overlap < self.window),
             f"window_overlap {self.window_overlap} must be smaller than window {self.window}",
         )
+        _check_reuse(self)
+
+    @property
+    def reuse(self) -> tuple[int, int]:
+        """As `Denoiser.bind` takes it."""
+        return self.reuse_every, self.reuse_depth
 
 
 @dataclass
@@ -280,6 +306,19 @@ def _check_video(sampling: Any, side: int = 8192) -> None:
     """Raise ConfigError for settings of all kinds of models that are out of bounds."""
     _check_bounds(sampling, positive=["num_frames", "height", "width", "fps", "sampling_steps"])
     check_most(sampling, "", num_frames=1024, height=side, width=side, fps=1000, sampling_steps=10_000, guidance=1000)
+
+
+def _check_reuse(sampling: SamplingConfig | TextSamplingConfig) -> None:
+    """Raise ConfigError for settings of feature reuse that are out of bounds, or contradict others."""
+    every, depth = sampling.reuse_every, sampling.reuse_depth
+    _check_bounds(sampling, positive=["reuse_every"], not_negative=["reuse_depth"])
+    check_most(sampling, "", reuse_every=1000)
+    check(every > 1 or depth == 1, f"reuse_depth {depth} goes with reuse_every: leave it at 1, or give reuse_every")
+    check(
+        every == 1 or sampling.window is None,
+        f"reuse_every {every} is for videos that are drawn at once, and window {sampling.window} draws them in parts: "
+        "leave one of them out",
+    )
 
 
 def _check_decoding(sampling: SamplingConfig | TextSamplingConfig) -> None:

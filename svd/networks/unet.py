@@ -135,6 +135,7 @@ class UNet(nn.Cell):
         self.entry = blocks.entry(config.model_channels)
 
         channels, count = config.model_channels, config.num_res_blocks
+        self.count = count
         skips, down, up = [channels], [], []
         for i, width in enumerate(widths):
             down.append(Level(blocks, [channels] + [width] * (count - 1), width, places[i], followed=count))
@@ -188,40 +189,72 @@ class UNet(nn.Cell):
 
     def evaluate(self, x: Tensor, c_noise: Tensor, constants: tuple, image_only: bool = False) -> Tensor:
         """`construct`, given the result of `constants`."""
-        out_dtype, dtype = x.dtype, self.compute_dtype
-        b, t = x.shape[:2]
-        x = ops.cast(x, dtype)
-        time = ops.cast(sinusoidal_embedding(ops.reshape(c_noise, (b, -1)), self.frequencies), dtype)
-        embs = self._embeddings(self.time_embedding(time), constants[0], t)
-        given = constants[0][self.count_vector + 1 :]
+        given = self.embedded(x, c_noise, constants, image_only)
+        skips = (self.entered(x, image_only),)
+        for i in range(len(self.down_blocks)):
+            skips = self.descend(i, self.count + 1, skips, given)
+        h = self.middle(skips[-1], given)
+        for i in range(len(self.up_blocks)):
+            h, skips = self.ascend(i, 0, self.count + 1, h, skips, given)
+        return self.output(h, image_only, x.dtype)
 
-        x = per_image(self.conv_in, x)
+    # The steps of `evaluate`, of which some can be left out (svd.networks.reuse). `given` is what all blocks are given.
+
+    def embedded(self, x: Tensor, c_noise: Tensor, constants: tuple, image_only: bool) -> tuple:
+        """What blocks are given: the embeddings for spatial and for temporal layers, constants, image_only, and the
+        features of given frames by level.
+        """
+        b, t = x.shape[:2]
+        time = sinusoidal_embedding(ops.reshape(c_noise, (b, -1)), self.frequencies)
+        time = self.time_embedding(ops.cast(time, self.compute_dtype))
+        return self._embeddings(time, constants[0], t), constants, image_only, constants[0][self.count_vector + 1 :]
+
+    def entered(self, x: Tensor, image_only: bool) -> Tensor:
+        """The input of the first level, which is the first skip."""
+        x = per_image(self.conv_in, ops.cast(x, self.compute_dtype))
         if self.entry is not None and not image_only:
             x = self.entry(x)
-        skips = (x,)
-        for i in range(len(self.down_blocks)):
-            level = self.down_blocks[i]
-            for j in range(len(level.resnets)):
-                x = level.layer(j, x, embs, constants, image_only, given[i : i + 1])
-                skips = skips + (x,)
-            if i < self.last:
-                x = per_image(level.downsample, x)
-                skips = skips + (x,)
+        return x
+
+    def descend(self, i: int, n: int, skips: tuple[Tensor, ...], given: tuple) -> tuple[Tensor, ...]:
+        """The first n steps of the i-th level on the way down, residual blocks and then its downsampling, from the last
+        skip: each adds one.
+        """
+        level, (embs, constants, image_only, features) = self.down_blocks[i], given
+        for j in range(min(n, self.count)):
+            skips = skips + (level.layer(j, skips[-1], embs, constants, image_only, features[i : i + 1]),)
+        if n > self.count and i < self.last:
+            skips = skips + (per_image(level.downsample, skips[-1]),)
+        return skips
+
+    def middle(self, x: Tensor, given: tuple) -> Tensor:
+        embs, constants, image_only, features = given
         for j in range(len(self.mid_block.resnets)):
-            x = self.mid_block.layer(j, x, embs, constants, image_only, given[self.last :])
-        for i in range(len(self.up_blocks)):
-            level = self.up_blocks[i]
-            for j in range(len(level.resnets)):
-                of_level = given[self.last - i : self.last - i + 1]
-                x = level.layer(j, ops.cat((x, skips[-1]), 2), embs, constants, image_only, of_level)
-                skips = skips[:-1]
-            if i < self.last:
-                x = per_image(level.upsample, x)
+            x = self.mid_block.layer(j, x, embs, constants, image_only, features[self.last :])
+        return x
+
+    def ascend(
+        self, i: int, first: int, stop: int, x: Tensor, skips: tuple, given: tuple
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The residual blocks from `first` to before `stop` of the i-th level on the way up, and its upsampling after
+        the last of them: each takes a skip.
+        """
+        level, (embs, constants, image_only, features) = self.up_blocks[i], given
+        for j in range(first, stop):
+            of_level = features[self.last - i : self.last - i + 1]
+            x = level.layer(j, ops.cat((x, skips[-1]), 2), embs, constants, image_only, of_level)
+            skips = skips[:-1]
+        if stop > self.count and i < self.last:
+            x = per_image(level.upsample, x)
+        return x, skips
+
+    def output(self, x: Tensor, image_only: bool, dtype: ms.Type) -> Tensor:
+        """What the last level gives -> [b t c' h w] of this type."""
         if self.joint_norm_out and not image_only:
             x = over_frames(self.norm_out, self.swap, x)
         else:
             x = per_image(self.norm_out, x)
-        return ops.cast(per_image(self.conv_out, x), out_dtype)
+        return ops.cast(per_image(self.conv_out, x), dtype)
 
     def _embeddings(self, emb: Tensor, embedded: tuple[Tensor, ...], num_frames: int) -> tuple[Tensor, Tensor]:
         """The embeddings for spatial and for temporal layers, after SiLU, [b t e]: of the noise level, and `embedded`,

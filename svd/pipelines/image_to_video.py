@@ -181,7 +181,7 @@ class ImageToVideo:
             sigmas = consistency_levels(steps, settings.consistency_levels, *levels)
         seen, interval = settings.frames_seen, settings.guidance_interval
         scale = GUIDANCE_SHAPES[settings.guidance_shape](*settings.guidance, seen)
-        bind = partial(self.denoiser.bind, image_only=image_only)
+        bind = partial(self.denoiser.bind, image_only=image_only, reuse=settings.reuse)
         if last is not None:
             scale = fused_scale(scale, settings.fusion)
             denoise = fused(self._both_ways(bind, pair, last, scale, interval), forward_share(settings.fusion, seen))

@@ -129,8 +129,8 @@ class TextToVideo:
         (alpha = 1).
         """
         sigmas = self.levels(settings)
-        bind, skip = partial(self.denoiser.bind, image_only=image_only), self.denoiser.preconditioning.c_skip
-        scale, interval = settings.guidance, settings.guidance_interval
+        bind = partial(self.denoiser.bind, image_only=image_only, reuse=settings.reuse)
+        skip, scale, interval = self.denoiser.preconditioning.c_skip, settings.guidance, settings.guidance_interval
         denoise = guided(bind, *pair, scale, interval, settings.guidance_rescale, skip)
         frames = settings.num_frames
         window = min(settings.window or frames, frames)

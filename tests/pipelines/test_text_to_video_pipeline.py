@@ -94,6 +94,8 @@ SETTINGS = {
     "guidance": (3.0, {}),
     "guidance_interval": ((0.0, 1.0), {}),
     "guidance_rescale": (0.7, {}),
+    "reuse_every": (2, {"sampling_steps": 3}),
+    "reuse_depth": (0, {"sampling_steps": 3, "reuse_every": 2}),
     "window": (2, {}),
     "window_overlap": (1, {"num_frames": 4, "window": 2}),
     "decode_chunk_size": (2, {"decode_overlap": 1}),
