@@ -35,7 +35,7 @@ class CompileCache:
 
     Args:
         folder: created if needed; it may be removed at any time. Graphs that were used last stay, within `LIMIT` bytes.
-        facts: what graphs depend on besides sources, versions and what is seen of a cell: device, number of processes.
+        facts: what graphs depend on besides sources, versions and what is seen of a cell: the device.
     """
 
     def __init__(self, folder: str | Path, *facts: str):
@@ -97,23 +97,23 @@ def open_cache(setting: Optional[str | Path], device: str, ranks: int = 1) -> Op
 
     Args:
         setting: a folder; `off` or None; or `auto`: what SVD_COMPILE_CACHE says, a folder or `off`, or else the user's
-            cache folder, where loaded graphs are known to be equal to compiled ones: on CPU, in a process by itself.
+            cache folder, where loaded graphs are known to be equal to compiled ones: on CPU.
         device: Ascend, GPU or CPU.
-        ranks: processes of the run.
+        ranks: processes of the run; the graphs of several are never kept.
     """
     if setting == "auto":
         setting = os.environ.get("SVD_COMPILE_CACHE") or "auto"
-    if setting is None or setting == "off":
+    if setting is None or setting == "off" or ranks > 1:
         return None
     if setting == "auto":
-        if device != "CPU" or ranks > 1 or not is_kept(library()):
+        if device != "CPU" or not is_kept(library()):
             return None
         try:
             setting = user_cache() / "graphs"
         except OSError as error:
             print(f"svd: compiled graphs are not kept: {error}", file=sys.stderr)
             return None
-    return CompileCache(setting, device, str(ranks))
+    return CompileCache(setting, device)
 
 
 class _Workspace:

@@ -45,7 +45,7 @@ def described_cell(cell: nn.Cell) -> list:
 def described_inputs(inputs: Any) -> Any:
     """Shapes and types of tensors, values of all others; raises UnknownError."""
     if isinstance(inputs, Tensor):
-        return [list(inputs.shape), str(inputs.dtype), inputs.const_arg and _digest(inputs)]
+        return [list(inputs.shape), str(inputs.dtype), getattr(inputs, "const_arg", None) and _digest(inputs)]
     if isinstance(inputs, (list, tuple)):
         return [type(inputs).__name__, *map(described_inputs, inputs)]
     if isinstance(inputs, dict):

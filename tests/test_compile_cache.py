@@ -373,16 +373,21 @@ def test_by_default_graphs_are_in_the_users_cache_folder(user, monkeypatch, tmp_
     assert open_cache("auto", "CPU") is None
 
 
-@pytest.mark.parametrize("where", ["another device", "ranks", "kernels of this process"])
+@pytest.mark.parametrize("where", ["another device", "kernels of this process"])
 def test_where_it_is_not_known_that_loaded_graphs_are_equal_none_are_kept_by_default(
     user, monkeypatch, where, tmp_path
 ):
     """By default: in a folder that is asked for, they are."""
-    arguments = {"another device": ("Ascend",), "ranks": ("CPU", 2)}.get(where, ("CPU",))
+    device = "Ascend" if where == "another device" else "CPU"
     if where == "kernels of this process":
         monkeypatch.setattr(compile_cache, "library", lambda: Path("/tmp/svd-kernels-abc/kernels-def.so"))
-    assert open_cache("auto", *arguments) is None
-    assert open_cache(tmp_path, *arguments) is not None
+    assert open_cache("auto", device) is None
+    assert open_cache(tmp_path, device) is not None
+
+
+def test_graphs_of_several_processes_are_not_kept(user, tmp_path):
+    """They may differ between them."""
+    assert open_cache("auto", "CPU", ranks=2) is open_cache(tmp_path, "CPU", ranks=2) is None
 
 
 @pytest.mark.parametrize("home", ["none", "a file", "others can write it"])

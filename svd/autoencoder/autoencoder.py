@@ -8,7 +8,7 @@ from typing import Optional
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from svd.autoencoder.decoder import Decoder
 from svd.autoencoder.encoder import Encoder
@@ -29,15 +29,19 @@ class Autoencoder:
         """Video [b t 3 h w] in [-1, 1] -> scaled latents [b t c h/8 w/8], float32, frame by frame.
 
         With unit Gaussian noise [b t c h/8 w/8] they are samples of the posterior, as in the training of Stability's
-        models, and its mode otherwise.
+        models, and its mode otherwise. The video and the noise go to the device once, and nothing comes back from it.
         """
-        video = video.asnumpy() if isinstance(video, Tensor) else video.astype(np.float32)
-        moments = [self.encoder(Tensor(np.ascontiguousarray(frame))) for frame in video.swapaxes(0, 1)]
-        moments = np.stack([moment.asnumpy() for moment in moments], 1)
-        latents, log_variance = np.split(moments, 2, axis=2)
+        latents, log_variance = ops.Split(2, 2)(self.moments(video))
         if noise is not None:
-            latents = latents + np.exp(0.5 * np.clip(log_variance, -30, 20)) * noise
-        return Tensor((latents * self.config.scale_factor).astype(np.float32))
+            deviation = ops.exp(0.5 * ops.minimum(ops.maximum(log_variance, -30.0), 20.0))
+            latents = latents + deviation * Tensor(noise.astype(np.float32))
+        return latents * self.config.scale_factor
+
+    def moments(self, video: np.ndarray | Tensor) -> Tensor:
+        """Video [b t 3 h w] in [-1, 1] -> the moments of its latents, not scaled [b t 2c h/8 w/8], frame by frame."""
+        if not isinstance(video, Tensor):
+            video = Tensor(np.ascontiguousarray(video, np.float32))
+        return ops.stack([self.encoder(frame) for frame in ops.Unstack(1)(video)], 1)
 
     def decode(
         self,

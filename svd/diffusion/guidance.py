@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,10 @@ def guided(
         return denoise_cond
     denoise_both = bind(uncond.stack(cond))
 
+    @cache
+    def like(kind: type) -> Any:  # a tensor goes to the device once, not in every step
+        return _float32_like(kind, scale)
+
     def guided_denoise(x, sigma):
         b, t = x.shape[:2]
         if scale.size not in (1, t):
@@ -77,7 +82,7 @@ def guided(
             return denoise_cond(x, sigma)
         x0 = denoise_both(_twice(x), sigma)
         x0_uncond, x0_cond = x0[:b], x0[b:]
-        x0 = x0_uncond + _float32_like(x0, scale) * (x0_cond - x0_uncond)
+        x0 = x0_uncond + like(type(x0)) * (x0_cond - x0_uncond)
         if not rescale:
             return x0
         skipped = x * float(c_skip(sigma))
@@ -111,9 +116,9 @@ def _twice(x):
     return ops.cat([x, x], axis=0)
 
 
-def _float32_like(x, scale: np.ndarray):
+def _float32_like(kind: type, scale: np.ndarray):
     scale = scale.astype(np.float32)
-    if isinstance(x, np.ndarray):
+    if kind is np.ndarray:
         return scale
     from mindspore import Tensor
 

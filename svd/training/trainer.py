@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from math import ceil, isfinite
 from pathlib import Path
 from typing import Any, NoReturn, Optional, Protocol
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from svd.checkpoints.tensor_header import CheckpointError
@@ -181,14 +182,19 @@ class Trainer:
         """
         state, count = self.state, self.config.gradient_accumulation
         playing = self._begin()
-        totals, norms, names = [0.0] * max(len(self.shown), 1), [], []
+        totals, results, names = np.zeros(max(len(self.shown), 1)), (), []
         for micro_batch in range(count):
             batch, inputs = self._feed.next()
             names += [item.path for item in batch.items]
             self._in_a_step = True
-            numbers, norms = self._micro_batch(micro_batch == count - 1, playing, inputs)
-            totals = [total + number / count for total, number in zip(totals, numbers)]
+            # One micro-batch late, so that the device computes while the next one is prepared.
+            totals += self._numbers(results) / count
+            results, norms = self._micro_batch(micro_batch == count - 1, playing, inputs)
             self._in_a_step = False
+        self._in_a_step = True
+        totals = (totals + self._numbers(results) / count).tolist()
+        norms = [float(norm.asnumpy()) for norm in norms]
+        self._in_a_step = False
         stop = self._feed.signal
         finite = all(map(isfinite, norms))
         bad = not all(map(isfinite, totals)) or (not finite and not self.loss_scale.can_shrink)
@@ -217,19 +223,27 @@ class Trainer:
         self.opponent.begin(state.opponent_applied + 1, rate * factor)
         return True
 
-    def _micro_batch(self, last: bool, playing: bool, inputs: tuple[Tensor, ...]) -> tuple[list[float], list[float]]:
+    def _numbers(self, results: Sequence[Tensor]) -> np.ndarray:
+        """The losses of a micro-batch, and all else that is shown but norms, 0 for what is not there: float64 [n]."""
+        numbers = np.zeros(max(len(self.shown), 1))
+        if results:
+            of_first = np.ravel(results[0].asnumpy())
+            numbers[: len(of_first)] = of_first
+        if len(results) > 1:
+            numbers[-1] = results[1].asnumpy()
+        return numbers
+
+    def _micro_batch(self, last: bool, playing: bool, inputs: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
         """A step of each player: the losses, and all else that is shown but norms; and the norms of the gradients."""
         scale = self.loss_scale.value
         if self.opponent is None:
             loss, norm = self.player(scale, last, *inputs)
-            return [float(loss.asnumpy())], [float(norm.asnumpy())]
+            return [loss], [norm]
         shown, norm, *judged = self.player(scale, last, playing, *inputs)
-        numbers, norms = [*shown.asnumpy().tolist(), 0.0], [float(norm.asnumpy())]
-        if playing:
-            loss, norm = self.opponent(scale, last, *judged)
-            numbers[-1] = float(loss.asnumpy())
-            norms.append(float(norm.asnumpy()))
-        return numbers, norms
+        if not playing:
+            return [shown], [norm]
+        loss, norm_of_opponent = self.opponent(scale, last, *judged)
+        return [shown, loss], [norm, norm_of_opponent]
 
     def _end_by(self, error: Exception) -> NoReturn:
         """Save the last good update, and raise an error that says how the run can be continued."""

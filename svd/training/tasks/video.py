@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 
 from svd.autoencoder.autoencoder import Autoencoder, autoencoder_part
 from svd.conditioning.conditioner import Conditioner
@@ -112,7 +112,8 @@ class ClipEncoder:
 
 def encode_frames(encoder: nn.Cell, video: np.ndarray) -> np.ndarray:
     """The moments of a clip's latents, one frame at a time: [t 3 h w] in [-1, 1] -> [t 2c h/8 w/8]."""
-    return np.concatenate([encoder(Tensor(np.ascontiguousarray(frame))).asnumpy() for frame in video[:, None]])
+    frames = ops.Split(0, len(video))(Tensor(np.ascontiguousarray(video)))
+    return ops.cat([encoder(frame) for frame in frames]).asnumpy()
 
 
 def latent_shape(moments: np.ndarray) -> tuple[int, ...]:
