@@ -19,7 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Optional
 
+from google.protobuf.message import DecodeError
 from mindspore import nn
+from mindspore.train.mind_ir_pb2 import ModelProto
 
 from svd import runtime
 from svd.graph_key import UnknownError, described_cell, described_inputs
@@ -81,6 +83,7 @@ class CompileCache:
         try:
             compiled = workspace.take()
             if compiled is not None and len(compiled) <= LIMIT:
+                _check_whole(compiled)
                 write_trusted(path, compiled)
                 _evict(path.parent)
         except OSError as error:
@@ -166,6 +169,16 @@ def _read(path: Path) -> Optional[bytes]:
         with suppress(OSError):  # perhaps it was evicted in the meantime
             os.utime(path)
     return graph
+
+
+def _check_whole(graph: bytes) -> None:
+    """Raise OSError if a part is missing: on a full disk, MindSpore does not say that it could not write all of it."""
+    try:
+        ModelProto.FromString(graph)
+    except DecodeError as error:
+        raise OSError(
+            "MindSpore could not write all of a graph; is there space in the folder of temporary files?"
+        ) from error
 
 
 def _evict(folder: Path) -> None:
