@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
+from svd import errors
 from svd.errors import UserError
 
 SUPPORTED = ((2, 7), (2, 10))
@@ -152,6 +153,8 @@ def graph_cache(folder: Path) -> Iterator[None]:
     MindSpore uses the first folder of a process for good, and does not check that a graph found there is the same: that
     is up to the caller.
     """
+    from mindspore.nn.cell import _cell_graph_executor
+
     ours = {
         "MS_COMPILER_CACHE_ENABLE": "1",
         "MS_COMPILER_CACHE_PATH": str(folder),
@@ -160,9 +163,13 @@ def graph_cache(folder: Path) -> Iterator[None]:
     }
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
+    # It reads the entry script all the same, and fails where there is none, as in consoles and with `python -c`.
+    compiler = sys.modules[type(_cell_graph_executor).__module__]
+    script, compiler.entry_script_path = compiler.entry_script_path, errors.__file__
     try:
         yield
     finally:
+        compiler.entry_script_path = script
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:

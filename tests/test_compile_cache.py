@@ -22,6 +22,7 @@ from svd.trust import write_trusted
 
 SCRIPT = """
 import sys
+sys.argv[0] = "-c"  # as in consoles, where there is no script
 import svd
 from svd import runtime
 runtime.setup("CPU")

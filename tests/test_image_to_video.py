@@ -970,7 +970,7 @@ def test_values_that_are_not_finite_are_told_of_with_the_remedy(cli, out, kept_p
     def load_overflowing(*arguments, **others):
         pipe = load(*arguments, **others)
         pipe.denoiser = copy(pipe.denoiser)
-        pipe.denoiser.bind = lambda conditioning, image_only: lambda x, sigma: x * float("nan")
+        pipe.denoiser.bind = lambda conditioning, image_only, reuse: lambda x, sigma: x * float("nan")
         return pipe
 
     monkeypatch.setattr(build, "load_pipeline", load_overflowing)

@@ -94,7 +94,8 @@ class InTwo(Network):
     """A network in two: the first half is counted, the second gives what the first has made of the inputs."""
 
     def __init__(self):
-        self.constants, self.evaluate, self.prepared = None, self, []
+        self.constants = self.keeping = self.reusing = None
+        self.evaluate, self.prepared = self, []
 
     def prepare(self, inputs, num_frames, image_only):
         self.prepared.append((inputs, num_frames))

@@ -63,7 +63,7 @@ def light(small_pipe):
         return np.zeros((*z.shape[:2], 3, 2 * z.shape[3], 2 * z.shape[4]), np.float32)
 
     light.conditioner, light.autoencoder = SimpleNamespace(pair=conditioner), copy.copy(light.autoencoder)
-    light.denoiser = SimpleNamespace(bind=lambda conditioning, image_only: denoise)
+    light.denoiser = SimpleNamespace(bind=lambda conditioning, image_only, reuse: denoise)
     light.autoencoder._decode_window = decode_window
     return light
 
@@ -399,8 +399,8 @@ def test_guidance_in_an_interval_of_noise_levels(light, photo):
     schedule = {"sampling_steps": 4, "sigma_max": 8.0, "sigma_min": 2.0, "rho": 1.0, "progress": False}
     conditions, bind = [], light.denoiser.bind
 
-    def noted(conditioning, image_only):
-        return lambda x, sigma: conditions.append(conditioning) or bind(conditioning, image_only)(x, sigma)
+    def noted(conditioning, image_only, reuse):
+        return lambda x, sigma: conditions.append(conditioning) or bind(conditioning, image_only, reuse)(x, sigma)
 
     light.denoiser.bind = noted
     light([photo, photo], guidance_interval=[3.0, 6.0], **schedule)
@@ -587,7 +587,7 @@ def test_svd_xt_1_1_was_trained_on_single_values(light, photo):
 
 
 def test_a_network_that_returns_nan_is_told_of(light, photo):
-    light.denoiser.bind = lambda conditioning, image_only: lambda x, sigma: x * float("nan")
+    light.denoiser.bind = lambda conditioning, image_only, reuse: lambda x, sigma: x * float("nan")
     with pytest.raises(FloatingPointError, match="^the network returned values that are not finite: try amp_level O0$"):
         light(photo, progress=False)
     assert not light.calls["decoder"]
