@@ -144,7 +144,8 @@ def refusal(config: TrainConfig) -> str | None:
 def test_every_setting_is_named():
     (defaults,) = pd.json_normalize(asdict(TrainConfig(None))).to_dict("records")
     assert defaults.keys() == ANOTHER.keys() | ELSEWHERE.keys()
-    assert {field.name for field in fields(EnvironmentConfig)} == {"mode", "device_target", "amp_level"}
+    environment = {"mode", "device_target", "amp_level", "compile_cache"}
+    assert {field.name for field in fields(EnvironmentConfig)} == environment
     for name, value in defaults.items():
         assert name in ELSEWHERE or ANOTHER[name] != value
     for use in (*USES, *map(find_task, tasks.TASKS)):
