@@ -9,15 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 mnist=${1:-data/mnist}
 shift $(($# > 0))
-if compgen -G "$mnist/train-images-idx3-ubyte*" > /dev/null; then
-    handwriting=$(realpath "$mnist")
-elif [ "$mnist" = data/mnist ] || [ "$mnist" = sklearn ]; then
-    handwriting=sklearn
-else
-    echo "$mnist has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz, which are MNIST's" >&2
-    exit 2
-fi
-echo "handwriting: $handwriting" >&2
+source scripts/handwriting.sh
 if [ -z "${VIRTUAL_ENV-}" ]; then
     bash scripts/setup.sh digits
     source .venv/bin/activate

@@ -90,7 +90,7 @@ def add_compile_cache(parser: ArgumentParser) -> None:
 
 def check_compile_cache(args: Namespace) -> None:
     """Raise ConfigError or FileError unless `--compile_cache` can be used."""
-    if args.compile_cache in ("auto", "off"):
+    if args.compile_cache in (None, "auto", "off"):
         return
     if args.mode == 1:
         raise ConfigError("--compile_cache keeps compiled graphs, and --mode=1 compiles none: leave one of them out")

@@ -122,3 +122,12 @@ def test_every_flag_is_explained(program):
     unclear = [flag for flag, help in helps.items() if not help.endswith(".") or len(help.split()) < 3]
     assert unclear == []
     assert len(set(helps.values())) == len(helps), "each has its own"
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_files_that_name_no_compile_cache_are_still_read(mode):
+    """As versions wrote them that had none by default."""
+    parser = options.new_parser("program", "What it does.", "File of these options.")
+    options.add_device(parser)
+    options.add_compile_cache(parser)
+    options.check_compile_cache(parser.parse_args(["--compile_cache=null", f"--mode={mode}"]))
